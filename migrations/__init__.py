@@ -1,0 +1,1 @@
+"""Plain forward-only SQL, applied by shards.migrate."""

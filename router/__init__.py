@@ -1,0 +1,1 @@
+"""The HTTP face: readings in, status and analytics out."""

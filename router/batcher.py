@@ -1,0 +1,173 @@
+"""Group commit: while one batch is being committed, the readings that arrive collect and go together in the next.
+
+There is no timer: an idle lane commits at once, a busy one fills its batches by itself.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+from router.metrics import BATCH_READINGS, BATCH_SECONDS
+from router.routing import Chunk
+from shards.errors import DataRejected, ShardError
+from shards.kinds import Kind, Row
+from shards.store import NewReadings
+
+# Commits rows of one kind on one shard by a deadline (monotonic seconds); ShardError: nothing was stored.
+Write: TypeAlias = Callable[[Sequence[Row], float], Awaitable[NewReadings]]
+
+
+class LaneFull(Exception):
+    """The lane already holds as many readings as it may. Try again in `retry_after_s`."""
+
+    def __init__(self, retry_after_s: float) -> None:
+        super().__init__("the queue is full")
+        self.retry_after_s = retry_after_s
+
+
+@dataclass(frozen=True)
+class LaneLimits:
+    """Readings in a transaction, transactions at a time, readings waiting, seconds for a transaction."""
+
+    batch_readings_max: int
+    in_flight_max: int
+    queue_readings_max: int
+    commit_timeout_s: float
+
+
+@dataclass(frozen=True)
+class Committed:
+    """What became of a chunk: numbers of new and known readings, and (index, reason) of those PostgreSQL refused."""
+
+    accepted: int
+    duplicates: int
+    rejected: tuple[tuple[int, str], ...] = ()
+
+
+@dataclass
+class _Ticket:
+    chunk: Chunk
+    future: asyncio.Future[Committed]
+
+
+_RETRY_FULL_S: Final = 1.0
+
+
+class Lane:
+    """The bounded queue of one (shard, kind)."""
+
+    def __init__(self, shard: str, kind: Kind, write: Write, limits: LaneLimits) -> None:
+        self._write = write
+        self._limits = limits
+        self._queue: deque[_Ticket] = deque()
+        self._queued = 0
+        self._running: set[asyncio.Task[None]] = set()
+        self._sizes = BATCH_READINGS.labels(shard, kind.name)
+        self._committed = BATCH_SECONDS.labels(shard, kind.name, "committed")
+        self._failed = BATCH_SECONDS.labels(shard, kind.name, "failed")
+
+    @property
+    def queued(self) -> int:
+        """Readings waiting for a transaction."""
+        return self._queued
+
+    @property
+    def in_flight(self) -> int:
+        """Transactions under way."""
+        return len(self._running)
+
+    def submit(self, chunk: Chunk) -> asyncio.Future[Committed]:
+        """Queue a chunk of at most `batch_readings_max` rows; the future ends after COMMIT, or with a ShardError.
+
+        Cancelling the future withdraws the chunk if its transaction has not begun. LaneFull when over the limit.
+        """
+        if self._queued + len(chunk.rows) > self._limits.queue_readings_max:
+            raise LaneFull(_RETRY_FULL_S)
+        ticket = _Ticket(chunk, asyncio.get_running_loop().create_future())
+        self._queue.append(ticket)
+        self._queued += len(chunk.rows)
+        if len(self._running) < self._limits.in_flight_max:
+            task = asyncio.create_task(self._work())
+            self._running.add(task)
+            task.add_done_callback(self._running.discard)
+        return ticket.future
+
+    async def drain(self) -> None:
+        """Wait until nothing is queued or under way."""
+        while self._running:
+            await asyncio.wait(self._running)
+
+    async def _work(self) -> None:
+        while tickets := self._take():
+            try:
+                await self._commit(tickets)
+            except Exception as error:  # noqa: BLE001 - whatever it is, those who wait must hear of it
+                _fail(tickets, error)
+
+    def _take(self) -> list[_Ticket]:
+        """The next tickets whose rows fit into one transaction; withdrawn ones are dropped."""
+        taken: list[_Ticket] = []
+        room = self._limits.batch_readings_max
+        while self._queue and (not taken or len(self._queue[0].chunk.rows) <= room):
+            ticket = self._queue.popleft()
+            self._queued -= len(ticket.chunk.rows)
+            if not ticket.future.done():
+                taken.append(ticket)
+                room -= len(ticket.chunk.rows)
+        return taken
+
+    async def _commit(self, tickets: list[_Ticket]) -> None:
+        rows = [row for ticket in tickets for row in ticket.chunk.rows]
+        started = time.monotonic()
+        refused: dict[Row, str] = {}
+        try:
+            new = await self._write_or_split(rows, started + self._limits.commit_timeout_s, refused)
+        except ShardError as error:
+            self._failed.observe(time.monotonic() - started)
+            _fail(tickets, error)
+            return
+        self._committed.observe(time.monotonic() - started)
+        self._sizes.observe(len(rows))
+        for ticket in tickets:
+            if not ticket.future.done():
+                ticket.future.set_result(_attribute(ticket.chunk, new, refused))
+
+    async def _write_or_split(self, rows: list[Row], deadline: float, refused: dict[Row, str]) -> NewReadings:
+        """Write; when PostgreSQL refuses a value, halve until only the culprits are left out (into `refused`)."""
+        try:
+            return await self._write(rows, deadline)
+        except DataRejected as error:
+            if len(rows) == 1:
+                refused[rows[0]] = error.detail
+                return set()
+        new: set[tuple[str, object]] = set()
+        middle = len(rows) // 2
+        for half in (rows[:middle], rows[middle:]):
+            part = await self._write_or_split(half, deadline, refused)
+            new |= {(row[1], row[2]) for row in half} if part is None else part
+        return new  # type: ignore[return-value]
+
+
+def _fail(tickets: list[_Ticket], error: Exception) -> None:
+    for ticket in tickets:
+        if not ticket.future.done():
+            ticket.future.set_exception(error)
+
+
+def _attribute(chunk: Chunk, new: NewReadings, refused: dict[Row, str]) -> Committed:
+    """Which of the batch's new readings are this chunk's. A reading sent twice in a batch is new once."""
+    if new is None:
+        return Committed(len(chunk.rows), 0)
+    accepted = 0
+    rejected: list[tuple[int, str]] = []
+    for row, index in zip(chunk.rows, chunk.indexes, strict=True):
+        key = (row[1], row[2])
+        if key in new:
+            new.discard(key)
+            accepted += 1
+        elif row in refused:
+            rejected.append((index, refused[row]))
+    return Committed(accepted, len(chunk.rows) - accepted - len(rejected), tuple(rejected))

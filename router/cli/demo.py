@@ -1,0 +1,166 @@
+"""demo: `up` in a temporary folder, a simulated fleet, and a live view. One Ctrl-C ends everything."""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+import httpx2
+import typer
+from rich.live import Live
+
+from router.cli.live import Snapshot, curl_lines, plain_line, snapshot_of, view
+from router.cli.output import console, errors
+from router.fleet import sender
+from router.fleet.client import RouterClient
+from router.fleet.devices import Fleet, new_fleet
+from router.fleet.stream import Rates
+from shards.errors import ClusterError
+
+START_TIMEOUT_S = 60.0
+STOP_TIMEOUT_S = 60.0
+FOREVER_S = 10 * 365 * 86_400.0
+
+
+def demo(
+    devices: Annotated[int, typer.Option(min=2, help="Half meters, half vehicles.")] = 1_000,
+    rate: Annotated[float, typer.Option(min=0.1, help="Readings a second.")] = 300,
+    shards: Annotated[int, typer.Option(min=1, max=16, help="Shards.")] = 3,
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="Port of the router [8080, or a free one].")
+    ] = None,
+    seconds: Annotated[float | None, typer.Option(min=1, help="Stop after this long [until Ctrl-C].")] = None,
+) -> None:
+    """Start a cluster that is thrown away at the end, a router and a fleet, and watch them."""
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(_demo(devices, rate, shards, port, seconds or FOREVER_S))
+    errors.print("stopped; nothing is left running")
+
+
+async def _demo(devices: int, rate: float, shards: int, port: int | None, seconds: float) -> None:
+    stopping = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    started = time.monotonic()
+    errors.print(f"starting a catalog and {shards} shards (PostgreSQL) and a router ...")
+    async with _cluster(shards, port) as url, RouterClient(url) as client:
+        start = datetime.now(UTC)
+        fleet = new_fleet(devices, seed=1, faulty=0.05, start=start)
+        progress = sender.Progress()
+        work = asyncio.create_task(_drive(client, fleet, rate, seconds, progress))
+        watch = asyncio.create_task(_watch(client, url, started, progress))
+        stop = asyncio.create_task(stopping.wait())
+        await asyncio.wait({work, watch, stop}, return_when=asyncio.FIRST_COMPLETED)
+        ended = [task for task in (work, watch) if task.done()]
+        for task in (work, watch, stop):
+            task.cancel()
+        await asyncio.gather(work, watch, stop, return_exceptions=True)
+        for task in ended:
+            task.result()
+
+
+async def _drive(client: RouterClient, fleet: Fleet, rate: float, seconds: float, progress: sender.Progress) -> None:
+    pairing = asyncio.create_task(sender.pair_all(client, fleet, fleet.bays[0].meter_at))
+    await sender.simulate(client, fleet, rate, seconds, 1, Rates(), progress)
+    await pairing
+
+
+def _temporary_folder() -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="voltroute-demo-"))
+    folder.chmod(0o711)  # PostgreSQL's account must be able to enter when we are root
+    return folder
+
+
+@asynccontextmanager
+async def _cluster(shards: int, port: int | None) -> AsyncIterator[str]:
+    """`voltroute up` as a child that ends with us, however we end; gives its URL."""
+    folder = _temporary_folder()
+    log_path = folder / "router.log"
+    command = [sys.executable, "-m", "router.cli.main", "up", "--json", "--temporary", "--until-eof"]
+    command += ["--data", str(folder), "--shards", str(shards)]
+    command += [] if port is None else ["--port", str(port)]
+    with await asyncio.to_thread(log_path.open, "wb") as log_file:
+        child = await asyncio.create_subprocess_exec(
+            *command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log_file,
+            env={**os.environ, "VOLTROUTE_LOG_FORMAT": "json"},
+            start_new_session=True,  # Ctrl-C is ours to handle
+        )
+    try:
+        yield (await _ready(child, log_path))["url"]
+    finally:
+        if child.stdin is not None:
+            child.stdin.close()
+        async with asyncio.timeout(STOP_TIMEOUT_S):
+            await child.wait()
+
+
+async def _ready(child: asyncio.subprocess.Process, log_path: Path) -> dict[str, Any]:
+    if child.stdout is None:
+        raise AssertionError
+    lines = bytearray()
+    try:
+        async with asyncio.timeout(START_TIMEOUT_S):
+            while line := await child.stdout.readline():
+                lines += line
+                if line == b"}\n":
+                    return dict(json.loads(lines))
+    except TimeoutError:
+        pass
+    tail = await asyncio.to_thread(_tail, log_path)
+    message = "the cluster did not start:\n" + "\n".join(tail)
+    raise ClusterError(message)
+
+
+def _tail(log_path: Path) -> list[str]:
+    return log_path.read_text(errors="replace").splitlines()[-5:] if log_path.exists() else []
+
+
+async def _watch(client: RouterClient, url: str, started: float, progress: sender.Progress) -> None:
+    """Redraw once a second; plain lines when not on a terminal."""
+    first = None
+    previous: Snapshot | None = None
+    if not console.is_terminal:
+        console.print(curl_lines(url), soft_wrap=True, markup=False)
+    with Live(console=console, auto_refresh=False, transient=False) if console.is_terminal else _NoLive() as live:
+        while True:
+            await asyncio.sleep(1)
+            try:
+                current = snapshot_of((await client.get("/metrics")).text)
+            except httpx2.HTTPError as error:
+                live.update(f"the router does not answer: {error}", refresh=True)
+                continue
+            if first is None and current.accepted:
+                first = time.monotonic() - started
+            if console.is_terminal:
+                live.update(view(url, current, previous, progress, first), refresh=True)
+            else:
+                console.print(plain_line(current, previous, progress), soft_wrap=True)
+            previous = current
+
+
+class _NoLive:
+    """Stands in for rich's Live when the output is no terminal."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def update(self, text: object, *, refresh: bool) -> None:
+        """Print instead."""
+        del refresh
+        console.print(text)

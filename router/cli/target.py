@@ -1,0 +1,70 @@
+"""Which cluster a command is about: --data, VOLTROUTE_CATALOG_DSN, VOLTROUTE_DATA, or the default folder."""
+
+import os
+from pathlib import Path
+from typing import Annotated, Final, TypeAlias
+
+import typer
+from pydantic import ValidationError
+
+from router.settings import PREFIX, Settings
+from shards.embedded.cluster import read_holder
+from shards.embedded.state import CATALOG, State, load_state
+from shards.errors import ClusterError
+
+DataOption: TypeAlias = Annotated[
+    Path | None, typer.Option("--data", help="Folder of an embedded cluster.", show_default=False)
+]
+JsonOption: TypeAlias = Annotated[bool, typer.Option("--json", help="JSON on stdout.")]
+SecretsOption: TypeAlias = Annotated[bool, typer.Option("--show-secrets", help="Do not hide passwords.")]
+
+_ROOT_DEFAULT: Final = Path("/var/lib/voltroute/default")
+
+
+def load_settings(**overrides: object) -> Settings:
+    """Settings from the environment and the command line (None: not given). Usage error when one is invalid."""
+    given = {name: value for name, value in overrides.items() if value is not None}
+    try:
+        return Settings(**given)  # type: ignore[arg-type]
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        name = str(first["loc"][0]) if first["loc"] else "settings"
+        message = f"{PREFIX}{name.upper()}: {first['msg']}"
+        raise typer.BadParameter(message) from None
+
+
+def default_data() -> Path:
+    """Where an embedded cluster lies when nobody says: for root where PostgreSQL's account can enter, too."""
+    if os.geteuid() == 0:
+        return _ROOT_DEFAULT
+    base = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    return Path(base) / "voltroute" / "default"
+
+
+def data_folder(data: Path | None, settings: Settings) -> Path:
+    """The folder of the embedded cluster to start or stop."""
+    return data or (Path(settings.data) if settings.data else default_data())
+
+
+def find_catalog(data: Path | None, settings: Settings) -> str:
+    """DSN of the catalog that a command is about. ClusterError when there is none, or it is not running."""
+    if data is None and settings.catalog_dsn is not None:
+        return settings.catalog_dsn.get_secret_value()
+    folder = data_folder(data, settings)
+    state = _running_state(folder)
+    if state is None:
+        message = f"no cluster in {folder}: use --data DIR or {PREFIX}CATALOG_DSN, or start one with `voltroute up`"
+        raise ClusterError(message)
+    return state.dsn(CATALOG)
+
+
+def _running_state(folder: Path) -> State | None:
+    try:
+        state = load_state(folder)
+    except PermissionError:
+        message = f"no permission to read {folder}"
+        raise ClusterError(message) from None
+    if state is not None and read_holder(folder) is None:
+        message = f"the cluster in {folder} is not running: start it with `voltroute up --data {folder}`"
+        raise ClusterError(message)
+    return state

@@ -1,0 +1,162 @@
+"""Storing the readings of one request: to the right lanes, again when the map was stale, all under one deadline."""
+
+import asyncio
+import random
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import partial
+from typing import Final
+
+from router.batcher import Committed, Lane, LaneFull, LaneLimits
+from router.decode import Decoded
+from router.metrics import READINGS, STALE_MAPS
+from router.readings import ItemError
+from router.routing import Chunk, Chunks, pieces, reroute, route
+from shards.cluster import Cluster
+from shards.errors import ClusterError, ShardError, ShardUnavailable, StaleMap
+from shards.kinds import KINDS, Kind
+
+STALE_ATTEMPTS_MAX: Final = 20
+_STALE_PAUSE_S: Final = 0.02
+_OUTCOMES: Final = ("accepted", "duplicate", "rejected", "unavailable", "overloaded")
+_COUNTERS: Final = {(kind, outcome): READINGS.labels(kind.name, outcome) for kind in KINDS for outcome in _OUTCOMES}
+_UNEXPECTED_RETRY_S: Final = 5.0
+
+
+@dataclass
+class Outcome:
+    """What became of a request's valid readings. `missing`: shard -> seconds after which to try again."""
+
+    accepted: int = 0
+    duplicates: int = 0
+    unavailable: int = 0
+    overloaded: int = 0
+    errors: list[ItemError] = field(default_factory=list)
+    missing: dict[str, float] = field(default_factory=dict)
+    retry_after_s: float = 1.0
+
+
+@dataclass
+class _Sent:
+    shard: str
+    kind: Kind
+    chunk: Chunk
+    future: asyncio.Future[Committed]
+
+
+class Dispatcher:
+    """Owns the lanes: one for each shard and kind, made when first needed."""
+
+    def __init__(self, cluster: Cluster, limits: LaneLimits, on_fault: Callable[[ShardError], None]) -> None:
+        self._cluster = cluster
+        self._limits = limits
+        self._on_fault = on_fault
+        self._lanes: dict[tuple[str, Kind], Lane] = {}
+
+    @property
+    def lanes(self) -> dict[tuple[str, Kind], Lane]:
+        return self._lanes
+
+    def route(self, decoded: Decoded, earliest: datetime, latest: datetime) -> tuple[Chunks, list[ItemError]]:
+        """Chunks by the current map, and the readings that are too old or from the future."""
+        return route(decoded, self._cluster.map, earliest, latest)
+
+    async def store(self, chunks: Chunks, deadline: float) -> Outcome:
+        """Commit the chunks; returns when each is committed, refused or out of time (`deadline`, monotonic)."""
+        outcome = Outcome()
+        for attempt in range(1, STALE_ATTEMPTS_MAX + 1):
+            sent = self._send(chunks, outcome)
+            stale = await self._collect(sent, outcome, deadline)
+            if not stale:
+                break
+            if attempt == STALE_ATTEMPTS_MAX or time.monotonic() >= deadline:
+                for each in stale:
+                    self._unavailable(each, 1.0, outcome)
+                break
+            await self._refresh(deadline, attempt)
+            chunks = reroute(((each.kind, each.chunk) for each in stale), self._cluster.map)
+        return outcome
+
+    def _send(self, chunks: Chunks, outcome: Outcome) -> list[_Sent]:
+        sent = []
+        for (shard, kind), chunk in chunks.items():
+            lane = self._lane(shard, kind)
+            for piece in pieces(chunk, self._limits.batch_readings_max):
+                try:
+                    sent.append(_Sent(shard, kind, piece, lane.submit(piece)))
+                except LaneFull as full:
+                    outcome.overloaded += len(piece.rows)
+                    outcome.retry_after_s = max(outcome.retry_after_s, full.retry_after_s)
+                    _COUNTERS[kind, "overloaded"].inc(len(piece.rows))
+        return sent
+
+    def _lane(self, shard: str, kind: Kind) -> Lane:
+        lane = self._lanes.get((shard, kind))
+        if lane is None:
+            write = partial(self._cluster.write, shard, kind)
+            lane = self._lanes[shard, kind] = Lane(shard, kind, write, self._limits)
+        return lane
+
+    async def _collect(self, sent: list[_Sent], outcome: Outcome, deadline: float) -> list[_Sent]:
+        """Count what ended; returns what a shard refused because it does not own the bucket."""
+        if sent:
+            await asyncio.wait([each.future for each in sent], timeout=max(deadline - time.monotonic(), 0))
+        stale = []
+        for each in sent:
+            if not each.future.done():
+                each.future.cancel()
+                self._unavailable(each, 1.0, outcome)
+                continue
+            error = each.future.exception()
+            if error is None:
+                _count(each, each.future.result(), outcome)
+            elif isinstance(error, StaleMap):
+                STALE_MAPS.labels(each.shard).inc()
+                stale.append(each)
+            elif isinstance(error, ShardUnavailable):
+                self._unavailable(each, error.retry_after_s, outcome)
+            elif isinstance(error, ShardError):
+                self._on_fault(error)
+                self._unavailable(each, _UNEXPECTED_RETRY_S, outcome)
+            else:
+                raise error
+        return stale
+
+    def _unavailable(self, each: _Sent, retry_after_s: float, outcome: Outcome) -> None:
+        outcome.unavailable += len(each.chunk.rows)
+        outcome.missing[each.shard] = max(retry_after_s, outcome.missing.get(each.shard, 0))
+        outcome.retry_after_s = max(retry_after_s, outcome.retry_after_s)
+        _COUNTERS[each.kind, "unavailable"].inc(len(each.chunk.rows))
+
+    async def _refresh(self, deadline: float, attempt: int) -> None:
+        """Read the map again; a little later each time, because a move may be between its fence and its cutover."""
+        if attempt > 1:
+            await asyncio.sleep(min(_STALE_PAUSE_S * attempt, 0.2) * random.uniform(0.5, 1.5))
+        try:
+            await self._cluster.refresh(max(deadline - time.monotonic(), 0.05))
+        except (ShardError, ClusterError):
+            await asyncio.sleep(_STALE_PAUSE_S)  # the catalog is away: the old map, until the deadline
+
+    async def drain(self) -> None:
+        """Wait until every lane is empty."""
+        await asyncio.gather(*(lane.drain() for lane in self._lanes.values()))
+
+
+def _count(each: _Sent, committed: Committed, outcome: Outcome) -> None:
+    outcome.accepted += committed.accepted
+    outcome.duplicates += committed.duplicates
+    _COUNTERS[each.kind, "accepted"].inc(committed.accepted)
+    if committed.duplicates:
+        _COUNTERS[each.kind, "duplicate"].inc(committed.duplicates)
+    if committed.rejected:
+        _COUNTERS[each.kind, "rejected"].inc(len(committed.rejected))
+        outcome.errors += [ItemError(index, "", "refused_by_database", detail) for index, detail in committed.rejected]
+
+
+def count_rejected(errors: Iterable[ItemError], kind: Kind | None) -> None:
+    """Count readings that never reached a shard. A mixed batch does not tell the kind of a broken item."""
+    number = sum(1 for _ in errors)
+    if number:
+        READINGS.labels(kind.name if kind else "unknown", "rejected").inc(number)

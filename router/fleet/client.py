@@ -1,0 +1,111 @@
+"""Posting to a router as a careful device does: again when it is told to, never twice for the same result."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Self
+
+import httpx2
+import orjson
+import stamina
+
+ATTEMPTS_MAX: Final = 30
+PATIENCE_S: Final = 60.0
+_RETRIED: Final = frozenset({429, 503})
+
+
+@dataclass
+class Tally:
+    """What a router said to some readings."""
+
+    accepted: int = 0
+    duplicates: int = 0
+    rejected: int = 0
+    failed: int = 0
+    retries: int = 0
+    errors: list[dict[str, Any]] = field(default_factory=list)
+
+    def add(self, other: "Tally") -> None:
+        """Add the counts of another tally; at most 20 errors are kept."""
+        self.accepted += other.accepted
+        self.duplicates += other.duplicates
+        self.rejected += other.rejected
+        self.failed += other.failed
+        self.retries += other.retries
+        self.errors = (self.errors + other.errors)[:20]
+
+
+class _TryAgain(Exception):
+    """The router is overloaded, or a shard is away."""
+
+    def __init__(self, text: str, answer: dict[str, Any]) -> None:
+        super().__init__(text)
+        self.answer = answer
+
+
+# What is retried shows in the tally; a log line for each attempt would bury it.
+stamina.instrumentation.set_on_retry_hooks([])
+
+
+class RouterClient:
+    """One keep-alive client of one router."""
+
+    def __init__(self, url: str, connections: int = 64) -> None:
+        limits = httpx2.Limits(max_connections=connections, max_keepalive_connections=connections)
+        self._http = httpx2.AsyncClient(base_url=url, timeout=30, limits=limits, trust_env=False)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._http.aclose()
+
+    async def get(self, path: str) -> httpx2.Response:
+        """GET, without retries."""
+        return await self._http.get(path)
+
+    async def pair(self, vehicle_id: str, meter_id: str, valid_from: str) -> None:
+        """Make a pairing. httpx2.HTTPStatusError when it is refused."""
+        body = {"vehicleId": vehicle_id, "meterId": meter_id, "validFrom": valid_from}
+        answer = await self._http.put("/v1/pairings", json=body)
+        answer.raise_for_status()
+
+    async def post(self, path: str, readings: Sequence[dict[str, Any]], attempts: int = ATTEMPTS_MAX) -> Tally:
+        """Post readings as NDJSON until they are stored or refused; after `attempts` the rest counts as failed."""
+        body = b"\n".join(map(orjson.dumps, readings))
+        tally = Tally()
+        try:
+            async for attempt in stamina.retry_context(
+                on=(_TryAgain, httpx2.TransportError),
+                attempts=attempts,
+                timeout=PATIENCE_S,
+                wait_initial=0.1,
+                wait_max=2.0,
+            ):
+                with attempt:
+                    tally.retries = attempt.num - 1
+                    self._count(tally, await self._send(path, body))
+        except (_TryAgain, httpx2.TransportError) as error:
+            known = error.answer if isinstance(error, _TryAgain) else {}
+            stored = int(known.get("accepted", 0)) + int(known.get("duplicates", 0))
+            tally.failed = max(len(readings) - stored, 0)
+            tally.accepted, tally.duplicates = int(known.get("accepted", 0)), int(known.get("duplicates", 0))
+            tally.errors = [{"detail": str(error) or type(error).__name__}]
+        return tally
+
+    async def _send(self, path: str, body: bytes) -> dict[str, Any]:
+        response = await self._http.post(path, content=body, headers={"Content-Type": "application/x-ndjson"})
+        answer: dict[str, Any] = orjson.loads(response.content) if response.content else {}
+        if response.status_code in _RETRIED:
+            await asyncio.sleep(min(float(response.headers.get("Retry-After", 1)), 5) / 2)
+            raise _TryAgain(answer.get("detail", f"HTTP {response.status_code}"), answer)
+        if response.status_code not in {200, 422}:
+            response.raise_for_status()
+        return answer
+
+    @staticmethod
+    def _count(tally: Tally, answer: dict[str, Any]) -> None:
+        tally.accepted = int(answer.get("accepted", 0))
+        tally.duplicates = int(answer.get("duplicates", 0))
+        tally.rejected = int(answer.get("rejected", 0))
+        tally.errors = answer.get("errors", [])[:20]

@@ -1,0 +1,125 @@
+"""What surrounds every request: an ID, a duration, a log line, and a problem for every error."""
+
+import re
+import secrets
+import time
+from typing import Final
+
+import structlog
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from router import problems
+from router.metrics import REQUEST_SECONDS
+from router.problems import ProblemError, retry_after
+from shards.catalog import NAME as CATALOG
+from shards.errors import ClusterError, ShardError, ShardUnavailable
+
+_log: Final = structlog.stdlib.get_logger(__name__)
+_REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+_QUIET: Final = frozenset({"/livez", "/readyz", "/metrics"})
+_UNMATCHED: Final = "unmatched"
+_BY_STATUS: Final = {
+    problem.status: problem
+    for problem in (
+        problems.MALFORMED_BODY,
+        problems.NOT_FOUND,
+        problems.METHOD_NOT_ALLOWED,
+        problems.CONTENT_TOO_LARGE,
+        problems.UNSUPPORTED_MEDIA_TYPE,
+    )
+}
+
+
+class Front:
+    """ASGI middleware. Takes a client's X-Request-ID if it is harmless, makes one otherwise, and sends it back."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = time.monotonic()
+        request_id = _request_id(scope)
+        scope.setdefault("state", {})["request_id"] = request_id
+        structlog.contextvars.bind_contextvars(request_id=request_id)
+        status = 500
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_id)
+        finally:
+            _finish(scope, status, time.monotonic() - started)
+            structlog.contextvars.unbind_contextvars("request_id")
+
+
+def _request_id(scope: Scope) -> str:
+    for name, value in scope["headers"]:
+        if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
+            return str(value, "ascii")
+    return secrets.token_hex(8)
+
+
+def _finish(scope: Scope, status: int, seconds: float) -> None:
+    """Metrics, and a line; ingest has its own lines (a POST of one reading has none), probes have none."""
+    route = getattr(scope.get("route"), "path", _UNMATCHED)
+    REQUEST_SECONDS.labels(route, scope["method"], str(status)).observe(seconds)
+    if route in _QUIET and status < 400:
+        return
+    if route.startswith("/v1/ingest") and status < 400:
+        return
+    level = _log.warning if status >= 500 else _log.info
+    level("request", method=scope["method"], path=scope["path"], status=status, duration_ms=round(seconds * 1000, 2))
+
+
+def _respond(request: Request, error: ProblemError) -> Response:
+    return problems.response(error, getattr(request.state, "request_id", None))
+
+
+async def on_problem(request: Request, error: Exception) -> Response:
+    """A problem that an endpoint raised."""
+    if not isinstance(error, ProblemError):
+        raise error
+    return _respond(request, error)
+
+
+async def on_http_exception(request: Request, error: Exception) -> Response:
+    """Starlette's own refusals: unknown path, wrong method."""
+    if not isinstance(error, HTTPException):
+        raise error
+    problem = _BY_STATUS.get(error.status_code, problems.INVALID_REQUEST)
+    detail = f"{request.method} {request.url.path[:200]}: {error.detail}"
+    return _respond(request, ProblemError(problem, detail, headers=error.headers))
+
+
+async def on_shard_error(request: Request, error: Exception) -> Response:
+    """A database that failed a request which needs it."""
+    if not isinstance(error, ShardError):
+        raise error
+    if not error.retryable:
+        _log.error("shard_fault", shard=error.shard, detail=error.detail)
+    problem = problems.CATALOG_UNAVAILABLE if error.shard == CATALOG else problems.SHARD_UNAVAILABLE
+    wait = error.retry_after_s if isinstance(error, ShardUnavailable) else 1.0
+    return _respond(request, ProblemError(problem, f"{error.shard} did not answer", headers=retry_after(wait)))
+
+
+async def on_cluster_error(request: Request, error: Exception) -> Response:
+    """No map yet."""
+    if not isinstance(error, ClusterError):
+        raise error
+    return _respond(request, ProblemError(problems.NOT_READY, str(error), headers=retry_after(1)))
+
+
+async def on_bug(request: Request, _error: Exception) -> Response:
+    """Anything else. The trace goes to the log, not to the client."""
+    return _respond(request, ProblemError(problems.INTERNAL, "the router failed; its log has the trace"))

@@ -1,0 +1,63 @@
+"""Prometheus metrics of the router. No device ID is ever a label."""
+
+from collections.abc import Callable, Iterable
+from typing import Final, Self, TypeAlias
+
+from prometheus_client import REGISTRY, Counter, Histogram
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+_SECONDS: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
+_SIZES: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000)
+
+READINGS: Final = Counter(
+    "voltroute_ingest_readings_total",
+    "Readings by kind and outcome (accepted, duplicate, rejected, unavailable, overloaded)",
+    ("kind", "outcome"),
+)
+REQUEST_SECONDS: Final = Histogram(
+    "voltroute_request_duration_seconds",
+    "From the first byte of a request to the end of its answer",
+    ("route", "method", "status"),
+    buckets=_SECONDS,
+)
+BATCH_READINGS: Final = Histogram(
+    "voltroute_batch_readings", "Readings in one transaction", ("shard", "kind"), buckets=_SIZES
+)
+BATCH_SECONDS: Final = Histogram(
+    "voltroute_batch_duration_seconds",
+    "One transaction, from asking for a connection to COMMIT",
+    ("shard", "kind", "outcome"),
+    buckets=_SECONDS,
+)
+FANOUT_SECONDS: Final = Histogram(
+    "voltroute_fanout_duration_seconds", "One shard's answer to a cross-shard read", ("shard",), buckets=_SECONDS
+)
+STALE_MAPS: Final = Counter("voltroute_stale_maps_total", "Times a shard refused this router's map", ("shard",))
+MAP_REFRESH_FAILURES: Final = Counter("voltroute_map_refresh_failures_total", "Failed reads of the catalog's map")
+PARTITIONS_MADE: Final = Counter("voltroute_partitions_made_total", "Partitions made ahead of time", ("shard",))
+
+# (metric name, help, label names, samples of (label values, value))
+Gauges: TypeAlias = Iterable[tuple[str, str, tuple[str, ...], Iterable[tuple[tuple[str, ...], float]]]]
+
+
+class GaugeCollector(Collector):
+    """Gauges that are read when Prometheus asks, and only then."""
+
+    def __init__(self, read: Callable[[], Gauges]) -> None:
+        self._read = read
+
+    def collect(self) -> Iterable[Metric]:
+        """The gauges as they are now."""
+        for name, text, labels, samples in self._read():
+            family = GaugeMetricFamily(name, text, labels=labels)
+            for values, value in samples:
+                family.add_metric(values, value)
+            yield family
+
+    def __enter__(self) -> Self:
+        REGISTRY.register(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        REGISTRY.unregister(self)

@@ -1,0 +1,101 @@
+"""Running a router: uvicorn with uvloop and httptools, signals, and a drain that balancers can see."""
+
+import asyncio
+import signal
+import socket
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+
+import structlog
+import uvicorn
+
+from router.app import create_app
+from router.settings import Settings
+from shards.errors import ClusterError
+
+_log = structlog.stdlib.get_logger(__name__)
+BACKLOG = 2048
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket. ClusterError when the address cannot be had."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        message = f"cannot listen on {host}:{port}: {error.strerror}"
+        raise ClusterError(message) from error
+    return listener
+
+
+def url_of(listener: socket.socket) -> str:
+    """http://host:port of a listening socket."""
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def stop_on_signals() -> asyncio.Event:
+    """An event that SIGINT and SIGTERM set."""
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stopping.set)
+    return stopping
+
+
+async def serve(
+    settings: Settings, listener: socket.socket, stopping: asyncio.Event, on_ready: Callable[[str], Awaitable[None]]
+) -> None:
+    """Serve until `stopping` is set, then drain. `on_ready` gets the URL once requests are answered."""
+    app = create_app(settings)
+    config = uvicorn.Config(
+        app,
+        http="httptools",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=int(settings.drain_timeout_s),
+    )
+    server = _Server(config)
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    await _first(serving, asyncio.create_task(server.up.wait()))
+    if serving.done():
+        serving.result()
+        message = "the router did not start; its log says why"
+        raise ClusterError(message)
+    await on_ready(url_of(listener))
+    await _first(serving, asyncio.create_task(stopping.wait()))
+    if not serving.done():
+        app.state.router.stopping = True
+        await asyncio.sleep(settings.drain_delay_s)
+        server.should_exit = True
+    await serving
+
+
+async def _first(serving: asyncio.Task[None], event: asyncio.Task[bool]) -> None:
+    """Wait for the event, or for the server to end before it."""
+    await asyncio.wait({serving, event}, return_when=asyncio.FIRST_COMPLETED)
+    event.cancel()
+
+
+class _Server(uvicorn.Server):
+    """Uvicorn without its signal handlers, and with an event for when it listens."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.up = asyncio.Event()
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Signals are ours: readyz turns 503 before anything stops."""
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.up.set()

@@ -1,0 +1,86 @@
+"""Every setting of a router. The one place that reads the environment (prefix VOLTROUTE_)."""
+
+from datetime import timedelta
+from enum import StrEnum
+from typing import Annotated, Final
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from shards.dsn import redact
+from shards.pools import PoolLimits
+
+PREFIX: Final = "VOLTROUTE_"
+Seconds = Annotated[float, Field(gt=0, le=3600)]
+
+
+class LogFormat(StrEnum):
+    """AUTO: console on a terminal, JSON elsewhere."""
+
+    AUTO = "auto"
+    JSON = "json"
+    CONSOLE = "console"
+
+
+class Settings(BaseSettings):
+    """Read from the environment, then from what the command line overrides. Units come last in the names."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore")
+
+    catalog_dsn: SecretStr | None = Field(None, description="PostgreSQL URL of the catalog")
+    data: str | None = Field(None, description="folder of an embedded cluster")
+    pg_bin: str | None = Field(None, description="folder with initdb and postgres, for embedded clusters")
+
+    host: str = Field("127.0.0.1", description="address to listen on")
+    port: int = Field(8080, ge=0, le=65535, description="port to listen on; 0: any free one")
+
+    pool_min: int = Field(5, ge=0, le=1000, description="connections kept open, for each shard and login")
+    pool_max: int = Field(20, ge=1, le=1000, description="connections at most, for each shard and login")
+    pool_idle_s: Seconds = Field(30, description="an idle connection above pool_min is closed after this")
+    connect_timeout_s: Seconds = Field(2, description="to open a connection")
+    acquire_timeout_s: Seconds = Field(2, description="to get a connection from a pool")
+
+    ingest_timeout_s: Seconds = Field(5, description="from the first byte of an ingest request to its answer")
+    query_timeout_s: Seconds = Field(10, description="from the first byte of any other request to its answer")
+    batch_readings_max: int = Field(2_000, ge=1, le=50_000, description="readings in one transaction")
+    batches_in_flight_max: int = Field(2, ge=1, le=64, description="transactions at a time, for each shard and kind")
+    queue_readings_max: int = Field(50_000, ge=1, description="readings waiting, for each shard and kind; then 429")
+
+    body_bytes_max: int = Field(8 * 2**20, ge=1024, description="a request body, also after decompression")
+    bodies_bytes_max: int = Field(256 * 2**20, ge=1024, description="all request bodies being worked on; then 429")
+    readings_max: int = Field(20_000, ge=1, description="readings in one request")
+    reading_age_max_days: float = Field(10_958, gt=0, le=36_525, description="older readings are refused")
+    reading_ahead_max_s: float = Field(300, ge=0, le=86_400, description="readings further in the future are refused")
+
+    efficiency_warning: float = Field(0.85, ge=0, le=1, description="below: healthStatus WARNING")
+    efficiency_critical: float = Field(0.75, ge=0, le=1, description="below: healthStatus CRITICAL")
+
+    map_poll_s: Seconds = Field(2, description="between two looks at the catalog's epoch")
+    housekeeping_s: Seconds = Field(600, description="between two rounds of housekeeping")
+    drain_delay_s: float = Field(0, ge=0, le=600, description="readyz says 503 for this long before a stop begins")
+    drain_timeout_s: Seconds = Field(10, description="for requests in progress when stopping")
+
+    log_level: str = Field("info", pattern="^(debug|info|warning|error)$", description="least level that is logged")
+    log_format: LogFormat = Field(LogFormat.AUTO, description="auto, json or console")
+
+    def pool_limits(self) -> PoolLimits:
+        """Limits of the pools to the shards."""
+        return PoolLimits(
+            min_size=min(self.pool_min, self.pool_max),
+            max_size=self.pool_max,
+            idle_s=self.pool_idle_s,
+            connect_timeout_s=self.connect_timeout_s,
+            acquire_timeout_s=self.acquire_timeout_s,
+            statement_timeout_s=self.ingest_timeout_s,
+        )
+
+    def reading_age_max(self) -> timedelta:
+        """Oldest accepted reading."""
+        return timedelta(days=self.reading_age_max_days)
+
+    def shown(self, name: str) -> object:
+        """A setting's value as it may be shown: secrets redacted."""
+        value = getattr(self, name)
+        if isinstance(value, SecretStr):
+            return redact(value.get_secret_value())
+        return value

@@ -1,0 +1,1 @@
+"""The databases: shard map, pools, stores, catalog, migrations. Knows no HTTP."""

@@ -1,0 +1,48 @@
+"""Data source names: changing who connects, and never showing a password."""
+
+import re
+from typing import Final
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
+
+from shards.errors import InvalidArgument
+
+REDACTED: Final = "***"
+_SECRET_PARAMETERS: Final = frozenset({"password", "sslpassword", "passfile"})
+_PASSWORD_IN_TEXT: Final = re.compile(r"(postgres(?:ql)?://[^:/@\s]*:)[^@\s]*@", re.IGNORECASE)
+
+
+def check_dsn(dsn: str) -> str:
+    """Return `dsn` if it is a PostgreSQL URL that names a database; InvalidArgument (never showing it) otherwise."""
+    parts = urlsplit(dsn)
+    if parts.scheme not in {"postgresql", "postgres"}:
+        message = "a DSN looks like postgresql://user:password@host:5432/database"
+        raise InvalidArgument(message)
+    query = dict(parse_qsl(parts.query))
+    if not parts.path.strip("/") and "dbname" not in query:
+        message = "the DSN names no database: postgresql://user:password@host:5432/database"
+        raise InvalidArgument(message)
+    return dsn
+
+
+def with_login(dsn: str, user: str, password: str) -> str:
+    """The same database, reached as another user."""
+    parts = urlsplit(dsn)
+    _, _, hosts = parts.netloc.rpartition("@")
+    netloc = f"{quote(user, safe='')}:{quote(password, safe='')}@{hosts}"
+    kept = [(key, value) for key, value in parse_qsl(parts.query) if key not in {"user", "password"}]
+    return urlunsplit(parts._replace(netloc=netloc, query=urlencode(kept)))
+
+
+def redact(dsn: str) -> str:
+    """The DSN as it may be shown: host and database, the password hidden."""
+    parts = urlsplit(dsn)
+    login, at, hosts = parts.netloc.rpartition("@")
+    user, colon, _ = login.partition(":")
+    hidden = f"{user}:{REDACTED}" if colon else user
+    query = [(key, REDACTED if key in _SECRET_PARAMETERS else value) for key, value in parse_qsl(parts.query)]
+    return urlunsplit(parts._replace(netloc=f"{hidden}{at}{hosts}", query=urlencode(query, safe="*/")))
+
+
+def redact_text(text: str) -> str:
+    """Any text, with the password of each PostgreSQL URL in it hidden."""
+    return _PASSWORD_IN_TEXT.sub(rf"\1{REDACTED}@", text)

@@ -1,0 +1,234 @@
+"""A catalog and some shards on this machine: made, started, resumed and stopped as one."""
+
+import asyncio
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+import asyncpg
+import psutil
+
+from shards.bootstrap import init_cluster
+from shards.driver import translated
+from shards.embedded import keeper
+from shards.embedded.binaries import enterable, find_binaries, server_account
+from shards.embedded.server import Server, initialise
+from shards.embedded.state import CATALOG, DATABASE, OWNER, State, load_state, new_state, save_state, with_free_ports
+from shards.errors import ClusterError, Refused
+
+LOCK_FILE: Final = "lock"
+LOCK_TIMEOUT_S: Final = 45.0
+_PARALLEL_INITDB: Final = asyncio.Semaphore(2)
+_OWNER_SQL: Final = "SELECT format('CREATE ROLE %I LOGIN CREATEROLE PASSWORD %L', $1::text, $2::text)"
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to run a cluster. None: what the directory remembers, or the default. `temporary`: delete it at the end."""
+
+    directory: Path
+    shards: int | None = None
+    buckets: int | None = None
+    binaries: str | None = None
+    durable: bool = True
+    temporary: bool = False
+
+
+class EmbeddedCluster:
+    """`async with EmbeddedCluster(options) as cluster:` servers run, migrated and registered, inside the block."""
+
+    def __init__(self, options: Options) -> None:
+        self._options = options
+        self._keeper: asyncio.subprocess.Process | None = None
+        self._lock: int | None = None
+        self._state: State | None = None
+
+    @property
+    def state(self) -> State:
+        """Ports and logins; only while started."""
+        if self._state is None:
+            message = "the embedded cluster is not started"
+            raise ClusterError(message)
+        return self._state
+
+    @property
+    def catalog_dsn(self) -> str:
+        return self.state.dsn(CATALOG)
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    async def start(self) -> None:
+        """Start, and make whatever is not there yet. Refused when the directory holds a differently sized cluster."""
+        directory = prepare_directory(self._options.directory)
+        self._lock = await asyncio.to_thread(_lock_directory, directory)
+        try:
+            state = with_free_ports(load_state(directory) or self._new_state())
+            self._check_size(state)
+            save_state(directory, state)
+            self._state = state
+            await self._start_servers(directory, state)
+            await asyncio.gather(*(_make_database(state, name) for name in state.ports))
+            await init_cluster(state.dsn(CATALOG), state.shard_dsns(), state.bucket_count)
+        except BaseException:
+            await self.stop()
+            raise
+
+    def _new_state(self) -> State:
+        return new_state(self._options.shards or 3, self._options.buckets or 64)
+
+    def _check_size(self, state: State) -> None:
+        for what, wanted, there in (
+            ("shards", self._options.shards, len(state.shard_names)),
+            ("buckets", self._options.buckets, state.bucket_count),
+        ):
+            if wanted is not None and wanted != there:
+                message = (
+                    f"the cluster in {self._options.directory} has {there} {what}, not {wanted}: leave --{what} out"
+                )
+                raise Refused(message)
+
+    async def _start_servers(self, directory: Path, state: State) -> None:
+        binaries = await asyncio.to_thread(find_binaries, self._options.binaries)
+        account = server_account()
+        servers = [Server(name, directory / name, port, binaries) for name, port in state.ports.items()]
+
+        async def prepare(server: Server) -> None:
+            async with _PARALLEL_INITDB:
+                await asyncio.to_thread(initialise, server, state.superuser_password, account)
+
+        await asyncio.gather(*map(prepare, servers))
+        spec = {
+            "binaries": str(binaries),
+            "durable": self._options.durable,
+            "uid": None if account is None else account.pw_uid,
+            "remove": str(directory) if self._options.temporary else None,
+            "servers": [{"name": s.name, "directory": str(s.directory), "port": s.port} for s in servers],
+        }
+        await self._start_keeper(spec)
+
+    async def _start_keeper(self, spec: dict[str, Any]) -> None:
+        self._keeper = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            keeper.__name__,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            start_new_session=True,  # Ctrl-C is for us: the servers stop after the router has drained
+            pass_fds=() if self._lock is None else (self._lock,),  # held until the servers are down
+        )
+        if self._keeper.stdin is None or self._keeper.stdout is None:
+            raise AssertionError
+        self._keeper.stdin.write(json.dumps(spec).encode() + b"\n")
+        answer = await self._keeper.stdout.readline()
+        message = json.loads(answer or b'{"event": "failed", "detail": "the keeper ended"}')
+        if message["event"] != "ready":
+            raise ClusterError(message["detail"])
+
+    async def stop(self) -> None:
+        """Stop the servers (fast shutdown) and wait until they are down."""
+        if self._keeper is not None:
+            if self._keeper.stdin is not None:
+                self._keeper.stdin.close()
+            await self._keeper.wait()
+            self._keeper = None
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+        self._state = None
+
+
+async def _make_database(state: State, name: str) -> None:
+    """Owner and database on one server, unless they are there."""
+    with translated(name):
+        connection = await asyncpg.connect(state.superuser_dsn(name, "postgres"), timeout=10)
+        try:
+            if not await connection.fetchval("SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1)", OWNER):
+                await connection.execute(await connection.fetchval(_OWNER_SQL, OWNER, state.owner_password))
+                await connection.execute(f"GRANT pg_read_all_stats TO {OWNER} WITH ADMIN OPTION")
+            if not await connection.fetchval("SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1)", DATABASE):
+                await connection.execute(f"CREATE DATABASE {DATABASE} OWNER {OWNER}")
+        finally:
+            await connection.close()
+
+
+def prepare_directory(directory: Path) -> Path:
+    """Make the directory, such that the servers' account can enter it. ClusterError when a parent shuts it out."""
+    directory = directory.absolute()
+    account = server_account()
+    directory.mkdir(mode=0o711, parents=True, exist_ok=True)
+    if account is not None and not enterable(directory, account):
+        message = (
+            f"PostgreSQL does not run as root but as {account.pw_name!r}, and that account cannot enter {directory}: "
+            "choose another --data, for example under /var/lib or /tmp"
+        )
+        raise ClusterError(message)
+    return directory
+
+
+def _lock_directory(directory: Path) -> int:
+    """Take the directory's lock and write our pid into it. Refused when a live process has it."""
+    descriptor = os.open(directory / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o600)
+    deadline = time.monotonic() + LOCK_TIMEOUT_S
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            holder = read_holder(directory)
+            if holder is not None or time.monotonic() > deadline:
+                os.close(descriptor)
+                message = f"the cluster in {directory} is already running (pid {holder or 'unknown'})"
+                raise Refused(message) from None
+            time.sleep(0.05)  # its keeper is still stopping the servers
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+    return descriptor
+
+
+def read_holder(directory: Path) -> int | None:
+    """Pid of the live process that runs the cluster in `directory`; None when there is none."""
+    try:
+        pid = int((directory / LOCK_FILE).read_text() or 0)
+    except (FileNotFoundError, ValueError):
+        return None
+    return pid if pid and psutil.pid_exists(pid) and _is_locked(directory) else None
+
+
+def _is_locked(directory: Path) -> bool:
+    with (directory / LOCK_FILE).open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def stop_running(directory: Path, timeout_s: float = 60.0) -> bool:
+    """Ask the process that runs the cluster to end, and wait until the servers are down. False if none runs."""
+    holder = read_holder(directory)
+    if holder is None and not ((directory / LOCK_FILE).exists() and _is_locked(directory)):
+        return False
+    if holder is not None:
+        os.kill(holder, signal.SIGTERM)
+    deadline = time.monotonic() + timeout_s
+    while _is_locked(directory):
+        if time.monotonic() > deadline:
+            message = f"the cluster in {directory} did not stop within {timeout_s:g} s"
+            raise ClusterError(message)
+        time.sleep(0.05)
+    return True

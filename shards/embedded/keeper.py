@@ -1,0 +1,176 @@
+"""The keeper: a small process that starts PostgreSQL servers and ends them when its parent is gone.
+
+It reads one JSON object from standard input and then watches it: end of file means that the parent stopped or was
+killed. Servers also carry PR_SET_PDEATHSIG, so that they end when the keeper itself is killed. One thread, no asyncio.
+"""
+
+import ctypes
+import json
+import os
+import pwd
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+from shards.embedded.server import Server, as_account, clear_stale_pid, is_ready, log_tail, running
+
+POLL_S: Final = 0.05
+STOP_TIMEOUT_S: Final = 20.0
+READY_TIMEOUT_S: Final = 60.0
+RESTART_PAUSE_S: Final = 1.0
+_PR_SET_PDEATHSIG: Final = 1
+
+
+@dataclass
+class _Child:
+    server: Server
+    process: subprocess.Popen[bytes] | None = None
+    restart_at: float = 0.0
+
+
+def _die_with_parent() -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGINT)
+
+
+def _say(**message: object) -> None:
+    try:
+        sys.stdout.write(json.dumps(message) + "\n")
+        sys.stdout.flush()
+    except OSError:  # the parent is gone; standard input says so too
+        pass
+
+
+class Keeper:
+    """Starts, watches, restarts and stops the servers of one cluster."""
+
+    def __init__(self, spec: dict[str, Any]) -> None:
+        self._durable = bool(spec["durable"])
+        self._account = pwd.getpwuid(spec["uid"]) if spec["uid"] is not None else None
+        self._remove = spec["remove"]
+        self._children = [
+            _Child(Server(s["name"], Path(s["directory"]), s["port"], Path(spec["binaries"]))) for s in spec["servers"]
+        ]
+
+    def run(self) -> int:
+        """Until the parent is gone. Returns an exit code."""
+        try:
+            for child in self._children:
+                self._end_leftover(child.server)
+                self._start(child)
+            problem = self._wait_ready()
+            if problem:
+                _say(event="failed", detail=problem)
+                return 1
+            _say(event="ready")
+            self._watch()
+            return 0
+        finally:
+            self._stop_all()
+            if self._remove:
+                shutil.rmtree(self._remove, ignore_errors=True)
+
+    def _start(self, child: _Child) -> None:
+        clear_stale_pid(child.server)
+        linux = sys.platform == "linux"
+        with child.server.log.open("ab") as log:
+            if self._account is not None:
+                os.fchown(log.fileno(), self._account.pw_uid, self._account.pw_gid)
+            child.process = subprocess.Popen(  # type: ignore[call-overload]
+                child.server.command(durable=self._durable),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env={"PATH": os.environ.get("PATH", ""), "LC_ALL": "C"},
+                preexec_fn=_die_with_parent if linux else None,  # noqa: PLW1509 - this process has one thread
+                **as_account(self._account),
+            )
+
+    def _end_leftover(self, server: Server) -> None:
+        """A server that outlived its keeper still has the data directory: ask it to stop, and wait."""
+        for stop_signal in (signal.SIGINT, signal.SIGQUIT):
+            process = running(server)
+            if process is None:
+                return
+            process.send_signal(stop_signal)
+            _wait_until(lambda: running(server) is None, STOP_TIMEOUT_S / 2)
+
+    def _wait_ready(self) -> str | None:
+        """None when all are ready, else what is wrong."""
+        deadline = time.monotonic() + READY_TIMEOUT_S
+        waiting = list(self._children)
+        while waiting:
+            for child in list(waiting):
+                process = child.process
+                if process is None or process.poll() is not None:
+                    return f"{child.server.name} did not start:\n{log_tail(child.server)}"
+                if is_ready(child.server, process.pid):
+                    waiting.remove(child)
+            if time.monotonic() > deadline:
+                return (
+                    f"{waiting[0].server.name} was not ready in {READY_TIMEOUT_S:g} s:\n{log_tail(waiting[0].server)}"
+                )
+            if _parent_gone(POLL_S):
+                return "the parent is gone"
+        return None
+
+    def _watch(self) -> None:
+        while not _parent_gone(POLL_S * 4):
+            now = time.monotonic()
+            for child in self._children:
+                process = child.process
+                if process is not None and process.poll() is not None:
+                    _say(event="exited", server=child.server.name, code=process.returncode)
+                    child.process, child.restart_at = None, now + RESTART_PAUSE_S
+                elif process is None and now >= child.restart_at:
+                    self._start(child)
+
+    def _stop_all(self) -> None:
+        """Fast shutdown, then immediate; a server that was stopped with SIGSTOP is woken first."""
+        for stop_signal in (signal.SIGINT, signal.SIGQUIT, signal.SIGKILL):
+            alive = [c.process for c in self._children if c.process is not None and c.process.poll() is None]
+            for process in alive:
+                process.send_signal(stop_signal)
+                process.send_signal(signal.SIGCONT)
+            if alive:
+                _wait_until(partial(_all_ended, alive), STOP_TIMEOUT_S)
+
+
+def _all_ended(processes: list[subprocess.Popen[bytes]]) -> bool:
+    return all(process.poll() is not None for process in processes)
+
+
+def _wait_until(condition: Callable[[], bool], timeout_s: float) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(POLL_S)
+
+
+def _parent_gone(timeout_s: float) -> bool:
+    """Wait up to `timeout_s` for standard input to end."""
+    readable, _, _ = select.select([sys.stdin], [], [], timeout_s)
+    return bool(readable) and not os.read(sys.stdin.fileno(), 4096)
+
+
+def main() -> int:
+    """Entry point of `python -m shards.embedded.keeper`."""
+    for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(ignored, signal.SIG_IGN)  # only the parent ends us: by closing the pipe
+    line = bytearray()
+    while not line.endswith(b"\n"):
+        byte = os.read(sys.stdin.fileno(), 1)
+        if not byte:
+            return 1
+        line += byte
+    return Keeper(json.loads(line)).run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

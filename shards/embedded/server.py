@@ -1,0 +1,174 @@
+"""One embedded PostgreSQL server: making its data directory, its command line, whether it is ready."""
+
+import os
+import pwd
+import shutil
+import socket
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import psutil
+
+from shards.errors import ClusterError
+
+PID_FILE: Final = "postmaster.pid"
+_PID_LINE: Final = 0
+_STATUS_LINE: Final = 7
+
+_SETTINGS: Final = {
+    "listen_addresses": "127.0.0.1",
+    "unix_socket_directories": "",
+    "max_connections": "200",
+    "max_locks_per_transaction": "256",
+    "shared_buffers": "64MB",
+    "huge_pages": "off",
+    "jit": "off",
+    "max_wal_size": "2GB",
+    "checkpoint_timeout": "15min",
+    "wal_compression": "on",
+    "shared_preload_libraries": "pg_stat_statements",
+    "log_line_prefix": "%m [%p] ",
+    "timezone": "UTC",
+    "log_timezone": "UTC",
+}
+_SETTINGS_18: Final = {"io_method": "sync"}
+_THROW_AWAY: Final = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off"}
+
+
+@dataclass(frozen=True)
+class Server:
+    """Where a server lives and listens (127.0.0.1)."""
+
+    name: str
+    directory: Path
+    port: int
+    binaries: Path
+
+    @property
+    def data(self) -> Path:
+        return self.directory / "data"
+
+    @property
+    def log(self) -> Path:
+        return self.directory / "postgresql.log"
+
+    def command(self, *, durable: bool) -> list[str]:
+        """Argument vector of the server. Not `durable`: for tests, data is lost if the machine fails."""
+        settings = {**_SETTINGS, "port": str(self.port)}
+        if (self.data / "PG_VERSION").read_text().strip() >= "18":
+            settings |= _SETTINGS_18
+        if not durable:
+            settings |= _THROW_AWAY
+        options = [f"--{name}={value}" for name, value in settings.items()]
+        return [str(self.binaries / "postgres"), "-D", str(self.data), *options]
+
+
+def as_account(account: pwd.struct_passwd | None) -> dict[str, object]:
+    """Keyword arguments that make subprocess run a program as `account`."""
+    if account is None:
+        return {"cwd": "/"}
+    return {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": [], "cwd": "/"}
+
+
+def initialise(server: Server, password: str, account: pwd.struct_passwd | None) -> None:
+    """Make the data directory, with superuser `postgres` and SCRAM everywhere, unless it is there already."""
+    if (server.data / "PG_VERSION").exists():
+        return
+    server.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if account is not None:
+        os.chown(server.directory, account.pw_uid, account.pw_gid)
+    partial = Path(tempfile.mkdtemp(dir=server.directory, prefix="partial-"))
+    secret = partial / "password"
+    secret.touch(mode=0o600)
+    secret.write_text(password)
+    if account is not None:
+        os.chown(partial, account.pw_uid, account.pw_gid)
+        os.chown(secret, account.pw_uid, account.pw_gid)
+    try:
+        _initdb(server, partial / "data", secret, account)
+        (partial / "data").rename(server.data)
+    finally:
+        shutil.rmtree(partial)
+
+
+def _initdb(server: Server, data: Path, secret: Path, account: pwd.struct_passwd | None) -> None:
+    words = subprocess.run(
+        [server.binaries / "postgres", "--version"], capture_output=True, text=True, check=True, timeout=10
+    ).stdout
+    modern = words.split()[2] >= "17"
+    locale = ["--locale-provider=builtin", "--builtin-locale=C.UTF-8"] if modern else []
+    command = [server.binaries / "initdb", "-N", "-D", data, "-U", "postgres", "-E", "UTF8", "--locale=C", *locale]
+    command += ["-A", "scram-sha-256", f"--pwfile={secret}"]
+    environment = {"PATH": os.environ.get("PATH", ""), "LC_ALL": "C"}
+    done = subprocess.run(  # type: ignore[call-overload]
+        command, capture_output=True, text=True, check=False, timeout=120, env=environment, **as_account(account)
+    )
+    if done.returncode:
+        message = f"initdb for {server.name} failed: {done.stderr.strip() or done.stdout.strip()}"
+        raise ClusterError(message)
+
+
+def _pid_lines(server: Server) -> list[str]:
+    try:
+        return (server.data / PID_FILE).read_text().splitlines()
+    except (FileNotFoundError, PermissionError):
+        return []
+
+
+def is_ready(server: Server, pid: int) -> bool:
+    """Whether the server process `pid` has written that it accepts connections."""
+    lines = _pid_lines(server)
+    return len(lines) > _STATUS_LINE and lines[_PID_LINE] == str(pid) and lines[_STATUS_LINE].strip() == "ready"
+
+
+def running(server: Server) -> psutil.Process | None:
+    """The process that really serves this data directory, whatever a stale pid file says."""
+    lines = _pid_lines(server)
+    if not lines or not lines[_PID_LINE].strip().isdigit():
+        return None
+    try:
+        process = psutil.Process(int(lines[_PID_LINE]))
+        command = process.cmdline()
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        return None
+    return process if str(server.data) in command else None
+
+
+def clear_stale_pid(server: Server) -> None:
+    """Remove a pid file whose server is gone: its pid may belong to another program by now."""
+    if _pid_lines(server) and running(server) is None:
+        (server.data / PID_FILE).unlink(missing_ok=True)
+
+
+def log_tail(server: Server, lines: int = 5) -> str:
+    """The last lines of the server's log."""
+    try:
+        return "\n".join(server.log.read_text(errors="replace").splitlines()[-lines:])
+    except OSError:
+        return "(no log)"
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports on 127.0.0.1 that are free now, all different."""
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+    finally:
+        for each in sockets:
+            each.close()
+
+
+def port_is_free(port: int, host: str = "127.0.0.1") -> bool:
+    """Whether a server could listen there now."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+    return True

@@ -1,0 +1,35 @@
+"""The two kinds of device, and what their tables are called. Constants only."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final, TypeAlias
+
+# (bucket, device id, timestamp, value, ...): the values in the order of Kind.values.
+Row: TypeAlias = tuple[int, str, datetime, *tuple[float, ...]]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Names of a kind of device, its tables and its columns (the seed's names)."""
+
+    name: str
+    id_column: str
+    values: tuple[str, ...]
+    energy: str
+
+    @property
+    def history(self) -> str:
+        return f"{self.name}_telemetry_history"
+
+    @property
+    def status(self) -> str:
+        return f"{self.name}_current_status"
+
+    def __str__(self) -> str:
+        return self.name
+
+
+METER: Final = Kind("meter", "meter_id", ("kwh_consumed_ac", "voltage"), "kwh_consumed_ac")
+VEHICLE: Final = Kind("vehicle", "vehicle_id", ("soc", "kwh_delivered_dc", "battery_temp"), "kwh_delivered_dc")
+KINDS: Final = (METER, VEHICLE)
+ROOT_TABLES: Final = frozenset({kind.history for kind in KINDS} | {kind.status for kind in KINDS})

@@ -1,0 +1,59 @@
+"""The logins with which routers reach a shard: members of the group roles, with random passwords."""
+
+import secrets
+from dataclasses import dataclass
+from typing import Final
+
+import asyncpg
+
+from shards.dsn import with_login
+
+WRITER: Final = "voltroute_writer"
+READER: Final = "voltroute_reader"
+
+_EXISTS: Final = "SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1)"
+# Utility statements take no parameters: PostgreSQL itself quotes them into the text.
+_CREATE: Final = (
+    "SELECT format('CREATE ROLE %I LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE PASSWORD %L', $1::text, $2::text)"
+)
+_ALTER: Final = "SELECT format('ALTER ROLE %I LOGIN PASSWORD %L', $1::text, $2::text)"
+_GRANT: Final = "SELECT format('GRANT %I TO %I', $1::text, $2::text)"
+_CONNECT: Final = "SELECT format('GRANT CONNECT ON DATABASE %I TO %I', current_database(), $1::text)"
+_LOCK: Final = "SELECT pg_advisory_xact_lock(hashtext('voltroute.logins'))"
+
+
+@dataclass(frozen=True, repr=False)
+class Logins:
+    """Passwords of one cluster's writer and reader logins. Two shards on one server share the logins."""
+
+    suffix: str
+    writer_password: str
+    reader_password: str
+
+    def dsns(self, owner_dsn: str) -> tuple[str, str]:
+        """(writer DSN, reader DSN) of the database behind `owner_dsn`."""
+        return (
+            with_login(owner_dsn, f"{WRITER}_{self.suffix}", self.writer_password),
+            with_login(owner_dsn, f"{READER}_{self.suffix}", self.reader_password),
+        )
+
+
+def new_logins(cluster_id: str) -> Logins:
+    """Logins for a new cluster, named after it, so that two clusters on one server do not meet."""
+    return Logins(cluster_id.replace("-", "")[:8], secrets.token_urlsafe(24), secrets.token_urlsafe(24))
+
+
+async def make_logins(owner_dsn: str, logins: Logins, timeout_s: float) -> None:
+    """Create the two logins on a shard's server, or set their passwords. Raises what the driver raises."""
+    connection = await asyncpg.connect(owner_dsn, timeout=timeout_s)
+    try:
+        async with connection.transaction():
+            await connection.execute(_LOCK)
+            for group, password in ((WRITER, logins.writer_password), (READER, logins.reader_password)):
+                login = f"{group}_{logins.suffix}"
+                there = await connection.fetchval(_EXISTS, login)
+                await connection.execute(await connection.fetchval(_ALTER if there else _CREATE, login, password))
+                await connection.execute(await connection.fetchval(_GRANT, group, login))
+                await connection.execute(await connection.fetchval(_CONNECT, login))
+    finally:
+        connection.terminate()

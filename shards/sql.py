@@ -1,0 +1,29 @@
+"""SQL text: the one function that quotes identifiers, and statements written once for both kinds."""
+
+from shards.kinds import Kind
+
+
+def quote_identifier(name: str) -> str:
+    """`name` as a quoted SQL identifier. ValueError when PostgreSQL could not hold it."""
+    if not name or "\0" in name or len(name.encode()) > 63:
+        message = f"{name!r} cannot be an SQL identifier"
+        raise ValueError(message)
+    return '"' + name.replace('"', '""') + '"'
+
+
+def for_kind(template: str, kind: Kind) -> str:
+    """Fill a statement's `{history} {status} {id} {energy} {values} {value_types}` with the names of one kind."""
+    names = {
+        "{history}": quote_identifier(kind.history),
+        "{status}": quote_identifier(kind.status),
+        "{id}": quote_identifier(kind.id_column),
+        "{energy}": quote_identifier(kind.energy),
+        "{values}": ", ".join(map(quote_identifier, kind.values)),
+        "{new_values}": ", ".join(f"{name} = excluded.{name}" for name in map(quote_identifier, kind.values)),
+        "{value_arrays}": ", ".join(f"${4 + i}::float8[]" for i in range(len(kind.values))),
+        "{newest_array}": f"${4 + len(kind.values)}::boolean[]",
+        "{temperature}": "battery_temp" if "battery_temp" in kind.values else "0.0::float8",
+    }
+    for placeholder, text in names.items():
+        template = template.replace(placeholder, text)
+    return template
