@@ -16,7 +16,7 @@ from router import analytics, devices, front, ingest, openapi, ops, pairing
 from router.batcher import LaneLimits
 from router.context import Router
 from router.dispatch import Dispatcher
-from router.metrics import PARTITIONS_MADE, GaugeCollector
+from router.metrics import PARTITIONS_MADE
 from router.problems import ProblemError
 from router.settings import Settings
 from shards.catalog import Catalog
@@ -65,13 +65,12 @@ def create_app(settings: Settings) -> Starlette:
             await cluster.refresh()
         except (ShardError, ClusterError) as error:
             _log.warning("no_map_yet", detail=str(error))
-        with GaugeCollector(lambda: ops.gauges(router)):
-            background = asyncio.create_task(_background(router))
-            try:
-                yield
-            finally:
-                router.stopping = True
-                await _stop(router, background)
+        background = asyncio.create_task(_background(router))
+        try:
+            yield
+        finally:
+            router.stopping = True
+            await _stop(router, background)
 
     app = Starlette(
         routes=ROUTES,

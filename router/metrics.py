@@ -1,9 +1,9 @@
 """Prometheus metrics of the router. No device ID is ever a label."""
 
 from collections.abc import Callable, Iterable
-from typing import Final, Self, TypeAlias
+from typing import Final, TypeAlias
 
-from prometheus_client import REGISTRY, Counter, Histogram
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -41,7 +41,7 @@ PARTITIONS_MADE: Final = Counter("voltroute_partitions_made_total", "Partitions 
 Gauges: TypeAlias = Iterable[tuple[str, str, tuple[str, ...], Iterable[tuple[tuple[str, ...], float]]]]
 
 
-class GaugeCollector(Collector):
+class _GaugeCollector(Collector):
     """Gauges that are read when Prometheus asks, and only then."""
 
     def __init__(self, read: Callable[[], Gauges]) -> None:
@@ -55,9 +55,8 @@ class GaugeCollector(Collector):
                 family.add_metric(values, value)
             yield family
 
-    def __enter__(self) -> Self:
-        REGISTRY.register(self)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        REGISTRY.unregister(self)
+def exposition(read: Callable[[], Gauges]) -> bytes:
+    """All metrics in Prometheus' text format: the process' own, and the gauges of one router."""
+    gauges = CollectorRegistry()
+    gauges.register(_GaugeCollector(read))
+    return generate_latest(REGISTRY) + generate_latest(gauges)

@@ -3,13 +3,13 @@
 import asyncio
 from collections.abc import Iterable
 
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
 from router.answers import Live, Ready, ShardInfo, ShardList, Shards, json_response
 from router.context import Router, router_of
-from router.metrics import Gauges
+from router.metrics import Gauges, exposition
 from router.parameters import check_known
 from router.problems import NOT_FOUND, NOT_READY, PROBLEMS, ProblemError, retry_after
 from shards import queries
@@ -89,7 +89,8 @@ def _shard_info(router: Router, name: str, size: Item | ShardError) -> ShardInfo
 async def metrics(request: Request) -> Response:
     """Prometheus' text format."""
     check_known(request, ())
-    return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+    router = router_of(request)
+    return Response(exposition(lambda: gauges(router)), media_type=CONTENT_TYPE_LATEST)
 
 
 def gauges(router: Router) -> Gauges:

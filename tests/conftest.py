@@ -1,0 +1,44 @@
+"""Fixtures: servers for the session, a cluster and an in-process router for each module."""
+
+from collections.abc import AsyncIterator
+
+import httpx2
+import pytest
+import pytest_asyncio
+
+from tests.support.routers import in_process
+from tests.support.servers import TestCluster, new_cluster, test_servers
+
+MODULE = {"scope": "module", "loop_scope": "session"}
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def servers() -> AsyncIterator[list[str]]:
+    async with test_servers() as dsns:
+        yield dsns
+
+
+@pytest_asyncio.fixture(**MODULE)
+async def cluster(servers: list[str]) -> AsyncIterator[TestCluster]:
+    """Four shards, sixteen buckets; shared by the tests of a module."""
+    async with new_cluster(servers) as made:
+        yield made
+
+
+@pytest_asyncio.fixture(**MODULE)
+async def client(cluster: TestCluster) -> AsyncIterator[httpx2.AsyncClient]:
+    """A client of an in-process router of `cluster`."""
+    async with in_process(cluster) as made:
+        yield made
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _plain_environment() -> object:
+    """No VOLTROUTE_ setting of the caller's shell reaches the tests."""
+    import os  # noqa: PLC0415
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in list(os.environ):
+            if name.startswith("VOLTROUTE_") and name != "VOLTROUTE_TEST_POSTGRES":
+                patch.delenv(name)
+        yield
