@@ -1,6 +1,9 @@
 """Fixtures: servers for the session, a cluster and an in-process router for each module."""
 
-from collections.abc import AsyncIterator
+import asyncio
+import os
+from collections.abc import AsyncIterator, Coroutine
+from typing import Any
 
 import httpx2
 import pytest
@@ -35,10 +38,28 @@ async def client(cluster: TestCluster) -> AsyncIterator[httpx2.AsyncClient]:
 @pytest.fixture(scope="session", autouse=True)
 def _plain_environment() -> object:
     """No VOLTROUTE_ setting of the caller's shell reaches the tests."""
-    import os  # noqa: PLC0415
-
     with pytest.MonkeyPatch.context() as patch:
         for name in list(os.environ):
             if name.startswith("VOLTROUTE_") and name != "VOLTROUTE_TEST_POSTGRES":
                 patch.delenv(name)
         yield
+
+
+class LoopRunner:
+    """Runs coroutines of synchronous tests (hypothesis') in the session's loop, where the fixtures live."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+
+    def run(self, work: Coroutine[Any, Any, None]) -> None:
+        self._loop.run_until_complete(work)
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def _session_loop() -> asyncio.AbstractEventLoop:
+    return asyncio.get_running_loop()
+
+
+@pytest.fixture
+def event_loop_runner(_session_loop: asyncio.AbstractEventLoop) -> LoopRunner:
+    return LoopRunner(_session_loop)
