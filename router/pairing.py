@@ -8,7 +8,7 @@ from starlette.responses import Response
 from router.answers import Page, PairingBody, json_response
 from router.body import body_of, is_ndjson
 from router.context import router_of
-from router.parameters import check_device_id, check_known, decode_cursor, encode_cursor, limit, moment
+from router.parameters import check_device_id, check_known, decode_cursor, encode_cursor, in_utc, limit, moment
 from router.problems import (
     CONFLICT,
     MALFORMED_BODY,
@@ -35,14 +35,16 @@ async def _put(request: Request) -> Response:
         raise ProblemError(UNSUPPORTED_MEDIA_TYPE, "a pairing is one JSON object: application/json")
     async with body_of(request, router, deadline) as content:
         body = _parse(content)
-    if body.valid_to is not None and body.valid_to <= body.valid_from:
+    start = in_utc(body.valid_from, "/validFrom")
+    end = None if body.valid_to is None else in_utc(body.valid_to, "/validTo")
+    if end is not None and end <= start:
         raise invalid("/validTo", "must be after validFrom", "out_of_range")
-    pairing = Pairing(body.vehicle_id, body.meter_id, body.valid_from, body.valid_to)
+    pairing = Pairing(body.vehicle_id, body.meter_id, start, end)
     try:
         created = await pairings.put(router.cluster.catalog, pairing, deadline)
     except PairingConflict as conflict:
         raise ProblemError(CONFLICT, str(conflict)) from None
-    return json_response(body, 201 if created else 200)
+    return json_response(_wire(pairing), 201 if created else 200)
 
 
 def _parse(content: bytes) -> PairingBody:

@@ -48,12 +48,18 @@ def moment(value: str, name: str) -> datetime:
     """An RFC 3339 timestamp with offset, in UTC. A space stands for the `+` that URL decoding made of it."""
     text = value.replace(" ", "+") if "T" in value.upper() else value
     try:
-        return msgspec.convert(text, Timestamp).astimezone(UTC)
+        return in_utc(msgspec.convert(text, Timestamp), name)
     except (msgspec.ValidationError, UnicodeError) as error:
         _, code, detail = explain(str(error))
         raise invalid(name, detail, code) from None
+
+
+def in_utc(given: datetime, name: str) -> datetime:
+    """The same instant in UTC, where its year must also lie between 1 and 9999."""
+    try:
+        return given.astimezone(UTC)
     except OverflowError:
-        raise invalid(name, "must lie between the years 1 and 9999", "out_of_range") from None
+        raise invalid(name, "must lie between the years 1 and 9999 in UTC", "out_of_range") from None
 
 
 def optional_moment(request: Request, name: str) -> datetime | None:
