@@ -99,7 +99,8 @@ def _performance(
     meter_readings = sum(part.paired_readings for part in meter)
     consumed = sum(part.paired_energy for part in meter)
     paired_readings = sum(part.paired_readings for part in vehicle)
-    efficiency = ratio(consumed, sum(part.paired_energy for part in vehicle), meter_readings, paired_readings)
+    delivered = sum(part.paired_energy for part in vehicle)
+    efficiency = ratio(consumed, delivered, meter_readings, paired_readings)
     settings = router.settings
     return Performance(
         vehicle_id=vehicle_id,
@@ -114,7 +115,12 @@ def _performance(
         coverage=_coverage(sum(part.minutes for part in vehicle), 1, period),
         meter_ids=meter_ids,
         health_status=health(
-            efficiency, meter_readings, readings, settings.efficiency_warning, settings.efficiency_critical
+            efficiency,
+            delivered,
+            meter_readings,
+            readings,
+            settings.efficiency_warning,
+            settings.efficiency_critical,
         ),
         is_partial=merged.is_partial,
         shards=merged.shards(),
@@ -198,7 +204,12 @@ def _fleet(
         meter_data_points=meter.readings,
         coverage=_coverage(vehicle.readings, vehicle.devices, period),
         health_status=health(
-            efficiency, meter.readings, vehicle.readings, settings.efficiency_warning, settings.efficiency_critical
+            efficiency,
+            vehicle.energy,
+            meter.readings,
+            vehicle.readings,
+            settings.efficiency_warning,
+            settings.efficiency_critical,
         ),
         paired=FleetTotals(pairing_count, paired_ac.energy, paired_dc.energy, _ratio(paired_ac, paired_dc)),
         series=series,

@@ -15,15 +15,20 @@ def ratio(ac_kwh: float, dc_kwh: float, meter_readings: int, vehicle_readings: i
 
 
 def health(
-    efficiency: float | None, meter_readings: int, vehicle_readings: int, warning: float, critical: float
+    efficiency: float | None,
+    dc_kwh: float,
+    meter_readings: int,
+    vehicle_readings: int,
+    warning: float,
+    critical: float,
 ) -> Health:
     """Verdict on an efficiency. Without AC readings: NO_METER_DATA, never 0 or infinity."""
     if not meter_readings:
         return Health.NO_METER_DATA
     if not vehicle_readings:
         return Health.NO_VEHICLE_DATA
-    if efficiency is None:
-        return Health.HEALTHY  # both sides report, and no energy flowed
+    if efficiency is None:  # both sides report, and no AC flowed: then no DC may have, either
+        return Health.ANOMALY if dc_kwh > 0 else Health.HEALTHY
     if efficiency > ANOMALY_ABOVE:
         return Health.ANOMALY
     if efficiency < critical:

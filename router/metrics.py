@@ -55,6 +55,7 @@ class _GaugeCollector(Collector):
                 family.add_metric(values, value)
             yield family
 
+
 def exposition(read: Callable[[], Gauges]) -> bytes:
     """All metrics in Prometheus' text format: the process' own, and the gauges of one router."""
     gauges = CollectorRegistry()

@@ -55,11 +55,14 @@ def moment(value: str, name: str) -> datetime:
 
 
 def in_utc(given: datetime, name: str) -> datetime:
-    """The same instant in UTC, where its year must also lie between 1 and 9999."""
+    """The same instant in UTC. The first and the last year are refused: asyncpg takes their ends for infinity."""
     try:
-        return given.astimezone(UTC)
+        moved = given.astimezone(UTC)
     except OverflowError:
-        raise invalid(name, "must lie between the years 1 and 9999 in UTC", "out_of_range") from None
+        moved = datetime.min  # noqa: DTZ901 - only its year is looked at
+    if moved.year in {1, 9999}:
+        raise invalid(name, "must lie between the years 2 and 9998 in UTC", "out_of_range")
+    return moved
 
 
 def optional_moment(request: Request, name: str) -> datetime | None:

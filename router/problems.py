@@ -1,5 +1,6 @@
 """Errors as RFC 9457 problem details, and what each means."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -158,7 +159,7 @@ class ProblemError(Exception):
 
 def retry_after(seconds: float) -> dict[str, str]:
     """The Retry-After header: whole seconds, at least one."""
-    return {"Retry-After": str(max(1, round(seconds + 0.49)))}
+    return {"Retry-After": str(max(1, math.ceil(seconds)))}
 
 
 def response(error: ProblemError, request_id: str | None = None) -> Response:

@@ -12,8 +12,6 @@ import pytest_asyncio
 from tests.support.routers import in_process
 from tests.support.servers import TestCluster, new_cluster, test_servers
 
-MODULE = {"scope": "module", "loop_scope": "session"}
-
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def servers() -> AsyncIterator[list[str]]:
@@ -21,14 +19,14 @@ async def servers() -> AsyncIterator[list[str]]:
         yield dsns
 
 
-@pytest_asyncio.fixture(**MODULE)
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def cluster(servers: list[str]) -> AsyncIterator[TestCluster]:
     """Four shards, sixteen buckets; shared by the tests of a module."""
     async with new_cluster(servers) as made:
         yield made
 
 
-@pytest_asyncio.fixture(**MODULE)
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def client(cluster: TestCluster) -> AsyncIterator[httpx2.AsyncClient]:
     """A client of an in-process router of `cluster`."""
     async with in_process(cluster) as made:

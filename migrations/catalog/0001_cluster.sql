@@ -29,7 +29,7 @@ CREATE TABLE bucket_map (
 
 CREATE INDEX bucket_map_shard_id ON bucket_map (shard_id);
 
--- The epoch cannot be forgotten: every statement that changes the map, or how a shard is reached, moves it.
+-- The epoch cannot be forgotten: every statement on the map, and every change of a shard's row, moves it.
 -- NOTIFY is only a hint; routers also poll.
 CREATE FUNCTION advance_epoch() RETURNS trigger
 LANGUAGE plpgsql AS $$
@@ -46,4 +46,4 @@ CREATE TRIGGER bucket_map_epoch AFTER INSERT OR UPDATE OR DELETE ON bucket_map
 FOR EACH STATEMENT EXECUTE FUNCTION advance_epoch();
 
 CREATE TRIGGER shard_epoch AFTER INSERT OR UPDATE OR DELETE ON shard
-FOR EACH STATEMENT EXECUTE FUNCTION advance_epoch();
+FOR EACH ROW EXECUTE FUNCTION advance_epoch();

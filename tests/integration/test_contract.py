@@ -30,13 +30,13 @@ async def test_schemathesis_finds_nothing(cluster: TestCluster, tmp_path: Path) 
     async with router_process(cluster.catalog_dsn) as router:
         async with httpx2.AsyncClient(base_url=router.url) as client:
             await ingest(client, [meter("M-1", 1), vehicle("V-1", 1)])
-        command = [Path(sys.executable).with_name("schemathesis"), "--config-file", ROOT / "schemathesis.toml", "run"]
+        command: list[str | Path] = [Path(sys.executable).with_name("schemathesis"), "--config-file", ROOT / "schemathesis.toml", "run"]
         command += [f"{router.url}/openapi.json", "--max-examples", "50", "--no-color"]
-        done = await asyncio.to_thread(
-            subprocess.run, command, cwd=tmp_path, capture_output=True, text=True, timeout=150, check=False
-        )
-    assert done.returncode == 0, done.stdout[-5_000:]
-    assert "Tested: 17" in done.stdout
+        process = await asyncio.create_subprocess_exec(*command, cwd=tmp_path, stdout=subprocess.PIPE)
+        async with asyncio.timeout(150):
+            out, _ = await process.communicate()
+    assert process.returncode == 0, out.decode()[-5_000:]
+    assert b"Tested: 17" in out
 
 
 def mutate(chance: random.Random, seeds: list[bytes]) -> bytes:

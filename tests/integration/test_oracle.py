@@ -1,6 +1,5 @@
 """Fleet, performance and activity over four shards equal the same questions asked of one plain database."""
 
-import asyncio
 import random
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
@@ -77,7 +76,10 @@ def random_data(seed: int, count: int) -> tuple[list[dict[str, Any]], list[tuple
     chance = random.Random(seed)
     readings: dict[tuple[str, float], dict[str, Any]] = {}
     for _ in range(count):
-        number, minute = chance.randrange(8), chance.choice((chance.randrange(MINUTES), chance.randrange(MINUTES) + 0.5))
+        number, minute = (
+            chance.randrange(8),
+            chance.choice((chance.randrange(MINUTES), chance.randrange(MINUTES) + 0.5)),
+        )
         if chance.random() < 0.5:
             readings[f"M{number}", minute] = meter(f"M{number}", minute, kwh=round(chance.random(), 4))
         else:
@@ -102,14 +104,21 @@ async def load(
     for reading in readings:
         moment = datetime.fromisoformat(reading["timestamp"])
         if "meterId" in reading:
-            await oracle.execute("INSERT INTO meter VALUES ($1, $2, $3)", reading["meterId"], moment, reading["kwhConsumedAc"])
+            await oracle.execute(
+                "INSERT INTO meter VALUES ($1, $2, $3)", reading["meterId"], moment, reading["kwhConsumedAc"]
+            )
         else:
             values = (reading["vehicleId"], moment, reading["kwhDeliveredDc"], reading["batteryTemp"])
             await oracle.execute("INSERT INTO vehicle VALUES ($1, $2, $3, $4)", *values)
     if readings:
         assert (await ingest(client, readings))["accepted"] == len(readings)
     for v, m, starts, ends in pairs:
-        await oracle.execute("INSERT INTO pairing VALUES ($1, $2, $3, $4)", v, m, *(datetime.fromisoformat(at(x)) for x in (starts, ends)))
+        await oracle.execute(
+            "INSERT INTO pairing VALUES ($1, $2, $3, $4)",
+            v,
+            m,
+            *(datetime.fromisoformat(at(x)) for x in (starts, ends)),
+        )
         body = {"vehicleId": v, "meterId": m, "validFrom": at(starts), "validTo": at(ends)}
         assert (await client.put("/v1/pairings", json=body)).status_code == 201
 
@@ -154,9 +163,7 @@ async def compare(client: httpx2.AsyncClient, oracle: asyncpg.Connection) -> Non
     assert ours == [(r["kind"], r["id"], r["ts"]) for r in rows]
 
 
-def test_any_data_under_any_map(
-    small: TestCluster, oracle: asyncpg.Connection, event_loop_runner: LoopRunner
-) -> None:
+def test_any_data_under_any_map(small: TestCluster, oracle: asyncpg.Connection, event_loop_runner: LoopRunner) -> None:
     @settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
     @given(
         owners=st.lists(st.sampled_from(SHARDS), min_size=BUCKETS, max_size=BUCKETS),

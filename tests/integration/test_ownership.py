@@ -54,8 +54,8 @@ async def test_the_writer_only_inserts(cluster: TestCluster) -> None:
         "SELECT voltage FROM meter_telemetry_history",
         "SELECT attach_bucket(1::smallint, '2026-01-01', '{}')",
         "UPDATE owned_bucket SET bucket = 9",
-        "INSERT INTO meter_telemetry_history (timestamp, ingested_at, kwh_consumed_ac, voltage, bucket, meter_id)"
-        " VALUES (now(), now(), 1, 1, 0, 'X')",
+        ("INSERT INTO meter_telemetry_history (timestamp, ingested_at, kwh_consumed_ac, voltage, bucket, meter_id)"
+        " VALUES (now(), now(), 1, 1, 0, 'X')"),
     ]
     for statement in forbidden:
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
@@ -77,35 +77,33 @@ async def test_no_login_without_a_password(cluster: TestCluster) -> None:
 
 async def test_a_stale_router_is_refused_and_routes_anew(servers: list[str]) -> None:
     """Even a router that never polls finds the new owner: the shard refuses, and it asks the catalog."""
-    async with new_cluster(servers, shards=3, buckets=8) as cluster:
-        async with in_process(cluster, map_poll_s=3600) as client:
-            device = cluster.devices_of("s1", 1)[0]
-            bucket = mmh3.hash(device, 0, signed=False) % 8
-            await ingest(client, meter(device, 1))
-            stays = [reading for name in ("s2", "s3") for reading in map(meter, cluster.devices_of(name, 20, "STAY"))]
-            router = client.app.state.router  # type: ignore[attr-defined]
-            before = router.cluster.map.epoch
-            router.cluster.catalog.listen = None  # a router that hears no NOTIFY
-            await give(cluster, bucket, "s1", "s2")
-            answer = await ingest(client, [meter(device, 2), *stays])
-            assert (answer["accepted"], answer["rejected"]) == (41, 0)
-            assert router.cluster.map.epoch > before
-            assert [s for s, d, _ in await stored(cluster.shards) if d == device] == ["s2"]
-            status = await client.get(f"/v1/meters/{device}/status")
-            assert status.json()["lastUpdated"] == at(2).replace("+00:00", "Z")
+    async with new_cluster(servers, shards=3, buckets=8) as cluster, in_process(cluster, map_poll_s=3600) as client:
+        device = cluster.devices_of("s1", 1)[0]
+        bucket = mmh3.hash(device, 0, signed=False) % 8
+        await ingest(client, meter(device, 1))
+        stays = [reading for name in ("s2", "s3") for reading in map(meter, cluster.devices_of(name, 20, "STAY"))]
+        router = client.app.state.router  # type: ignore[attr-defined]
+        before = router.cluster.map.epoch
+        router.cluster.catalog.listen = None  # a router that hears no NOTIFY
+        await give(cluster, bucket, "s1", "s2")
+        answer = await ingest(client, [meter(device, 2), *stays])
+        assert (answer["accepted"], answer["rejected"]) == (41, 0)
+        assert router.cluster.map.epoch > before
+        assert [s for s, d, _ in await stored(cluster.shards) if d == device] == ["s2"]
+        status = await client.get(f"/v1/meters/{device}/status")
+        assert status.json()["lastUpdated"] == at(2).replace("+00:00", "Z")
 
 
 async def test_a_stale_fan_out_is_never_silently_short(servers: list[str]) -> None:
-    async with new_cluster(servers, shards=3, buckets=8) as cluster:
-        async with in_process(cluster, map_poll_s=3600) as client:
-            await ingest(client, [meter(f"M-{n}", 1, kwh=1) for n in range(100)])
-            device = cluster.devices_of("s1", 1)[0]
-            bucket = mmh3.hash(device, 0, signed=False) % 8
-            await give(cluster, bucket, "s1", "s3")
-            kept = sum(1 for n in range(100) if mmh3.hash(f"M-{n}", 0, signed=False) % 8 != bucket)
-            params = {"from": at(0), "to": at(2)}
-            answer = (await client.get("/v1/analytics/fleet", params=params)).json()
-            assert (answer["totalEnergyConsumedAc"], answer["isPartial"]) == (kept, False)
+    async with new_cluster(servers, shards=3, buckets=8) as cluster, in_process(cluster, map_poll_s=3600) as client:
+        await ingest(client, [meter(f"M-{n}", 1, kwh=1) for n in range(100)])
+        device = cluster.devices_of("s1", 1)[0]
+        bucket = mmh3.hash(device, 0, signed=False) % 8
+        await give(cluster, bucket, "s1", "s3")
+        kept = sum(1 for n in range(100) if mmh3.hash(f"M-{n}", 0, signed=False) % 8 != bucket)
+        params = {"from": at(0), "to": at(2)}
+        answer = (await client.get("/v1/analytics/fleet", params=params)).json()
+        assert (answer["totalEnergyConsumedAc"], answer["isPartial"]) == (kept, False)
 
 
 async def test_a_map_that_no_shard_honours_is_an_error_not_a_sum(servers: list[str]) -> None:

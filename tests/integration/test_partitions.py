@@ -80,5 +80,7 @@ async def test_what_is_older_than_the_cluster_goes_to_the_past_leaf(
     before = datetime(first.year, first.month, 1, tzinfo=UTC) - timedelta(seconds=1)
     await ingest(client, {**meter("OLD"), "timestamp": before.isoformat()})
     dsn = cluster.shards[cluster.owner("OLD")]
-    (row,) = await fetch(dsn, "SELECT tableoid::regclass::text AS leaf FROM meter_telemetry_history WHERE meter_id = 'OLD'")
+    (row,) = await fetch(
+        dsn, "SELECT tableoid::regclass::text AS leaf FROM meter_telemetry_history WHERE meter_id = 'OLD'"
+    )
     assert row["leaf"].endswith("_past")

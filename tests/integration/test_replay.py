@@ -19,9 +19,7 @@ RELAXED = settings(
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-DEVICES = st.lists(
-    st.tuples(st.sampled_from("ABCDEFGH"), st.integers(0, 30)), min_size=1, max_size=60
-)
+DEVICES = st.lists(st.tuples(st.sampled_from("ABCDEFGH"), st.integers(0, 30)), min_size=1, max_size=60)
 
 
 async def replay(client: httpx2.AsyncClient, requests: list[list[dict[str, object]]]) -> tuple[int, int]:
@@ -68,15 +66,19 @@ async def test_two_routers_side_by_side(cluster: TestCluster) -> None:
     await wipe(cluster.shards)
     readings = [make(f"D{n}", minute) for make in (meter, vehicle) for n in range(40) for minute in range(10)]
     shuffle = random.Random(7).shuffle
-    async with router_process(cluster.catalog_dsn) as one, router_process(cluster.catalog_dsn) as two:
-        async with httpx2.AsyncClient(base_url=one.url, timeout=30) as a, httpx2.AsyncClient(base_url=two.url, timeout=30) as b:
-            work = []
-            for client in (a, b):
-                for _ in range(4):
-                    sent = list(readings)
-                    shuffle(sent)
-                    work.append(replay(client, [sent[i : i + 50] for i in range(0, len(sent), 50)]))
-            counts = await asyncio.gather(*work)
+    async with (
+        router_process(cluster.catalog_dsn) as one,
+        router_process(cluster.catalog_dsn) as two,
+        httpx2.AsyncClient(base_url=one.url, timeout=30) as a,
+        httpx2.AsyncClient(base_url=two.url, timeout=30) as b,
+    ):
+        work = []
+        for client in (a, b):
+            for _ in range(4):
+                sent = list(readings)
+                shuffle(sent)
+                work.append(replay(client, [sent[i : i + 50] for i in range(0, len(sent), 50)]))
+        counts = await asyncio.gather(*work)
     assert sum(accepted for accepted, _ in counts) == len(readings)
     assert sum(duplicates for _, duplicates in counts) == 7 * len(readings)
     rows = await stored(cluster.shards)

@@ -21,6 +21,15 @@ class Recorder:
     statuses: dict[int, int] = field(default_factory=dict)
     broken: int = 0
     _numbers: Any = field(default_factory=itertools.count)
+    _goal: int = 0
+    _reached: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def more(self, count: int, timeout_s: float = 30) -> None:
+        """Wait until `count` more readings are acknowledged than now."""
+        self._goal = len(self.acknowledged) + count
+        self._reached.clear()
+        async with asyncio.timeout(timeout_s):
+            await self._reached.wait()
 
     def next_reading(self, devices: int) -> tuple[Key, dict[str, Any]]:
         """A reading that was never made before; each device's are in order of time."""
@@ -40,6 +49,8 @@ class Recorder:
         self.statuses[response.status_code] = self.statuses.get(response.status_code, 0) + 1
         if response.status_code == 200:
             self.acknowledged.update(key for key, _ in made)
+            if len(self.acknowledged) >= self._goal:
+                self._reached.set()
 
     async def run(self, url: str, until: asyncio.Event, workers: int = 16) -> None:
         """Post from `workers` connections at once until told to stop or the router is gone."""

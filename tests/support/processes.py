@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -33,7 +33,7 @@ class Breakable:
         return psutil.Process(self.cluster._keeper.pid)
 
     @contextlib.contextmanager
-    def stalled(self, name: str):
+    def stalled(self, name: str) -> Iterator[None]:
         """The server and all its backends do nothing, but their connections stay."""
         processes = [self.server(name), *self.server(name).children(recursive=True)]
         for process in processes:
@@ -46,7 +46,7 @@ class Breakable:
                     process.send_signal(signal.SIGCONT)
 
     @contextlib.contextmanager
-    def killed(self, name: str):
+    def killed(self, name: str) -> Iterator[None]:
         """The server is gone until the end of the block; then its keeper starts it again."""
         self._keeper().send_signal(signal.SIGSTOP)
         try:

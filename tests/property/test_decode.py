@@ -1,0 +1,68 @@
+"""Decoding: the fast pass and the careful one agree, and nothing but a problem ever comes out."""
+
+import json
+from typing import Any
+
+import msgspec
+import orjson
+from hypothesis import given
+from hypothesis import strategies as st
+
+from router.decode import METER_FORMAT, MIXED_FORMAT, VEHICLE_FORMAT, decode
+from router.problems import ProblemError
+from tests.support.readings import meter, vehicle
+
+FORMATS = st.sampled_from([METER_FORMAT, VEHICLE_FORMAT, MIXED_FORMAT])
+READINGS = st.one_of(
+    st.builds(meter, st.from_regex(r"[A-Za-z0-9._:-]{1,64}", fullmatch=True), st.integers(0, 10**6)),
+    st.builds(vehicle, st.from_regex(r"[A-Za-z0-9._:-]{1,64}", fullmatch=True), st.integers(0, 10**6)),
+)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.integers() | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=8,
+)
+FIELDS = st.sampled_from(["meterId", "vehicleId", "kwhConsumedAc", "voltage", "soc", "timestamp", "extra"])
+
+
+@given(body=st.binary(max_size=300), shape=FORMATS, ndjson=st.booleans())
+def test_any_bytes(body: bytes, shape: Any, ndjson: bool) -> None:
+    try:
+        decode(body, shape, ndjson=ndjson, readings_max=1_000)
+    except ProblemError as error:
+        assert error.problem.status == 400
+
+
+@given(items=st.lists(JSON | st.dictionaries(FIELDS, JSON), max_size=5), shape=FORMATS, ndjson=st.booleans())
+def test_any_json_and_every_item_is_accounted_for(items: list[Any], shape: Any, ndjson: bool) -> None:
+    texts = [json.dumps(item) for item in items]
+    body = ("\n".join(texts) if ndjson else "[" + ",".join(texts) + "]").encode("utf-8", "surrogatepass")
+    decoded = decode(body, shape, ndjson=ndjson, readings_max=1_000)
+    assert len(decoded) == len(items)
+    indexes = [index for index, _ in [*decoded.meters, *decoded.vehicles]] + [e.index for e in decoded.errors]
+    assert sorted(indexes) == list(range(len(items)))
+    for error in decoded.errors:
+        assert error.code
+        assert error.detail
+        orjson.dumps(msgspec.to_builtins(error))
+
+
+@given(readings=st.lists(READINGS, min_size=1, max_size=20), place=st.integers(0, 20), ndjson=st.booleans())
+def test_a_bad_neighbour_changes_nothing(readings: list[dict[str, Any]], place: int, ndjson: bool) -> None:
+    place = min(place, len(readings))
+
+    def run(items: list[Any]) -> Any:
+        texts = [orjson.dumps(item) for item in items]
+        body = b"\n".join(texts) if ndjson else b"[" + b",".join(texts) + b"]"
+        return decode(body, MIXED_FORMAT, ndjson=ndjson, readings_max=1_000)
+
+    alone = run(readings)
+    among = run([*readings[:place], {"meterId": "x"}, *readings[place:]])
+    assert alone.errors == []
+    assert [e.index for e in among.errors] == [place]
+
+    def plain(found: Any) -> list[Any]:
+        rows = [*found.meters, *found.vehicles]
+        return sorted((sorted(msgspec.to_builtins(reading).items()) for _, reading in rows), key=repr)
+
+    assert plain(alone) == plain(among)

@@ -1,0 +1,117 @@
+"""The lane, driven by a commit that the test holds in its hand."""
+
+import asyncio
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from router.batcher import Committed, Lane, LaneFull, LaneLimits
+from router.routing import Chunk
+from shards.errors import DataRejected, ShardUnavailable
+from shards.kinds import METER, Row
+from shards.store import NewReadings
+
+LIMITS = LaneLimits(batch_readings_max=10, in_flight_max=1, queue_readings_max=30, commit_timeout_s=1)
+
+
+def row(number: int) -> Row:
+    return (0, f"M-{number}", datetime(2026, 1, 1, tzinfo=UTC) + timedelta(minutes=number), 1.0, 230.0)
+
+
+def chunk(*numbers: int) -> Chunk:
+    return Chunk([row(n) for n in numbers], list(range(len(numbers))))
+
+
+class Hand:
+    """Commits when told to; remembers the batches."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[Row]] = []
+        self.open = asyncio.Event()
+        self.known: set[int] = set()
+        self.poison: set[str] = set()
+        self.down = False
+
+    async def write(self, rows: Sequence[Row], deadline: float) -> NewReadings:
+        self.batches.append(list(rows))
+        await self.open.wait()
+        if self.down:
+            raise ShardUnavailable("s", "down")
+        if any(r[1] in self.poison for r in rows):
+            raise DataRejected("s", "poison")
+        new = {(r[1], r[2]) for r in rows if r[1] not in {f"M-{n}" for n in self.known}}
+        return None if len(new) == len(rows) else new
+
+
+@pytest.fixture
+def hand() -> Hand:
+    return Hand()
+
+
+@pytest.fixture
+def lane(hand: Hand) -> Lane:
+    return Lane("s", METER, hand.write, LIMITS)
+
+
+async def test_what_arrives_during_a_commit_goes_together(lane: Lane, hand: Hand) -> None:
+    first = lane.submit(chunk(1))
+    await asyncio.sleep(0)
+    later = [lane.submit(chunk(n)) for n in range(2, 8)]
+    hand.open.set()
+    assert await asyncio.gather(first, *later) == [Committed(1, 0)] * 7
+    assert [len(batch) for batch in hand.batches] == [1, 6]
+
+
+async def test_batches_have_a_limit_and_keep_chunks_whole(lane: Lane, hand: Hand) -> None:
+    hand.open.set()
+    sizes = [6, 4, 7, 7]
+    start = iter(range(0, 100, 10))
+    await asyncio.gather(*[lane.submit(chunk(*range(at, at + size))) for at, size in zip(start, sizes, strict=False)])
+    assert [len(batch) for batch in hand.batches] == [10, 7, 7]
+
+
+async def test_a_full_lane_refuses(lane: Lane, hand: Hand) -> None:
+    waiting = [lane.submit(chunk(*range(n, n + 10))) for n in (0, 10, 20)]
+    with pytest.raises(LaneFull):
+        lane.submit(chunk(99))
+    assert lane.queued == 30
+    hand.open.set()
+    await asyncio.gather(*waiting)
+    assert lane.queued == 0
+
+
+async def test_duplicates_are_attributed_to_their_chunks(lane: Lane, hand: Hand) -> None:
+    hand.known = {2}
+    hand.open.set()
+    results = await asyncio.gather(lane.submit(chunk(1, 2)), lane.submit(chunk(1, 3)))
+    assert list(results) == [Committed(1, 1), Committed(1, 1)]
+
+
+async def test_a_poison_row_is_found_and_the_others_stored(lane: Lane, hand: Hand) -> None:
+    hand.poison = {"M-3"}
+    hand.open.set()
+    good, bad = await asyncio.gather(lane.submit(chunk(1, 2)), lane.submit(chunk(3, 4)))
+    assert good == Committed(2, 0)
+    assert bad == Committed(1, 0, ((0, "poison"),))
+
+
+async def test_a_failure_reaches_all_who_wait_and_the_lane_goes_on(lane: Lane, hand: Hand) -> None:
+    hand.down = True
+    hand.open.set()
+    results = await asyncio.gather(lane.submit(chunk(1)), lane.submit(chunk(2)), return_exceptions=True)
+    assert all(isinstance(result, ShardUnavailable) for result in results)
+    hand.down = False
+    assert await lane.submit(chunk(3)) == Committed(1, 0)
+
+
+async def test_a_withdrawn_chunk_is_not_written(lane: Lane, hand: Hand) -> None:
+    first = lane.submit(chunk(1))
+    await asyncio.sleep(0)
+    withdrawn, kept = lane.submit(chunk(2)), lane.submit(chunk(3))
+    withdrawn.cancel()
+    hand.open.set()
+    await asyncio.gather(first, kept)
+    assert [r[1] for batch in hand.batches for r in batch] == ["M-1", "M-3"]
+    await lane.drain()
+    assert lane.in_flight == 0

@@ -1,0 +1,91 @@
+import itertools
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from router.fleet.devices import Bay, charging_power_kw, new_fleet
+from router.fleet.files import FileError, batched, read_readings
+from router.fleet.stream import Rates, stream
+
+START = datetime(2026, 5, 1, tzinfo=UTC)
+
+
+def take(seed: int, count: int, rates: Rates | None = None) -> list[tuple[datetime, dict[str, object]]]:
+    fleet = new_fleet(20, seed, faulty=0.2, start=START)
+    return list(itertools.islice(stream(fleet, START, timedelta(seconds=1), rates or Rates()), count))
+
+
+def test_the_same_seed_gives_the_same_readings() -> None:
+    assert take(3, 2_000) == take(3, 2_000)
+    assert take(3, 50) != take(4, 50)
+
+
+def test_duplicates_late_and_out_of_order_readings_come_at_their_rates() -> None:
+    sent = take(1, 20_000, Rates(duplicate=0.05, late=0.05, out_of_order=0.05))
+    keys = [(r.get("meterId") or r.get("vehicleId"), r["timestamp"]) for _, r in sent]
+    repeats = sum(count - 1 for count in Counter(keys).values())
+    assert 600 < repeats < 1_200
+    newest: dict[object, object] = {}
+    late = 0
+    for device, moment in keys:
+        late += str(moment) < str(newest.get(device, ""))
+        newest[device] = max(str(moment), str(newest.get(device, "")))
+    assert late > 500
+    times = [moment for moment, _ in sent]
+    assert times == sorted(times)
+
+
+def test_charging_tapers_and_ends() -> None:
+    bay = Bay(1, 60, 50, 0.9, 18, 0, 0.5, hot_sensor=False, soc=50, meter_at=START, vehicle_at=START)
+    evening = datetime(2026, 5, 1, 20, tzinfo=UTC)
+    full_speed = charging_power_kw(bay, evening)
+    bay.soc = 95
+    assert 0 < charging_power_kw(bay, evening) < full_speed == pytest.approx(45)
+    bay.soc = 100
+    assert charging_power_kw(bay, evening) == 0
+    assert charging_power_kw(bay, datetime(2026, 5, 1, 12, tzinfo=UTC)) == 0
+
+
+def test_energy_of_both_sides_fits_together() -> None:
+    sums: Counter[str] = Counter()
+    for _, reading in take(5, 20_000, Rates(0, 0, 0)):
+        sums["ac"] += float(reading.get("kwhConsumedAc", 0))  # type: ignore[arg-type, assignment]
+        sums["dc"] += float(reading.get("kwhDeliveredDc", 0))  # type: ignore[arg-type, assignment]
+    assert 0.5 < sums["dc"] / sums["ac"] < 0.96
+
+
+def test_csv_and_ndjson(tmp_path: Path) -> None:
+    table = tmp_path / "a.csv"
+    table.write_text("timestamp,kwhConsumedAc,voltage\n2026-01-01T00:00:00Z,0.5,230\n")
+    lines = tmp_path / "a.ndjson"
+    lines.write_text('\n{"timestamp":"2026-01-01T00:00:00Z","kwhConsumedAc":0.5,"voltage":230.0}\n')
+    expected = [{"timestamp": "2026-01-01T00:00:00Z", "kwhConsumedAc": 0.5, "voltage": 230.0, "meterId": "M"}]
+    assert list(read_readings(table, "meter", "M")) == list(read_readings(lines, "meter", "M")) == expected
+    assert list(batched(iter(expected * 5), 2)) == [expected * 2, expected * 2, expected]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "complaint"),
+    [
+        ("a.csv", "when,what\n1,2\n", ":1: the first line must name"),
+        ("a.csv", "timestamp,voltage\n2026-01-01T00:00:00Z,much\n", ":2: voltage is 'much', not a number"),
+        ("a.csv", "timestamp,voltage\n2026-01-01T00:00:00Z\n", ":2: 2 columns are expected"),
+        ("a.ndjson", "{}\n{broken\n", ":2: "),
+        ("a.ndjson", "{}\n7\n", ":2: a JSON object is expected"),
+    ],
+)
+def test_a_bad_line_is_named(tmp_path: Path, name: str, text: str, complaint: str) -> None:
+    path = tmp_path / name
+    path.write_text(text)
+    with pytest.raises(FileError) as caught:
+        list(read_readings(path, "meter", "M"))
+    assert complaint in str(caught.value)
+
+
+def test_a_file_without_device_needs_one(tmp_path: Path) -> None:
+    path = tmp_path / "a.ndjson"
+    path.write_text("{}\n")
+    with pytest.raises(FileError, match="--device"):
+        list(read_readings(path, "vehicle", None))

@@ -1,0 +1,64 @@
+from datetime import UTC, datetime, timedelta
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from router.decode import MIXED_FORMAT, decode
+from router.readings import MeterReading
+from router.routing import Chunk, pieces, reroute, route
+from shards.kinds import METER, VEHICLE
+from shards.shard_map import ShardMap
+from tests.support.readings import START, meter, vehicle
+
+NOW = START + timedelta(hours=1)
+
+
+def decoded(items: list[dict[str, object]]) -> object:
+    import orjson  # noqa: PLC0415
+
+    return decode(orjson.dumps(items), MIXED_FORMAT, ndjson=False, readings_max=10_000)
+
+
+@given(
+    devices=st.lists(st.tuples(st.booleans(), st.integers(0, 50), st.integers(0, 59)), max_size=60),
+    owners=st.lists(st.sampled_from("abcd"), min_size=16, max_size=16),
+    others=st.lists(st.sampled_from("abcd"), min_size=16, max_size=16),
+    size=st.integers(1, 7),
+)
+def test_every_reading_goes_to_its_owner_exactly_once(
+    devices: list[tuple[bool, int, int]], owners: list[str], others: list[str], size: int
+) -> None:
+    items = [(meter if is_meter else vehicle)(f"D{n}", minute) for is_meter, n, minute in devices]
+    first, second = ShardMap(1, tuple(owners)), ShardMap(2, tuple(others))
+    chunks, errors = route(decoded(items), first, START, NOW)  # type: ignore[arg-type]
+    assert errors == []
+    again = reroute([(kind, chunk) for (_, kind), chunk in chunks.items()], second)
+    for shard_map, found in ((first, chunks), (second, again)):
+        indexes = []
+        for (owner, kind), chunk in found.items():
+            parts = pieces(chunk, size)
+            assert all(0 < len(part.rows) <= size for part in parts)
+            assert [row for part in parts for row in part.rows] == chunk.rows
+            for row, index in zip(chunk.rows, chunk.indexes, strict=True):
+                assert shard_map.owner(shard_map.bucket(row[1])) == owner
+                assert row[0] == shard_map.bucket(row[1])
+                assert kind is (METER if "meterId" in items[index] else VEHICLE)
+            indexes += chunk.indexes
+        assert sorted(indexes) == list(range(len(items)))
+
+
+def test_readings_outside_the_accepted_time() -> None:
+    items = [meter("M", -1), meter("M", 0), meter("M", 60), meter("M", 60.1)]
+    chunks, errors = route(decoded(items), ShardMap(1, ("a",)), START, NOW)  # type: ignore[arg-type]
+    assert chunks["a", METER].indexes == [1, 2]
+    assert [(e.index, e.pointer, e.code) for e in errors] == [
+        (0, "/timestamp", "too_old"),
+        (3, "/timestamp", "in_future"),
+    ]
+    assert "2026-05-01T00:00:00Z" in errors[0].detail
+
+
+def test_a_small_chunk_is_not_copied() -> None:
+    chunk = Chunk([(0, "M", datetime.now(UTC), 1.0, 2.0)], [0])
+    assert pieces(chunk, 5)[0] is chunk
+    assert MeterReading.__struct_fields__[0] == "meter_id"
