@@ -30,8 +30,9 @@ async def test_schemathesis_finds_nothing(cluster: TestCluster, tmp_path: Path) 
     async with router_process(cluster.catalog_dsn) as router:
         async with httpx2.AsyncClient(base_url=router.url) as client:
             await ingest(client, [meter("M-1", 1), vehicle("V-1", 1)])
-        command: list[str | Path] = [Path(sys.executable).with_name("schemathesis"), "--config-file", ROOT / "schemathesis.toml", "run"]
-        command += [f"{router.url}/openapi.json", "--max-examples", "50", "--no-color"]
+        program, config = Path(sys.executable).with_name("schemathesis"), ROOT / "schemathesis.toml"
+        command: list[str | Path] = [program, "--config-file", config, "run", f"{router.url}/openapi.json"]
+        command += ["--max-examples", "50", "--no-color"]
         process = await asyncio.create_subprocess_exec(*command, cwd=tmp_path, stdout=subprocess.PIPE)
         async with asyncio.timeout(150):
             out, _ = await process.communicate()

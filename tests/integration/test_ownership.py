@@ -54,8 +54,10 @@ async def test_the_writer_only_inserts(cluster: TestCluster) -> None:
         "SELECT voltage FROM meter_telemetry_history",
         "SELECT attach_bucket(1::smallint, '2026-01-01', '{}')",
         "UPDATE owned_bucket SET bucket = 9",
-        ("INSERT INTO meter_telemetry_history (timestamp, ingested_at, kwh_consumed_ac, voltage, bucket, meter_id)"
-        " VALUES (now(), now(), 1, 1, 0, 'X')"),
+        (
+            "INSERT INTO meter_telemetry_history (timestamp, ingested_at, kwh_consumed_ac, voltage, bucket, meter_id)"
+            " VALUES (now(), now(), 1, 1, 0, 'X')"
+        ),
     ]
     for statement in forbidden:
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
