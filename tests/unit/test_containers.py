@@ -17,7 +17,7 @@ def services() -> dict[str, dict[str, object]]:
 
 def test_the_compose_file_fits_its_schema() -> None:
     checker = Path(sys.executable).with_name("check-jsonschema")
-    command = [checker, "--builtin-schema", "vendor.compose-spec", ROOT / "docker-compose.yml"]
+    command: list[str | Path] = [checker, "--builtin-schema", "vendor.compose-spec", ROOT / "docker-compose.yml"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
