@@ -65,6 +65,11 @@ class Operation:
 
 
 _PERIOD: Final = ("from", "to")
+_BATCH_TEXT: Final = (
+    "One reading, an array of readings, or NDJSON (Content-Type application/x-ndjson: one reading a line). "
+    "Content-Encoding gzip and zstd are taken. 200 means committed; sending the same again is safe and counts "
+    "as duplicates. Invalid readings are listed by index and do not stop the others."
+)
 OPERATIONS: Final[Sequence[Operation]] = (
     Operation(
         "post", "/v1/ingest/meter", "ingestMeter", "Store readings of meters", "ingest", wire.IngestAnswer,
@@ -156,6 +161,8 @@ def _describe(operation: Operation) -> dict[str, Any]:
         parameters.insert(0, {"name": "id", "in": "path", "required": True, "schema": _ID_SCHEMA})
     if parameters:
         described["parameters"] = parameters
+    if operation.batch:
+        described["description"] = _BATCH_TEXT
     if operation.body:
         described["requestBody"] = {"required": True, "content": _request_content(operation)}
     return described

@@ -23,7 +23,7 @@ from router.cli.live import Snapshot, curl_lines, plain_line, snapshot_of, view
 from router.cli.output import console, errors
 from router.fleet import sender
 from router.fleet.client import RouterClient
-from router.fleet.devices import Fleet, new_fleet
+from router.fleet.devices import Fleet, charging_power_kw, new_fleet
 from router.fleet.stream import Rates
 from shards.errors import ClusterError
 
@@ -58,7 +58,8 @@ async def _demo(devices: int, rate: float, shards: int, port: int | None, second
         fleet = new_fleet(devices, seed=1, faulty=0.05, start=start)
         progress = sender.Progress()
         work = asyncio.create_task(_drive(client, fleet, rate, seconds, progress))
-        watch = asyncio.create_task(_watch(client, url, started, progress))
+        paste = curl_lines(url, _charging(fleet, start))
+        watch = asyncio.create_task(_watch(client, url, paste, started, progress))
         stop = asyncio.create_task(stopping.wait())
         await asyncio.wait({work, watch, stop}, return_when=asyncio.FIRST_COMPLETED)
         ended = [task for task in (work, watch) if task.done()]
@@ -67,6 +68,12 @@ async def _demo(devices: int, rate: float, shards: int, port: int | None, second
         await asyncio.gather(work, watch, stop, return_exceptions=True)
         for task in ended:
             task.result()
+
+
+def _charging(fleet: Fleet, moment: datetime) -> str:
+    """A vehicle that charges now, so that there is something to see."""
+    busy = [bay for bay in fleet.bays if charging_power_kw(bay, moment) > 0]
+    return (busy or fleet.bays)[0].vehicle_id
 
 
 async def _drive(client: RouterClient, fleet: Fleet, rate: float, seconds: float, progress: sender.Progress) -> None:
@@ -128,12 +135,12 @@ def _tail(log_path: Path) -> list[str]:
     return log_path.read_text(errors="replace").splitlines()[-5:] if log_path.exists() else []
 
 
-async def _watch(client: RouterClient, url: str, started: float, progress: sender.Progress) -> None:
+async def _watch(client: RouterClient, url: str, paste: str, started: float, progress: sender.Progress) -> None:
     """Redraw once a second; plain lines when not on a terminal."""
     first = None
     previous: Snapshot | None = None
     if not console.is_terminal:
-        console.print(curl_lines(url), soft_wrap=True, markup=False)
+        console.print(paste, soft_wrap=True, markup=False)
     with Live(console=console, auto_refresh=False, transient=False) if console.is_terminal else _NoLive() as live:
         while True:
             await asyncio.sleep(1)
@@ -145,7 +152,7 @@ async def _watch(client: RouterClient, url: str, started: float, progress: sende
             if first is None and current.accepted:
                 first = time.monotonic() - started
             if console.is_terminal:
-                live.update(view(url, current, previous, progress, first), refresh=True)
+                live.update(view(url, paste, current, previous, progress, first), refresh=True)
             else:
                 console.print(plain_line(current, previous, progress), soft_wrap=True)
             previous = current

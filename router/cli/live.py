@@ -70,7 +70,7 @@ def snapshot_of(text: str) -> Snapshot:
     return snapshot
 
 
-def curl_lines(url: str) -> str:
+def curl_lines(url: str, vehicle_id: str) -> str:
     """A line to paste for each main call."""
     post = f"curl -s {url}/v1/ingest/vehicle -H 'Content-Type: application/json' -d"
     body = (
@@ -80,8 +80,8 @@ def curl_lines(url: str) -> str:
         (
             f"{post} '{body}'",
             f"curl -s {url}/v1/vehicles/MY-EV/status",
-            f"curl -s '{url}/v1/vehicles/VEHICLE-00001/history?limit=3'",
-            f"curl -s {url}/v1/analytics/performance/VEHICLE-00001",
+            f"curl -s '{url}/v1/vehicles/{vehicle_id}/history?limit=3'",
+            f"curl -s {url}/v1/analytics/performance/{vehicle_id}",
             f"curl -s '{url}/v1/analytics/fleet?interval=1h'",
             f"curl -s '{url}/v1/analytics/activity?limit=5'",
             f"curl -s {url}/v1/shards",
@@ -112,9 +112,9 @@ def plain_line(current: Snapshot, previous: Snapshot | None, progress: Progress)
 
 
 def view(
-    url: str, current: Snapshot, previous: Snapshot | None, progress: Progress, first_s: float | None
+    url: str, paste: str, current: Snapshot, previous: Snapshot | None, progress: Progress, first_s: float | None
 ) -> RenderableType:
-    """The whole live view."""
+    """The whole live view; `paste` are the lines to try."""
     totals = Table.grid(padding=(0, 3))
     totals.add_row(
         Text(f"{_per_second(current, previous):,.0f} readings/s", style="bold green"),
@@ -127,9 +127,10 @@ def view(
     footer = Text(f"docs {url}/docs   Ctrl-C stops everything", style="dim")
     if first_s is not None:
         footer.append(f"   first readings stored {first_s:.1f} s after the start")
-    paste = Text(curl_lines(url), style="cyan", no_wrap=False)
     title = f"voltroute  {url}  map epoch {current.epoch}"
-    return Group(Panel(Group(totals, Text(), _shard_table(current, previous)), title=title), paste, footer)
+    return Group(
+        Panel(Group(totals, Text(), _shard_table(current, previous)), title=title), Text(paste, style="cyan"), footer
+    )
 
 
 def _shard_table(current: Snapshot, previous: Snapshot | None) -> Table:
