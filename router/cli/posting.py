@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from router.cli.output import errors, print_json
 from router.fleet import sender
-from router.fleet.client import RouterClient, Tally
+from router.fleet.client import RouterClient, RouterRefused, Tally
 from router.fleet.devices import new_fleet
 from router.fleet.files import FileError, batched, read_readings
 from router.fleet.stream import Rates
@@ -46,10 +46,10 @@ def _report(tally: Tally, extra: dict[str, Any], *, json: bool) -> None:
         print_json({**_summary(tally), **extra})
         return
     words = [f"{value:,} {name}" for name, value in _summary(tally).items() if name != "errors"]
-    errors.print(", ".join(words + [f"{name} {value}" for name, value in extra.items()]))
+    errors.print(", ".join(words + [f"{name} {value}" for name, value in extra.items()]), soft_wrap=True)
     for error in tally.errors[:5]:
         where = f"item {error['index']}{error.get('pointer', '')}: " if "index" in error else ""
-        errors.print(f"  {where}{error.get('detail')}", markup=False)
+        errors.print(f"  {where}{error.get('detail')}", markup=False, soft_wrap=True)
 
 
 def post(
@@ -69,6 +69,8 @@ def post(
         tally = asyncio.run(_post(file, kind, device, url, batch, total))
     except FileError as error:
         raise typer.BadParameter(str(error)) from None
+    except RouterRefused as error:
+        raise ClusterError(str(error)) from error
     except (httpx2.HTTPError, httpx2.InvalidURL) as error:
         message = f"{url}: {error or type(error).__name__}"
         raise ClusterError(message) from error
@@ -121,7 +123,9 @@ def simulate(
     rates = Rates(duplicates, late, out_of_order)
     try:
         asyncio.run(_simulate(url, devices, rate, seconds, seed, batch, faulty, rates, progress))
-    except httpx2.HTTPError as error:
+    except RouterRefused as error:
+        raise ClusterError(str(error)) from error
+    except (httpx2.HTTPError, httpx2.InvalidURL) as error:
         message = f"{url}: {error or type(error).__name__}"
         raise ClusterError(message) from error
     extra: dict[str, Any] = {"sent": progress.sent, "skipped": progress.skipped}

@@ -35,6 +35,19 @@ class Tally:
         self.errors = (self.errors + other.errors)[:20]
 
 
+class RouterRefused(Exception):
+    """The router said no, and will again."""
+
+
+def _refusal(response: httpx2.Response) -> RouterRefused:
+    """What the router's problem says, or just the status."""
+    try:
+        detail = orjson.loads(response.content)["detail"]
+    except (ValueError, LookupError, TypeError):
+        detail = "no details"
+    return RouterRefused(f"HTTP {response.status_code} from {response.request.url}: {detail}")
+
+
 class _TryAgain(Exception):
     """The router is overloaded, or a shard is away."""
 
@@ -65,13 +78,14 @@ class RouterClient:
         return await self._http.get(path)
 
     async def pair(self, vehicle_id: str, meter_id: str, valid_from: str) -> None:
-        """Make a pairing. httpx2.HTTPStatusError when it is refused."""
+        """Make a pairing, unless the meter already has one. RouterRefused when it is refused."""
         body = {"vehicleId": vehicle_id, "meterId": meter_id, "validFrom": valid_from}
         answer = await self._http.put("/v1/pairings", json=body)
-        answer.raise_for_status()
+        if answer.status_code not in {200, 201, 409}:
+            raise _refusal(answer)
 
     async def post(self, path: str, readings: Sequence[dict[str, Any]], attempts: int = ATTEMPTS_MAX) -> Tally:
-        """Post readings as NDJSON until they are stored or refused; after `attempts` the rest counts as failed."""
+        """Post readings as NDJSON until they are stored or invalid; after `attempts` the rest counts as failed."""
         body = b"\n".join(map(orjson.dumps, readings))
         tally = Tally()
         try:
@@ -95,12 +109,12 @@ class RouterClient:
 
     async def _send(self, path: str, body: bytes) -> dict[str, Any]:
         response = await self._http.post(path, content=body, headers={"Content-Type": "application/x-ndjson"})
-        answer: dict[str, Any] = orjson.loads(response.content) if response.content else {}
+        if response.status_code not in {200, 422, *_RETRIED}:
+            raise _refusal(response)
+        answer: dict[str, Any] = orjson.loads(response.content)
         if response.status_code in _RETRIED:
             await asyncio.sleep(min(float(response.headers.get("Retry-After", 1)), 5) / 2)
             raise _TryAgain(answer.get("detail", f"HTTP {response.status_code}"), answer)
-        if response.status_code not in {200, 422}:
-            response.raise_for_status()
         return answer
 
     @staticmethod
