@@ -23,7 +23,7 @@ from router.cli.live import Snapshot, curl_lines, plain_line, snapshot_of, view
 from router.cli.output import console, errors
 from router.fleet import sender
 from router.fleet.client import RouterClient
-from router.fleet.devices import Fleet, charging_power_kw, new_fleet
+from router.fleet.devices import REPORT_INTERVAL, Fleet, charging_power_kw, new_fleet
 from router.fleet.stream import Rates
 from shards.errors import ClusterError
 
@@ -54,10 +54,10 @@ async def _demo(devices: int, rate: float, shards: int, port: int | None, second
     started = time.monotonic()
     errors.print(f"starting a catalog and {shards} shards (PostgreSQL) and a router ...")
     async with _cluster(shards, port) as url, RouterClient(url) as client:
-        start = datetime.now(UTC)
+        start = datetime.now(UTC) - REPORT_INTERVAL  # the first readings tell of the minute before
         fleet = new_fleet(devices, seed=1, faulty=0.05, start=start)
         progress = sender.Progress()
-        work = asyncio.create_task(_drive(client, fleet, rate, seconds, progress))
+        work = asyncio.create_task(_drive(client, fleet, start, rate, seconds, progress))
         paste = curl_lines(url, _charging(fleet, start))
         watch = asyncio.create_task(_watch(client, url, paste, started, progress))
         stop = asyncio.create_task(stopping.wait())
@@ -76,8 +76,10 @@ def _charging(fleet: Fleet, moment: datetime) -> str:
     return (busy or fleet.bays)[0].vehicle_id
 
 
-async def _drive(client: RouterClient, fleet: Fleet, rate: float, seconds: float, progress: sender.Progress) -> None:
-    pairing = asyncio.create_task(sender.pair_all(client, fleet, fleet.bays[0].meter_at))
+async def _drive(
+    client: RouterClient, fleet: Fleet, start: datetime, rate: float, seconds: float, progress: sender.Progress
+) -> None:
+    pairing = asyncio.create_task(sender.pair_all(client, fleet, start))
     await sender.simulate(client, fleet, rate, seconds, 1, Rates(), progress)
     await pairing
 

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from router.cli.output import errors, print_json
 from router.fleet import sender
 from router.fleet.client import RouterClient, RouterRefused, Tally
-from router.fleet.devices import new_fleet
+from router.fleet.devices import REPORT_INTERVAL, new_fleet
 from router.fleet.files import FileError, batched, read_readings
 from router.fleet.stream import Rates
 from router.settings import PREFIX
@@ -148,7 +148,7 @@ async def _simulate(
     rates: Rates,
     progress: sender.Progress,
 ) -> None:
-    start = datetime.now(UTC)
+    start = datetime.now(UTC) - REPORT_INTERVAL  # the first readings tell of the minute before
     fleet = new_fleet(devices, seed, faulty, start)
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TextColumn("{task.fields[seen]}"))
     async with RouterClient(url) as client:

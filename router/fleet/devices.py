@@ -3,9 +3,10 @@
 import math
 import random
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 
+REPORT_INTERVAL: Final = timedelta(minutes=1)
 TAPER_SOC: Final = 80.0  # above, a battery takes less and less
 _HOUR_S: Final = 3600.0
 
