@@ -1,7 +1,7 @@
 """The ASGI application: routes, and what runs beside them."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import structlog
@@ -25,6 +25,7 @@ from shards.errors import ClusterError, ShardError
 from shards.housekeeping import keep_house
 
 _log = structlog.stdlib.get_logger(__name__)
+RESTART_PAUSE_S = 1.0
 
 ROUTES = [
     Route("/v1/ingest/meter", ingest.ingest_meter, methods=["POST"]),
@@ -91,7 +92,7 @@ def create_app(settings: Settings) -> Starlette:
 
 def _lane_limits(settings: Settings) -> LaneLimits:
     return LaneLimits(
-        batch_readings_max=settings.batch_readings_max,
+        batch_readings_max=min(settings.batch_readings_max, settings.queue_readings_max),
         in_flight_max=settings.batches_in_flight_max,
         queue_readings_max=settings.queue_readings_max,
         commit_timeout_s=settings.ingest_timeout_s,
@@ -104,8 +105,18 @@ def _log_fault(error: ShardError) -> None:
 
 async def _background(router: Router) -> None:
     async with asyncio.TaskGroup() as group:
-        group.create_task(router.cluster.watch(router.settings.map_poll_s))
-        group.create_task(_housekeeping(router))
+        group.create_task(_forever(lambda: router.cluster.watch(router.settings.map_poll_s)))
+        group.create_task(_forever(lambda: _housekeeping(router)))
+
+
+async def _forever(work: Callable[[], Awaitable[None]]) -> None:
+    """Keep a background task going: a failure that nobody foresaw is logged, not the end of it."""
+    while True:
+        try:
+            await work()
+        except Exception:  # noqa: BLE001 - whatever it is
+            _log.exception("background_failed")
+        await asyncio.sleep(RESTART_PAUSE_S)
 
 
 async def _housekeeping(router: Router) -> None:

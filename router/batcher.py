@@ -12,7 +12,7 @@ from typing import Final, TypeAlias
 
 from router.metrics import BATCH_READINGS, BATCH_SECONDS
 from router.routing import Chunk
-from shards.errors import DataRejected, ShardError
+from shards.errors import DataRejected, ShardError, StaleMap
 from shards.kinds import Kind, Row
 from shards.store import NewReadings
 
@@ -47,7 +47,7 @@ class Committed:
     rejected: tuple[tuple[int, str], ...] = ()
 
 
-@dataclass
+@dataclass(eq=False)
 class _Ticket:
     chunk: Chunk
     future: asyncio.Future[Committed]
@@ -127,7 +127,10 @@ class Lane:
             new = await self._write_or_split(rows, started + self._limits.commit_timeout_s, refused)
         except ShardError as error:
             self._failed.observe(time.monotonic() - started)
-            _fail(tickets, error)
+            rest = _spared(tickets, error)
+            _fail([ticket for ticket in tickets if ticket not in rest], error)
+            if rest:
+                await self._commit(rest)
             return
         self._committed.observe(time.monotonic() - started)
         self._sizes.observe(len(rows))
@@ -149,6 +152,13 @@ class Lane:
             part = await self._write_or_split(half, deadline, refused)
             new |= {(row[1], row[2]) for row in half} if part is None else part
         return new  # type: ignore[return-value]
+
+
+def _spared(tickets: list[_Ticket], error: ShardError) -> list[_Ticket]:
+    """The tickets that a refused bucket does not concern: they need not be routed anew."""
+    if not isinstance(error, StaleMap) or error.bucket is None:
+        return []
+    return [ticket for ticket in tickets if all(row[0] != error.bucket for row in ticket.chunk.rows)]
 
 
 def _fail(tickets: list[_Ticket], error: Exception) -> None:

@@ -11,7 +11,7 @@ from typing import Final
 
 from router.batcher import Committed, Lane, LaneFull, LaneLimits
 from router.decode import Decoded
-from router.metrics import READINGS, STALE_MAPS
+from router.metrics import MAP_REFRESH_FAILURES, READINGS, STALE_MAPS
 from router.readings import ItemError
 from router.routing import Chunk, Chunks, pieces, reroute, route
 from shards.cluster import Cluster
@@ -137,6 +137,7 @@ class Dispatcher:
         try:
             await self._cluster.refresh(max(deadline - time.monotonic(), 0.05))
         except (ShardError, ClusterError):
+            MAP_REFRESH_FAILURES.inc()
             await asyncio.sleep(_STALE_PAUSE_S)  # the catalog is away: the old map, until the deadline
 
     async def drain(self) -> None:

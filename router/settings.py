@@ -1,5 +1,6 @@
 """Every setting of a router. The one place that reads the environment (prefix VOLTROUTE_)."""
 
+import os
 from datetime import timedelta
 from enum import StrEnum
 from typing import Annotated, Final
@@ -11,6 +12,7 @@ from shards.dsn import redact
 from shards.pools import PoolLimits
 
 PREFIX: Final = "VOLTROUTE_"
+_OTHER_VARIABLES: Final = {f"{PREFIX}URL", f"{PREFIX}TEST_POSTGRES"}  # of the commands that post, of the tests
 Seconds = Annotated[float, Field(gt=0, le=3600)]
 
 
@@ -62,6 +64,12 @@ class Settings(BaseSettings):
 
     log_level: str = Field("info", pattern="^(debug|info|warning|error)$", description="least level that is logged")
     log_format: LogFormat = Field(LogFormat.AUTO, description="auto, json or console")
+
+    @classmethod
+    def unknown_variables(cls) -> list[str]:
+        """Environment variables with our prefix that no setting reads: misspelt, most likely."""
+        known = {PREFIX + name.upper() for name in cls.model_fields} | _OTHER_VARIABLES
+        return sorted(name for name in os.environ if name.startswith(PREFIX) and name not in known)
 
     def pool_limits(self) -> PoolLimits:
         """Limits of the pools to the shards."""

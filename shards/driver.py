@@ -1,5 +1,6 @@
 """Where asyncpg's exceptions become ours."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
@@ -11,6 +12,7 @@ from shards.kinds import ROOT_TABLES
 
 NO_PARTITION: Final = "no partition of relation"
 
+_BUCKET_KEY: Final = re.compile(r"\(bucket\) = \((\d+)\)")
 _CONFLICTS: Final = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
 _UNAVAILABLE: Final = (
     OSError,
@@ -29,7 +31,8 @@ _DATA: Final = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError)
 
 def _no_partition(shard: str, error: asyncpg.CheckViolationError) -> ShardError:
     if error.table_name in ROOT_TABLES:
-        return StaleMap(shard, f"a bucket is not owned here: {error.detail}")
+        found = _BUCKET_KEY.search(error.detail or "")
+        return StaleMap(shard, "a bucket is not owned here", int(found[1]) if found else None)
     return MissingLeaf(shard, f"{error.table_name} has no partition for {error.detail}")
 
 

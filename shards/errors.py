@@ -23,9 +23,13 @@ class ShardUnavailable(ShardError):
 
 
 class StaleMap(ShardError):
-    """The shard does not own a bucket that was sent to it: the caller's map is older than the truth."""
+    """The shard does not own `bucket` (None: not known which): the caller's map is older than the truth."""
 
     retryable = True
+
+    def __init__(self, shard: str, detail: str, bucket: int | None = None) -> None:
+        super().__init__(shard, detail)
+        self.bucket = bucket
 
 
 class MissingLeaf(ShardError):

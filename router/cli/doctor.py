@@ -12,6 +12,7 @@ import typer
 from router.cli.inspecting import read_cluster
 from router.cli.output import console, print_json
 from router.cli.target import DataOption, JsonOption, find_catalog, load_settings
+from router.settings import Settings
 from shards import migrate
 from shards.catalog import ShardRecord
 from shards.driver import translated
@@ -58,7 +59,7 @@ def doctor(data: DataOption = None, json: JsonOption = False) -> None:
 
 async def _all(data: DataOption) -> list[Check]:
     settings = load_settings()
-    checks = [_python(), _binaries(settings.pg_bin)]
+    checks = [_python(), _binaries(settings.pg_bin), _environment()]
     try:
         dsn = find_catalog(data, settings)
         shards, shard_map = await read_cluster(dsn)
@@ -76,6 +77,12 @@ async def _all(data: DataOption) -> list[Check]:
 def _python() -> Check:
     found = ".".join(map(str, sys.version_info[:3]))
     return Check("python", sys.version_info >= (3, 11), found, "install Python 3.11 or newer")
+
+
+def _environment() -> Check:
+    unknown = Settings.unknown_variables()
+    found = f"no setting reads {', '.join(unknown)}" if unknown else "every VOLTROUTE_ variable is a setting"
+    return Check("environment", not unknown, found, "see `voltroute config show` for the names")
 
 
 def _binaries(override: str | None) -> Check:

@@ -68,6 +68,10 @@ async def test_doctor_finds_what_is_wrong(servers: list[str]) -> None:
         assert "[ERR] s1 buckets" in found.out
         assert "[ERR] s2 partitions" in found.out
         assert "->" in found.out
+        misspelt = {"VOLTROUTE_CATALOG_DSN": cluster.catalog_dsn, "VOLTROUTE_POOLMAX": "7"}
+        assert (
+            "[ERR] environment: no setting reads VOLTROUTE_POOLMAX" in (await run_command("doctor", env=misspelt)).out
+        )
 
 
 async def test_migrate(cluster: TestCluster) -> None:

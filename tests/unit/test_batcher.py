@@ -8,7 +8,7 @@ import pytest
 
 from router.batcher import Committed, Lane, LaneFull, LaneLimits
 from router.routing import Chunk
-from shards.errors import DataRejected, ShardUnavailable
+from shards.errors import DataRejected, ShardUnavailable, StaleMap
 from shards.kinds import METER, Row
 from shards.store import NewReadings
 
@@ -32,10 +32,13 @@ class Hand:
         self.known: set[int] = set()
         self.poison: set[str] = set()
         self.down = False
+        self.foreign = -1
 
     async def write(self, rows: Sequence[Row], deadline: float) -> NewReadings:
         self.batches.append(list(rows))
         await self.open.wait()
+        if any(r[0] == self.foreign for r in rows):
+            raise StaleMap("s", "not mine", self.foreign)
         if self.down:
             raise ShardUnavailable("s", "down")
         if any(r[1] in self.poison for r in rows):
@@ -115,3 +118,16 @@ async def test_a_withdrawn_chunk_is_not_written(lane: Lane, hand: Hand) -> None:
     assert [r[1] for batch in hand.batches for r in batch] == ["M-1", "M-3"]
     await lane.drain()
     assert lane.in_flight == 0
+
+
+async def test_a_foreign_bucket_concerns_only_its_readings(lane: Lane, hand: Hand) -> None:
+    hand.foreign = 7
+    foreign = Chunk([(7, *row(1)[1:]), row(2)], [0, 1])
+    first = lane.submit(chunk(0))
+    await asyncio.sleep(0)
+    mine, theirs = lane.submit(chunk(3)), lane.submit(foreign)
+    hand.open.set()
+    results = await asyncio.gather(first, mine, theirs, return_exceptions=True)
+    assert list(results[:2]) == [Committed(1, 0), Committed(1, 0)]
+    assert isinstance(results[2], StaleMap)
+    assert [len(batch) for batch in hand.batches] == [1, 3, 1]
