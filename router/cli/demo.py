@@ -10,10 +10,10 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any
 
 import httpx2
 import typer
@@ -58,8 +58,9 @@ async def _demo(devices: int, rate: float, shards: int, port: int | None, second
         fleet = new_fleet(devices, seed=1, faulty=0.05, start=start)
         progress = sender.Progress()
         work = asyncio.create_task(_drive(client, fleet, start, rate, seconds, progress))
-        paste = curl_lines(url, _charging(fleet, start))
-        watch = asyncio.create_task(_watch(client, url, paste, started, progress))
+        # Not in the live view: wrapped there, the lines could not be pasted.
+        console.print(curl_lines(url, _charging(fleet, start)), soft_wrap=True, markup=False, style="cyan")
+        watch = asyncio.create_task(_watch(client, url, started, progress))
         stop = asyncio.create_task(stopping.wait())
         await asyncio.wait({work, watch, stop}, return_when=asyncio.FIRST_COMPLETED)
         ended = [task for task in (work, watch) if task.done()]
@@ -137,39 +138,24 @@ def _tail(log_path: Path) -> list[str]:
     return log_path.read_text(errors="replace").splitlines()[-5:] if log_path.exists() else []
 
 
-async def _watch(client: RouterClient, url: str, paste: str, started: float, progress: sender.Progress) -> None:
-    """Redraw once a second; plain lines when not on a terminal."""
-    first = None
+async def _watch(client: RouterClient, url: str, started: float, progress: sender.Progress) -> None:
+    """Redraw once a second; a line instead when not on a terminal."""
+    first: float | None = None
     previous: Snapshot | None = None
-    if not console.is_terminal:
-        console.print(paste, soft_wrap=True, markup=False)
-    with Live(console=console, auto_refresh=False, transient=False) if console.is_terminal else _NoLive() as live:
-        while True:
-            await asyncio.sleep(1)
-            try:
-                current = snapshot_of((await client.get("/metrics")).text)
-            except httpx2.HTTPError as error:
-                live.update(f"the router does not answer: {error}", refresh=True)
-                continue
+    with Live(console=console, auto_refresh=False) if console.is_terminal else nullcontext() as live:
+        async for current in _snapshots(client):
             if first is None and current.accepted:
                 first = time.monotonic() - started
-            if console.is_terminal:
-                live.update(view(url, paste, current, previous, progress, first), refresh=True)
+            if live is not None:
+                live.update(view(url, current, previous, progress, first), refresh=True)
             else:
                 console.print(plain_line(current, previous, progress), soft_wrap=True)
             previous = current
 
 
-class _NoLive:
-    """Stands in for rich's Live when the output is no terminal."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        return None
-
-    def update(self, text: object, *, refresh: bool) -> None:
-        """Print instead."""
-        del refresh
-        console.print(text)
+async def _snapshots(client: RouterClient) -> AsyncIterator[Snapshot]:
+    """The router's metrics, once a second; while it does not answer, nothing."""
+    while True:
+        await asyncio.sleep(1)
+        with contextlib.suppress(httpx2.HTTPError):
+            yield snapshot_of((await client.get("/metrics")).text)

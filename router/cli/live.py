@@ -112,9 +112,9 @@ def plain_line(current: Snapshot, previous: Snapshot | None, progress: Progress)
 
 
 def view(
-    url: str, paste: str, current: Snapshot, previous: Snapshot | None, progress: Progress, first_s: float | None
+    url: str, current: Snapshot, previous: Snapshot | None, progress: Progress, first_s: float | None
 ) -> RenderableType:
-    """The whole live view; `paste` are the lines to try."""
+    """The whole live view."""
     totals = Table.grid(padding=(0, 3))
     totals.add_row(
         Text(f"{_per_second(current, previous):,.0f} readings/s", style="bold green"),
@@ -128,9 +128,7 @@ def view(
     if first_s is not None:
         footer.append(f"   first readings stored {first_s:.1f} s after the start")
     title = f"voltroute  {url}  map epoch {current.epoch}"
-    return Group(
-        Panel(Group(totals, Text(), _shard_table(current, previous)), title=title), Text(paste, style="cyan"), footer
-    )
+    return Group(Panel(Group(totals, Text(), _shard_table(current, previous)), title=title), footer)
 
 
 def _shard_table(current: Snapshot, previous: Snapshot | None) -> Table:
