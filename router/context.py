@@ -21,12 +21,8 @@ class Router:
     stopping: bool = False
     body_bytes: int = field(default=0)  # of all request bodies being worked on
 
-    def ingest_deadline(self) -> float:
-        """When an ingest request that begins now must be answered (monotonic seconds)."""
-        return time.monotonic() + self.settings.ingest_timeout_s
-
     def query_deadline(self) -> float:
-        """When any other request that begins now must be answered (monotonic seconds)."""
+        """When a request other than ingest that begins now must be answered (monotonic seconds)."""
         return time.monotonic() + self.settings.query_timeout_s
 
 

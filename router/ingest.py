@@ -1,5 +1,6 @@
 """POST /v1/ingest: readings in, an answer after COMMIT."""
 
+import time
 from datetime import timedelta
 from typing import Final
 
@@ -46,7 +47,8 @@ async def ingest_mixed(request: Request) -> Response:
 
 async def _ingest(request: Request, shape: Format) -> Response:
     router = router_of(request)
-    deadline = router.ingest_deadline()
+    started = time.monotonic()
+    deadline = started + router.settings.ingest_timeout_s
     check_known(request, ("strict",))
     strict = choice(request, "strict", ("true", "false")) == "true"
     ndjson = is_ndjson(request)
@@ -62,6 +64,7 @@ async def _ingest(request: Request, shape: Format) -> Response:
             duplicates=outcome.duplicates,
             rejected=len(outcome.errors),
             unavailable=outcome.unavailable + outcome.overloaded,
+            duration_ms=round((time.monotonic() - started) * 1000, 2),
         )
     return _answer(outcome)
 

@@ -25,6 +25,7 @@ from router.fleet import sender
 from router.fleet.client import RouterClient
 from router.fleet.devices import REPORT_INTERVAL, Fleet, charging_power_kw, new_fleet
 from router.fleet.stream import Rates
+from router.settings import Settings
 from shards.errors import ClusterError
 
 START_TIMEOUT_S = 60.0
@@ -58,6 +59,9 @@ async def _demo(devices: int, rate: float, shards: int, port: int | None, second
         fleet = new_fleet(devices, seed=1, faulty=0.05, start=start)
         progress = sender.Progress()
         work = asyncio.create_task(_drive(client, fleet, start, rate, seconds, progress))
+        wanted = Settings.model_fields["port"].default
+        if port is None and not url.endswith(f":{wanted}"):
+            errors.print(f"port {wanted} is taken; using {url.rpartition(':')[2]}")
         # Not in the live view: wrapped there, the lines could not be pasted.
         console.print(curl_lines(url, _charging(fleet, start)), soft_wrap=True, markup=False, style="cyan")
         watch = asyncio.create_task(_watch(client, url, started, progress))

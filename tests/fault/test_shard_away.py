@@ -4,11 +4,14 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import AbstractContextManager
+from pathlib import Path
 
 import httpx2
+import orjson
 import pytest
 import pytest_asyncio
 
+from tests.support.commands import run_command
 from tests.support.ledger import stored
 from tests.support.processes import Breakable, breakable
 from tests.support.readings import at, ingest, meter
@@ -120,3 +123,31 @@ async def test_without_the_catalog_readings_flow(own: Breakable, router: RouterP
         async with asyncio.timeout(60):
             while (await client.get("/v1/pairings")).status_code != 200:
                 await asyncio.sleep(0.1)
+
+
+async def refused(client: httpx2.AsyncClient) -> str:
+    """The router's count of readings that met a shard that was away."""
+    lines = (await client.get("/metrics")).text.splitlines()
+    return next(line for line in lines if "readings_total" in line and 'kind="meter",outcome="unavailable"' in line)
+
+
+async def test_post_goes_on_when_the_shard_is_back(own: Breakable, router: RouterProcess, tmp_path: Path) -> None:
+    """The command line's client repeats what got a 503, and counts every reading once."""
+    devices = as_test_cluster(own).devices_of("shard-3", 5, "POSTED")
+    file = tmp_path / "readings.ndjson"
+    file.write_bytes(b"\n".join(orjson.dumps(meter(device, minute)) for device in devices for minute in range(40)))
+    async with httpx2.AsyncClient(base_url=router.url) as client:
+        before = await refused(client)
+    with own.killed("shard-3"):
+        posting = asyncio.create_task(
+            run_command("post", file, "--kind", "meter", "--url", router.url, "--batch", 50, "--json")
+        )
+        async with httpx2.AsyncClient(base_url=router.url) as client, asyncio.timeout(60):
+            while await refused(client) == before:
+                await asyncio.sleep(0.05)
+    done = await posting
+    assert done.code == 0, done.err
+    assert done.json["accepted"] + done.json["duplicates"] == 200
+    assert done.json["retries"] >= 1
+    rows = [key for _, *key in await stored(own.cluster.state.shard_dsns()) if str(key[0]).startswith("POSTED")]
+    assert len(rows) == 200
