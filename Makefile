@@ -6,7 +6,7 @@ RUNTIME := $(VENV)/.runtime
 DEV := $(VENV)/.dev
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test check format lock clean help
+.PHONY: demo test check bench format lock clean help
 
 help: ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -23,6 +23,9 @@ check: $(DEV) ## lint, types, layers, SQL
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 	@$(BIN)/squawk migrations/catalog/*.sql migrations/shard/*.sql
+
+bench: $(DEV) ## a quick run of the bench suite on a cluster of its own, under three minutes
+	@$(BIN)/python -m bench run single batch --rounds 2 --seconds 3
 
 format: $(DEV) ## format, and fix what can be fixed
 	@$(BIN)/ruff format .

@@ -1,0 +1,141 @@
+"""`python -m bench`: list, run, all, compare, report. Exit code 1 when a target or the ledger fails."""
+
+import asyncio
+import os
+import platform
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+import uvloop
+from rich.console import Console
+
+from bench.context import Context
+from bench.http1 import ConnectionLost
+from bench.ledger import LedgerError
+from bench.measure import MeasurementError
+from bench.report import print_comparison, print_run, write_html
+from bench.results import Run, ScenarioResult, decode, encode
+from bench.scenarios import SCENARIOS
+from bench.systems import System
+
+app = typer.Typer(
+    help="The bench suite: ratios against baselines measured in the same run.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+console = Console(highlight=False)
+errors = Console(stderr=True, highlight=False)
+
+Rounds = Annotated[int, typer.Option(min=1, help="Rounds; figures are medians over them.")]
+Seconds = Annotated[float, typer.Option(min=0.5, help="Length of one measurement.")]
+Shards = Annotated[int, typer.Option(min=1, help="Shards of the suite's own cluster.")]
+Url = Annotated[str | None, typer.Option(help="A router that runs already, instead of the suite's own cluster.")]
+ShardDsns = Annotated[
+    list[str] | None, typer.Option("--shard", help="NAME=DSN of that router's shards, for the ledger.")
+]
+Out = Annotated[Path | None, typer.Option(help="Where to write the run as JSON.")]
+Slo = Annotated[bool, typer.Option("--slo", help="Exit with 1 when a target is missed.")]
+
+
+@app.command("list")
+def list_scenarios() -> None:
+    """The scenarios."""
+    for name, scenario in SCENARIOS.items():
+        console.print(f"{name:10} {scenario.text}")
+
+
+@app.command()
+def run(
+    names: Annotated[list[str], typer.Argument(help="Scenarios.")],
+    rounds: Rounds = 3,
+    seconds: Seconds = 5,
+    shards: Shards = 4,
+    url: Url = None,
+    shard: ShardDsns = None,
+    out: Out = None,
+    slo: Slo = False,  # noqa: FBT002 - a flag of the command line
+) -> None:
+    """Run some scenarios."""
+    unknown = [name for name in names if name not in SCENARIOS]
+    if unknown:
+        message = f"unknown: {', '.join(unknown)}; there are {', '.join(SCENARIOS)}"
+        raise typer.BadParameter(message)
+    target = System("voltroute", url, dict(entry.split("=", 1) for entry in shard or ())) if url else None
+    with errors.status("...") as status:
+        context = Context(rounds, seconds, shards, status.update, target)
+        found = uvloop.run(_run(context, names))
+    options = {"rounds": str(rounds), "seconds": f"{seconds:g}", "shards": str(shards), "url": url or "own cluster"}
+    made = Run(datetime.now(UTC).isoformat(timespec="seconds"), _machine(), options, found)
+    print_run(made, console)
+    if out is not None:
+        out.write_bytes(encode(made))
+    if slo and any(scenario.failed() for scenario in found):
+        raise typer.Exit(1)
+
+
+async def _run(context: Context, names: list[str]) -> list[ScenarioResult]:
+    return [await SCENARIOS[name].run(context) for name in names]
+
+
+@app.command("all")
+def run_all(
+    rounds: Rounds = 3,
+    seconds: Seconds = 5,
+    shards: Shards = 4,
+    out: Out = None,
+    slo: Slo = False,  # noqa: FBT002
+) -> None:
+    """Run every scenario."""
+    run(list(SCENARIOS), rounds, seconds, shards, None, None, out, slo)
+
+
+@app.command()
+def compare(before: Path, after: Path) -> None:
+    """Ratios of two runs of one machine."""
+    print_comparison(decode(before.read_bytes()), decode(after.read_bytes()), console)
+
+
+@app.command()
+def report(
+    source: Annotated[Path, typer.Argument(help="A run, as JSON.")],
+    target: Annotated[Path, typer.Argument(help="The page to write.")],
+) -> None:
+    """A page with plots."""
+    write_html(decode(source.read_bytes()), target)
+    console.print(f"wrote {target}")
+
+
+def _machine() -> dict[str, str]:
+    """What the figures depend on."""
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--dirty"],  # noqa: S607 - whichever git there is
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=Path(__file__).parent,
+    )
+    return {
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs",
+        "python": platform.python_version(),
+        "commit": commit.stdout.strip() or "unknown",
+    }
+
+
+def main() -> None:
+    """Run the command line."""
+    try:
+        app()
+    except (LedgerError, MeasurementError, ConnectionLost, OSError, msgspec.ValidationError) as error:
+        errors.print("error:", str(error), style="red", markup=False, soft_wrap=True)
+        sys.exit(1)
+    except asyncio.CancelledError:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What voltroute is measured against, in the same run."""

@@ -1,0 +1,137 @@
+"""The systems that are measured: started as processes of their own, with their CPU time to be read."""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import psutil
+
+READY_TIMEOUT_S: Final = 60
+STOP_TIMEOUT_S: Final = 60
+
+
+@dataclass(frozen=True)
+class Cpu:
+    """CPU seconds used so far: of the HTTP process, of all PostgreSQL processes, of this generator."""
+
+    server: float
+    postgres: float
+    generator: float
+
+    def since(self, earlier: "Cpu") -> "Cpu":
+        """The difference."""
+        return Cpu(self.server - earlier.server, self.postgres - earlier.postgres, self.generator - earlier.generator)
+
+
+@dataclass
+class System:
+    """A server to send readings to, and where it stores them."""
+
+    name: str
+    url: str
+    shards: Mapping[str, str] = field(default_factory=dict)
+    server_pid: int | None = None
+    postgres_root: int | None = None  # a process below which all servers run
+
+    def cpu(self) -> Cpu:
+        """CPU time so far. What is not ours to look at (another machine's) counts as 0."""
+        server = _seconds(psutil.Process(self.server_pid)) if self.server_pid else 0.0
+        postgres = 0.0
+        if self.postgres_root:
+            root = psutil.Process(self.postgres_root)
+            postgres = sum(_seconds(each) for each in root.children(recursive=True) if each.name() == "postgres")
+        return Cpu(server, postgres, _seconds(psutil.Process()))
+
+
+def _seconds(process: psutil.Process) -> float:
+    try:
+        times = process.cpu_times()
+    except psutil.NoSuchProcess:
+        return 0.0
+    return float(times.user + times.system)
+
+
+async def _start(command: Sequence[str], env: Mapping[str, str] | None = None) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        *command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, **(env or {})},
+        start_new_session=True,
+    )
+
+
+async def _stop(process: asyncio.subprocess.Process) -> None:
+    if process.returncode is None:
+        process.terminate()
+    async with asyncio.timeout(STOP_TIMEOUT_S):
+        await process.wait()
+
+
+async def _ready(process: asyncio.subprocess.Process) -> dict[str, Any]:
+    """The JSON object that a system prints when it answers."""
+    if process.stdout is None:
+        raise AssertionError
+    text = b""
+    async with asyncio.timeout(READY_TIMEOUT_S):
+        while line := await process.stdout.readline():
+            text += line
+            if line.rstrip() == b"}" or (text.rstrip().endswith(b"}") and text.startswith(b'{"')):
+                return dict(json.loads(text))
+    message = f"a system did not start: {text.decode(errors='replace') or 'it printed nothing'}"
+    raise RuntimeError(message)
+
+
+def _folder() -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="voltroute-bench-"))
+    folder.chmod(0o711)  # for the account that PostgreSQL runs as when we are root
+    return folder
+
+
+@asynccontextmanager
+async def voltroute(shards: int) -> AsyncIterator[System]:
+    """A router on an embedded cluster with durable settings, in a folder that is deleted afterwards."""
+    folder = _folder()
+    program = Path(sys.executable).with_name("voltroute")
+    command = [str(program), "up", "--json", "--temporary", "--until-eof", "--port", "0"]
+    command += ["--data", str(folder), "--shards", str(shards)]
+    process = await _start(command, {"VOLTROUTE_LOG_LEVEL": "warning"})
+    try:
+        ready = await _ready(process)
+        (keeper,) = psutil.Process(process.pid).children()
+        dsns = {shard["name"]: shard["dsn"] for shard in ready["shards"]}
+        yield System("voltroute", ready["url"], dsns, process.pid, keeper.pid)
+    finally:
+        await _stop(process)
+
+
+@asynccontextmanager
+async def _baseline(name: str, module: str, owner: System, env: Mapping[str, str]) -> AsyncIterator[System]:
+    process = await _start([sys.executable, "-m", module], env)
+    try:
+        ready = await _ready(process)
+        yield System(name, ready["url"], owner.shards, process.pid, owner.postgres_root)
+    finally:
+        await _stop(process)
+
+
+@asynccontextmanager
+async def with_baselines(shards: int) -> AsyncIterator[dict[str, System]]:
+    """voltroute, `null` (reads, decodes, answers) and `seed-design` (the seed's way, on the first shard's server)."""
+    async with AsyncExitStack() as stack:
+        ours = await stack.enter_async_context(voltroute(shards))
+        first = next(iter(ours.shards.values()))
+        null = await stack.enter_async_context(_baseline("null", "bench.baselines.null", ours, {}))
+        seed = await stack.enter_async_context(
+            _baseline("seed-design", "bench.baselines.seed", ours, {"BENCH_SEED_DSN": first})
+        )
+        yield {system.name: system for system in (ours, null, seed)}

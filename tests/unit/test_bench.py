@@ -1,0 +1,130 @@
+"""The suite's own parts: a histogram that sees stalls, a ledger that finds losses, targets that can be missed."""
+
+import asyncio
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from bench.http1 import ConnectionLost, connect, get, post
+from bench.load import closed_loop, open_loop
+from bench.report import print_comparison, print_run, write_html
+from bench.results import Figure, Run, ScenarioResult, Target, decode, encode, ratio
+from bench.scenarios import SCENARIOS
+from bench.workload import new_readings
+
+
+class Server:
+    """A server that answers each request after its gate opens; in two pieces, to try the parser."""
+
+    def __init__(self) -> None:
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.requests = 0
+        self.slam = False
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while True:
+                head = (await reader.readuntil(b"\r\n\r\n")).lower()
+                if b"content-length: " in head:
+                    await reader.readexactly(int(head.split(b"content-length: ")[1].split(b"\r")[0]))
+                self.requests += 1
+                await self.gate.wait()
+                if self.slam:
+                    return
+                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nfi")
+                await writer.drain()
+                writer.write(b"ne")
+        except asyncio.IncompleteReadError:
+            pass
+        finally:
+            writer.close()
+
+
+async def serving(server: Server) -> tuple[asyncio.Server, str]:
+    listening = await asyncio.start_server(server.serve, "127.0.0.1", 0)
+    return listening, f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}"
+
+
+async def test_the_client_reads_whole_answers() -> None:
+    listening, url = await serving(Server())
+    async with listening:
+        connection = await connect(url)
+        assert (await connection.request(get(url, "/"))).body == b"fine"
+        assert (await connection.request(post(url, "/", b"abc"))).status == 200
+        connection.close()
+
+
+async def test_a_connection_that_ends_is_an_error_not_a_wait() -> None:
+    server = Server()
+    server.slam = True
+    listening, url = await serving(server)
+    async with listening:
+        outcome = await closed_loop(url, lambda _: get(url, "/"), connections=2, seconds=5)
+        assert (outcome.lost, outcome.acknowledged) == (2, [])
+        connection = await connect(url)
+        with pytest.raises(ConnectionLost):
+            await connection.request(get(url, "/"))
+
+
+async def test_an_open_loop_does_not_spare_a_stalled_server() -> None:
+    """Requests that became due during a stall count its length, though they were sent after it."""
+    server = Server()
+    listening, url = await serving(server)
+    async with listening:
+        server.gate.clear()
+        load = asyncio.create_task(open_loop(url, lambda _: get(url, "/"), connections=1, rate=200, seconds=0.5))
+        async with asyncio.timeout(10):
+            while not server.requests:
+                await asyncio.sleep(0)
+        await asyncio.sleep(0.5)  # the stall itself, not a wait for anything
+        assert server.requests == 1
+        server.gate.set()
+        outcome = await load
+    assert (outcome.sent, len(outcome.acknowledged)) == (100, 100)
+    assert outcome.percentile_ms(50) > 100
+
+
+def test_readings_are_distinct_and_of_one_length() -> None:
+    readings, others = new_readings(10), new_readings(10)
+    keys = [readings.key(number) for number in range(1_000)]
+    assert len(set(keys)) == 1_000
+    assert len({len(readings.body(number)) for number in range(0, 1_000, 7)}) == 1
+    assert readings.prefix != others.prefix
+    assert readings.batch(5, 3).count(b"\n") == 2
+    assert readings.key(25)[1] > readings.key(5)[1]
+    assert keys[0][1] < datetime.now(UTC)
+
+
+def example(value: float) -> Run:
+    figures = [Figure("a: ours", "readings/s", [value, value]), ratio("a: ours / theirs", [value, value], [10.0, 10.0])]
+    targets = [Target("a: ours / theirs", 0.5, 2), Target("never measured", 1, 2)]
+    return Run("2026-01-01", {"machine": "m"}, {}, [ScenarioResult("a", figures, targets, 7, ["a note"])])
+
+
+def test_targets() -> None:
+    assert example(6).scenarios[0].failed() == []
+    assert [target.figure for target in example(4).scenarios[0].failed()] == ["a: ours / theirs"]
+    assert Target("f", 6, 4, higher=False).reached(5)
+    assert not Target("f", 6, 4, higher=False).aimed(5)
+
+
+def test_reports(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before, after = example(4), decode(encode(example(6)))
+    console = Console(width=120)
+    print_run(before, console)
+    print_comparison(before, after, console)
+    shown = capsys.readouterr().out
+    assert "✗ >= 0.5, aim 2" in shown
+    assert "1.500" in shown
+    assert "7 readings proved" in shown
+    write_html(after, tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert page.count("data:image/svg+xml") == 2
+    assert "a note" in page
+
+
+def test_every_scenario_says_what_it_measures() -> None:
+    assert all(scenario.text for scenario in SCENARIOS.values())
