@@ -246,6 +246,11 @@ _JSON: Final = "application/json"
 _encoder: Final = msgspec.json.Encoder()
 
 
-def json_response(answer: Struct, status: int = 200) -> Response:
+def encode(answer: Struct) -> bytes:
     """An answer as JSON; times in UTC with `Z`."""
-    return Response(_encoder.encode(answer), status, media_type=_JSON)
+    return _encoder.encode(answer)
+
+
+def json_response(answer: Struct, status: int = 200) -> Response:
+    """An answer as a response."""
+    return Response(encode(answer), status, media_type=_JSON)

@@ -4,12 +4,11 @@ import asyncio
 import io
 import time
 import zlib
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import Final
+from collections.abc import Mapping
+from typing import Final, TypeAlias
 
 import zstandard
-from starlette.requests import ClientDisconnect, Request
+from starlette.types import Message, Receive
 
 from router.context import Router
 from router.problems import (
@@ -21,15 +20,17 @@ from router.problems import (
     retry_after,
 )
 
+RawHeaders: TypeAlias = Mapping[bytes, bytes]  # names in lower case, as ASGI servers give them
+
 JSON_TYPES: Final = frozenset({"application/json"})
 NDJSON_TYPES: Final = frozenset({"application/x-ndjson", "application/ndjson", "application/jsonl"})
 _GZIP_WINDOW: Final = 31
 _ZSTD_WINDOW_MAX: Final = 2**23
 
 
-def is_ndjson(request: Request) -> bool:
+def is_ndjson(headers: RawHeaders) -> bool:
     """Whether the body is NDJSON rather than JSON; a 415 problem when it is neither."""
-    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    media_type = headers.get(b"content-type", b"").partition(b";")[0].strip().lower().decode("latin-1")
     if media_type in NDJSON_TYPES:
         return True
     if media_type not in JSON_TYPES:
@@ -38,37 +39,42 @@ def is_ndjson(request: Request) -> bool:
     return False
 
 
-@asynccontextmanager
-async def body_of(request: Request, router: Router, deadline: float) -> AsyncIterator[bytes]:
-    """The decoded body, counted against the memory for all bodies while the block lasts.
+async def read_body(headers: RawHeaders, receive: Receive, router: Router, deadline: float) -> bytes:
+    """The body as it was sent. Its length counts in `router.body_bytes` until the caller takes it off again.
 
-    413 when it is too large, 429 when all bodies together are, 415 or 400 for its encoding, 400 when it does not
-    arrive by `deadline`.
+    413 when it is too large, 429 when all bodies together are, 400 when it does not arrive by `deadline`.
     """
     limit = router.settings.body_bytes_max
-    declared = request.headers.get("content-length", "")
+    declared = headers.get(b"content-length", b"")
     if declared.isdigit() and int(declared) > limit:
         raise _too_large(limit)
     held = 0
-    received = bytearray()
+    pieces: list[bytes] = []
     try:
         async with asyncio.timeout(max(deadline - time.monotonic(), 0)):
-            async for piece in request.stream():
-                received += piece
-                router.body_bytes += len(piece)
+            more = True
+            while more:
+                message = await receive()
+                piece, more = message.get("body", b""), message.get("more_body", False)
+                pieces.append(piece)
                 held += len(piece)
-                if len(received) > limit:
-                    raise _too_large(limit)
-                if router.body_bytes > router.settings.bodies_bytes_max:
-                    detail = "too many request bodies are being worked on"
-                    raise ProblemError(OVERLOADED, detail, headers=retry_after(1))
-        yield _decompress(bytes(received), request.headers.get("content-encoding", ""), limit)
-    except TimeoutError:
-        raise ProblemError(MALFORMED_BODY, "the body did not arrive in time") from None
-    except ClientDisconnect:
-        raise ProblemError(MALFORMED_BODY, "the client went away before the end of the body") from None
-    finally:
+                router.body_bytes += len(piece)
+                _check(message, held, router)
+    except BaseException as error:
         router.body_bytes -= held
+        if isinstance(error, TimeoutError):
+            raise ProblemError(MALFORMED_BODY, "the body did not arrive in time") from None
+        raise
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+def _check(message: Message, held: int, router: Router) -> None:
+    if message["type"] != "http.request":
+        raise ProblemError(MALFORMED_BODY, "the client went away before the end of the body")
+    if held > router.settings.body_bytes_max:
+        raise _too_large(router.settings.body_bytes_max)
+    if router.body_bytes > router.settings.bodies_bytes_max:
+        raise ProblemError(OVERLOADED, "too many request bodies are being worked on", headers=retry_after(1))
 
 
 def _too_large(limit: int) -> ProblemError:
@@ -76,9 +82,9 @@ def _too_large(limit: int) -> ProblemError:
     return ProblemError(CONTENT_TOO_LARGE, detail, headers={"Connection": "close"})
 
 
-def _decompress(body: bytes, encoding: str, limit: int) -> bytes:
-    """The body without its Content-Encoding. Stops as soon as more than `limit` bytes come out."""
-    encoding = encoding.strip().lower()
+def decompress(body: bytes, headers: RawHeaders, limit: int) -> bytes:
+    """The body without its Content-Encoding, or a 415, 400 or 413. Stops when more than `limit` bytes come out."""
+    encoding = headers.get(b"content-encoding", b"").strip().lower().decode("latin-1")
     if encoding in {"", "identity"}:
         return body
     try:

@@ -101,12 +101,10 @@ class Dispatcher:
 
     async def _collect(self, sent: list[_Sent], outcome: Outcome, deadline: float) -> list[_Sent]:
         """Count what ended; returns what a shard refused because it does not own the bucket."""
-        if sent:
-            await asyncio.wait([each.future for each in sent], timeout=max(deadline - time.monotonic(), 0))
+        await _all_done([each.future for each in sent], deadline)
         stale = []
         for each in sent:
-            if not each.future.done():
-                each.future.cancel()
+            if each.future.cancelled():
                 self._unavailable(each, 1.0, outcome)
                 continue
             error = each.future.exception()
@@ -143,6 +141,32 @@ class Dispatcher:
     async def drain(self) -> None:
         """Wait until every lane is empty."""
         await asyncio.gather(*(lane.drain() for lane in self._lanes.values()))
+
+
+async def _all_done(futures: list[asyncio.Future[Committed]], deadline: float) -> None:
+    """Wait until all futures are done, whatever came of them; at the deadline those that are not are cancelled.
+
+    One timer, and no task or callback for each future: this runs for every request.
+    """
+    loop = asyncio.get_running_loop()
+    expiry = loop.call_later(max(deadline - time.monotonic(), 0), _cancel, futures)
+    try:
+        for future in futures:
+            try:
+                await future
+            except asyncio.CancelledError:
+                if not future.cancelled():
+                    _cancel(futures)
+                    raise  # this task itself was cancelled
+            except Exception:  # noqa: BLE001, S110 - the caller looks at it
+                pass
+    finally:
+        expiry.cancel()
+
+
+def _cancel(futures: list[asyncio.Future[Committed]]) -> None:
+    for future in futures:
+        future.cancel()
 
 
 def _count(each: _Sent, committed: Committed, outcome: Outcome) -> None:

@@ -1,17 +1,22 @@
 """What surrounds every request: an ID, a duration, a log line, and a problem for every error."""
 
+import itertools
 import re
 import secrets
 import time
 from typing import Final
 
 import structlog
+from prometheus_client import Histogram
+from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from router import problems
+from router.ingest import ENDPOINTS
+from router.log import REQUEST_ID
 from router.metrics import REQUEST_SECONDS
 from router.problems import ProblemError, retry_after
 from shards.catalog import NAME as CATALOG
@@ -21,6 +26,7 @@ _log: Final = structlog.stdlib.get_logger(__name__)
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _QUIET: Final = frozenset({"/livez", "/readyz", "/metrics"})
 _UNMATCHED: Final = "unmatched"
+_OBSERVERS: Final[dict[tuple[str, str, int], Histogram]] = {}  # (route, method, status) -> its time series
 _BY_STATUS: Final = {
     problem.status: problem
     for problem in (
@@ -34,19 +40,38 @@ _BY_STATUS: Final = {
 
 
 class Front:
-    """ASGI middleware. Takes a client's X-Request-ID if it is harmless, makes one otherwise, and sends it back."""
+    """The outermost ASGI application: everything passes it, POSTs to the ingest paths go straight to their endpoints.
 
-    def __init__(self, app: ASGIApp) -> None:
+    Takes a client's X-Request-ID if it is harmless, makes one otherwise, and sends it back.
+    """
+
+    def __init__(self, app: ASGIApp, owner: Starlette) -> None:
         self._app = app
+        self._owner = owner
+        self._prefix = secrets.token_hex(5)
+        self._numbers = itertools.count()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         started = time.monotonic()
-        request_id = _request_id(scope)
-        scope.setdefault("state", {})["request_id"] = request_id
-        structlog.contextvars.bind_contextvars(request_id=request_id)
+        request_id = self._request_id(scope)
+        token = REQUEST_ID.set(request_id)
+        direct = ENDPOINTS.get(scope["path"]) if scope["method"] == "POST" else None
+        status = 500
+        try:
+            if direct is not None:
+                scope["app"] = self._owner
+                status = await direct(scope, receive, send)
+            else:
+                status = await self._through_starlette(scope, receive, send, request_id)
+        finally:
+            route = scope["path"] if direct is not None else getattr(scope.get("route"), "path", _UNMATCHED)
+            _finish(scope, route, status, time.monotonic() - started)
+            REQUEST_ID.reset(token)
+
+    async def _through_starlette(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> int:
         status = 500
 
         async def send_with_id(message: Message) -> None:
@@ -56,41 +81,38 @@ class Front:
                 message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
             await send(message)
 
-        try:
-            await self._app(scope, receive, send_with_id)
-        finally:
-            _finish(scope, status, time.monotonic() - started)
-            structlog.contextvars.unbind_contextvars("request_id")
+        await self._app(scope, receive, send_with_id)
+        return status
+
+    def _request_id(self, scope: Scope) -> str:
+        for name, value in scope["headers"]:
+            if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
+                return str(value, "ascii")
+        return f"{self._prefix}{next(self._numbers):06x}"
 
 
-def _request_id(scope: Scope) -> str:
-    for name, value in scope["headers"]:
-        if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
-            return str(value, "ascii")
-    return secrets.token_hex(8)
-
-
-def _finish(scope: Scope, status: int, seconds: float) -> None:
+def _finish(scope: Scope, route: str, status: int, seconds: float) -> None:
     """Metrics, and a line; ingest has its own lines (a POST of one reading has none), probes have none."""
-    route = getattr(scope.get("route"), "path", _UNMATCHED)
-    REQUEST_SECONDS.labels(route, scope["method"], str(status)).observe(seconds)
-    if route in _QUIET and status < 400:
-        return
-    if route.startswith("/v1/ingest") and status < 400:
+    key = (route, scope["method"], status)
+    observed = _OBSERVERS.get(key)
+    if observed is None:
+        observed = _OBSERVERS[key] = REQUEST_SECONDS.labels(route, scope["method"], str(status))
+    observed.observe(seconds)
+    if status < 400 and (route in _QUIET or route in ENDPOINTS):
         return
     level = _log.warning if status >= 500 else _log.info
     level("request", method=scope["method"], path=scope["path"], status=status, duration_ms=round(seconds * 1000, 2))
 
 
-def _respond(request: Request, error: ProblemError) -> Response:
-    return problems.response(error, getattr(request.state, "request_id", None))
+def _respond(error: ProblemError) -> Response:
+    return problems.response(error, REQUEST_ID.get())
 
 
-async def on_problem(request: Request, error: Exception) -> Response:
+async def on_problem(_request: Request, error: Exception) -> Response:
     """A problem that an endpoint raised."""
     if not isinstance(error, ProblemError):
         raise error
-    return _respond(request, error)
+    return _respond(error)
 
 
 async def on_http_exception(request: Request, error: Exception) -> Response:
@@ -99,10 +121,10 @@ async def on_http_exception(request: Request, error: Exception) -> Response:
         raise error
     problem = _BY_STATUS.get(error.status_code, problems.INVALID_REQUEST)
     detail = f"{request.method} {request.url.path[:200]}: {error.detail}"
-    return _respond(request, ProblemError(problem, detail, headers=error.headers))
+    return _respond(ProblemError(problem, detail, headers=error.headers))
 
 
-async def on_shard_error(request: Request, error: Exception) -> Response:
+async def on_shard_error(_request: Request, error: Exception) -> Response:
     """A database that failed a request which needs it."""
     if not isinstance(error, ShardError):
         raise error
@@ -110,16 +132,16 @@ async def on_shard_error(request: Request, error: Exception) -> Response:
         _log.error("shard_fault", shard=error.shard, detail=error.detail)
     problem = problems.CATALOG_UNAVAILABLE if error.shard == CATALOG else problems.SHARD_UNAVAILABLE
     wait = error.retry_after_s if isinstance(error, ShardUnavailable) else 1.0
-    return _respond(request, ProblemError(problem, f"{error.shard} did not answer", headers=retry_after(wait)))
+    return _respond(ProblemError(problem, f"{error.shard} did not answer", headers=retry_after(wait)))
 
 
-async def on_cluster_error(request: Request, error: Exception) -> Response:
+async def on_cluster_error(_request: Request, error: Exception) -> Response:
     """No map yet."""
     if not isinstance(error, ClusterError):
         raise error
-    return _respond(request, ProblemError(problems.NOT_READY, str(error), headers=retry_after(1)))
+    return _respond(ProblemError(problems.NOT_READY, str(error), headers=retry_after(1)))
 
 
-async def on_bug(request: Request, _error: Exception) -> Response:
+async def on_bug(_request: Request, _error: Exception) -> Response:
     """Anything else. The trace goes to the log, not to the client."""
-    return _respond(request, ProblemError(problems.INTERNAL, "the router failed; its log has the trace"))
+    return _respond(problems.internal_error())

@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from contextvars import ContextVar
 from typing import Any, Final
 
 import structlog
@@ -10,7 +11,14 @@ from structlog.typing import EventDict, WrappedLogger
 from router.settings import LogFormat, Settings
 from shards.dsn import redact_text
 
+REQUEST_ID: Final[ContextVar[str]] = ContextVar("request_id", default="")
 _LEVELS: Final = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+
+
+def _add_request_id(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    if request_id := REQUEST_ID.get():
+        event["request_id"] = request_id
+    return event
 
 
 def _redact(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
@@ -27,7 +35,7 @@ def configure(settings: Settings) -> None:
         settings.log_format is LogFormat.AUTO and sys.stderr.isatty()
     )
     shared: list[Any] = [
-        structlog.contextvars.merge_contextvars,
+        _add_request_id,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]

@@ -6,7 +6,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from router.answers import Page, PairingBody, json_response
-from router.body import body_of, is_ndjson
+from router.body import decompress, is_ndjson, read_body
 from router.context import router_of
 from router.parameters import check_device_id, check_known, decode_cursor, encode_cursor, in_utc, limit, moment
 from router.problems import (
@@ -31,10 +31,14 @@ async def _put(request: Request) -> Response:
     router = router_of(request)
     deadline = router.query_deadline()
     check_known(request, ())
-    if is_ndjson(request):
+    headers = dict(request.scope["headers"])
+    if is_ndjson(headers):
         raise ProblemError(UNSUPPORTED_MEDIA_TYPE, "a pairing is one JSON object: application/json")
-    async with body_of(request, router, deadline) as content:
-        body = _parse(content)
+    received = await read_body(headers, request.receive, router, deadline)
+    try:
+        body = _parse(decompress(received, headers, router.settings.body_bytes_max))
+    finally:
+        router.body_bytes -= len(received)
     start = in_utc(body.valid_from, "/validFrom")
     end = None if body.valid_to is None else in_utc(body.valid_to, "/validTo")
     if end is not None and end <= start:

@@ -162,8 +162,7 @@ def retry_after(seconds: float) -> dict[str, str]:
     return {"Retry-After": str(max(1, math.ceil(seconds)))}
 
 
-def response(error: ProblemError, request_id: str | None = None) -> Response:
-    """The HTTP answer of an error."""
+def _body(error: ProblemError, request_id: str | None) -> bytes:
     problem = error.problem
     body: dict[str, object] = {
         "type": problem.type,
@@ -171,9 +170,27 @@ def response(error: ProblemError, request_id: str | None = None) -> Response:
         "status": problem.status,
         "detail": error.detail,
     }
-    if request_id is not None:
+    if request_id:
         body["requestId"] = request_id
-    return Response(orjson.dumps(body | error.extensions), problem.status, headers=error.headers, media_type=MEDIA_TYPE)
+    return orjson.dumps(body | error.extensions)
+
+
+def response(error: ProblemError, request_id: str | None = None) -> Response:
+    """The HTTP answer of an error."""
+    content = _body(error, request_id)
+    return Response(content, error.problem.status, headers=error.headers, media_type=MEDIA_TYPE)
+
+
+def raw(error: ProblemError, request_id: str | None) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
+    """The same as status, ASGI headers and body."""
+    headers = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in error.headers.items()]
+    headers.append((b"content-type", MEDIA_TYPE.encode()))
+    return error.problem.status, headers, _body(error, request_id)
+
+
+def internal_error() -> ProblemError:
+    """For what nobody foresaw."""
+    return ProblemError(INTERNAL, "the router failed; its log has the trace")
 
 
 def invalid(field: str, detail: str, code: str = "invalid") -> ProblemError:
