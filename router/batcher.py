@@ -64,7 +64,8 @@ class Lane:
         self._limits = limits
         self._queue: deque[_Ticket] = deque()
         self._queued = 0
-        self._running: set[asyncio.Task[None]] = set()
+        self._in_flight = 0
+        self._workers: set[asyncio.Task[None]] = set()
         self._sizes = BATCH_READINGS.labels(shard, kind.name)
         self._committed = BATCH_SECONDS.labels(shard, kind.name, "committed")
         self._failed = BATCH_SECONDS.labels(shard, kind.name, "failed")
@@ -77,7 +78,7 @@ class Lane:
     @property
     def in_flight(self) -> int:
         """Transactions under way."""
-        return len(self._running)
+        return self._in_flight
 
     def submit(self, chunk: Chunk) -> asyncio.Future[Committed]:
         """Queue a chunk of at most `batch_readings_max` rows; the future ends after COMMIT, or with a ShardError.
@@ -89,23 +90,29 @@ class Lane:
         ticket = _Ticket(chunk, asyncio.get_running_loop().create_future())
         self._queue.append(ticket)
         self._queued += len(chunk.rows)
-        if len(self._running) < self._limits.in_flight_max:
+        if self._in_flight < self._limits.in_flight_max:
+            self._in_flight += 1
             task = asyncio.create_task(self._work())
-            self._running.add(task)
-            task.add_done_callback(self._running.discard)
+            self._workers.add(task)
+            task.add_done_callback(self._workers.discard)
         return ticket.future
 
     async def drain(self) -> None:
         """Wait until nothing is queued or under way."""
-        while self._running:
-            await asyncio.wait(self._running)
+        while self._workers:
+            await asyncio.wait(self._workers)
 
     async def _work(self) -> None:
-        while tickets := self._take():
-            try:
-                await self._commit(tickets)
-            except Exception as error:  # noqa: BLE001 - whatever it is, those who wait must hear of it
-                _fail(tickets, error)
+        # Nothing may be awaited between finding the queue empty and giving up the place: what is submitted in between
+        # would start no worker and wait for ever. (A task's done-callbacks run a turn of the loop later.)
+        try:
+            while tickets := self._take():
+                try:
+                    await self._commit(tickets)
+                except Exception as error:  # noqa: BLE001 - whatever it is, those who wait must hear of it
+                    _fail(tickets, error)
+        finally:
+            self._in_flight -= 1
 
     def _take(self) -> list[_Ticket]:
         """The next tickets whose rows fit into one transaction; withdrawn ones are dropped."""

@@ -131,3 +131,12 @@ async def test_a_foreign_bucket_concerns_only_its_readings(lane: Lane, hand: Han
     assert list(results[:2]) == [Committed(1, 0), Committed(1, 0)]
     assert isinstance(results[2], StaleMap)
     assert [len(batch) for batch in hand.batches] == [1, 3, 1]
+
+
+async def test_what_is_submitted_as_a_worker_ends_is_not_forgotten(lane: Lane, hand: Hand) -> None:
+    """Who waits for a commit runs before the worker's done-callbacks do."""
+    hand.open.set()
+    async with asyncio.timeout(5):
+        for number in range(5):
+            assert await lane.submit(chunk(number)) == Committed(1, 0)
+    assert lane.in_flight == 0
