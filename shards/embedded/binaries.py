@@ -2,6 +2,7 @@
 
 import os
 import pwd
+import re
 import shutil
 import stat
 import subprocess
@@ -81,13 +82,19 @@ def _checked(directory: Path) -> Path:
     if not program.exists() or not (directory / "initdb").exists():
         message = f"{directory} holds no postgres and initdb"
         raise ClusterError(message)
-    words = subprocess.run([program, "--version"], capture_output=True, text=True, check=False, timeout=10).stdout
-    major = words.rpartition(" ")[2].partition(".")[0] if "(" not in words.rpartition(" ")[2] else ""
-    major = major or next((word.partition(".")[0] for word in words.split() if word[:1].isdigit()), "0")
-    if not major.strip().isdigit() or int(major) < MAJOR_MIN:
-        message = f"{program} is PostgreSQL {words.strip() or '?'}; {MAJOR_MIN} or newer is needed"
+    found = major_version(directory)
+    if found < MAJOR_MIN:
+        message = f"{program} is PostgreSQL {found}; {MAJOR_MIN} or newer is needed"
         raise ClusterError(message)
     return directory
+
+
+def major_version(directory: Path) -> int:
+    """Major version of the PostgreSQL programs in a folder; 0 when they do not say."""
+    command: list[str | Path] = [directory / "postgres", "--version"]
+    words = subprocess.run(command, capture_output=True, text=True, check=False, timeout=10).stdout
+    number = re.search(r"\d+", words)
+    return int(number[0]) if number else 0
 
 
 def _copy(directory: Path) -> Path:

@@ -12,6 +12,7 @@ from typing import Final
 
 import psutil
 
+from shards.embedded.binaries import major_version
 from shards.errors import ClusterError
 
 PID_FILE: Final = "postmaster.pid"
@@ -58,7 +59,7 @@ class Server:
     def command(self, *, durable: bool) -> list[str]:
         """Argument vector of the server. Not `durable`: for tests, data is lost if the machine fails."""
         settings = {**_SETTINGS, "port": str(self.port)}
-        if (self.data / "PG_VERSION").read_text().strip() >= "18":
+        if int((self.data / "PG_VERSION").read_text()) >= 18:
             settings |= _SETTINGS_18
         if not durable:
             settings |= _THROW_AWAY
@@ -95,11 +96,7 @@ def initialise(server: Server, password: str, account: pwd.struct_passwd | None)
 
 
 def _initdb(server: Server, data: Path, secret: Path, account: pwd.struct_passwd | None) -> None:
-    words = subprocess.run(
-        [server.binaries / "postgres", "--version"], capture_output=True, text=True, check=True, timeout=10
-    ).stdout
-    modern = words.split()[2] >= "17"
-    locale = ["--locale-provider=builtin", "--builtin-locale=C.UTF-8"] if modern else []
+    locale = ["--locale-provider=builtin", "--builtin-locale=C.UTF-8"] if major_version(server.binaries) >= 17 else []
     command = [server.binaries / "initdb", "-N", "-D", data, "-U", "postgres", "-E", "UTF8", "--locale=C", *locale]
     command += ["-A", "scram-sha-256", f"--pwfile={secret}"]
     environment = {"PATH": os.environ.get("PATH", ""), "LC_ALL": "C"}
