@@ -218,15 +218,22 @@ def _is_locked(directory: Path) -> bool:
     return False
 
 
+def _is_alive(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 def stop_running(directory: Path, timeout_s: float = 60.0) -> bool:
-    """Ask the process that runs the cluster to end, and wait until the servers are down. False if none runs."""
+    """Ask the process that runs the cluster to end; wait until it and its servers are gone. False if none runs."""
     holder = read_holder(directory)
     if holder is None and not ((directory / LOCK_FILE).exists() and _is_locked(directory)):
         return False
     if holder is not None:
         os.kill(holder, signal.SIGTERM)
     deadline = time.monotonic() + timeout_s
-    while _is_locked(directory):
+    while _is_locked(directory) or (holder is not None and _is_alive(holder)):
         if time.monotonic() > deadline:
             message = f"the cluster in {directory} did not stop within {timeout_s:g} s"
             raise ClusterError(message)
