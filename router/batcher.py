@@ -38,7 +38,7 @@ class LaneLimits:
     commit_timeout_s: float
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Committed:
     """What became of a chunk: numbers of new and known readings, and (index, reason) of those PostgreSQL refused."""
 
@@ -47,7 +47,7 @@ class Committed:
     rejected: tuple[tuple[int, str], ...] = ()
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class _Ticket:
     chunk: Chunk
     future: asyncio.Future[Committed]

@@ -17,7 +17,7 @@ _BROKEN: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _WHITESPACE: Final = b" \t\r\n"
 
 
-@dataclass
+@dataclass(slots=True)
 class Decoded:
     """Valid readings by kind, each with its index in the request, and an error for each other item."""
 

@@ -3,7 +3,7 @@
 import asyncio
 import random
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
@@ -25,7 +25,7 @@ _COUNTERS: Final = {(kind, outcome): READINGS.labels(kind.name, outcome) for kin
 _UNEXPECTED_RETRY_S: Final = 5.0
 
 
-@dataclass
+@dataclass(slots=True)
 class Outcome:
     """What became of a request's valid readings. `missing`: shard -> seconds after which to try again."""
 
@@ -38,7 +38,7 @@ class Outcome:
     retry_after_s: float = 1.0
 
 
-@dataclass
+@dataclass(slots=True)
 class _Sent:
     shard: str
     kind: Kind
@@ -180,8 +180,6 @@ def _count(each: _Sent, committed: Committed, outcome: Outcome) -> None:
         outcome.errors += [ItemError(index, "", "refused_by_database", detail) for index, detail in committed.rejected]
 
 
-def count_rejected(errors: Iterable[ItemError], kind: Kind | None) -> None:
+def count_rejected(errors: Collection[ItemError], kind: Kind | None) -> None:
     """Count readings that never reached a shard. A mixed batch does not tell the kind of a broken item."""
-    number = sum(1 for _ in errors)
-    if number:
-        READINGS.labels(kind.name if kind else "unknown", "rejected").inc(number)
+    READINGS.labels(kind.name if kind else "unknown", "rejected").inc(len(errors))

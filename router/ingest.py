@@ -113,7 +113,8 @@ async def _store(router: Router, decoded: Decoded, shape: Format, deadline: floa
     except ClusterError as error:
         raise ProblemError(NOT_READY, str(error), headers=retry_after(1)) from None
     errors = decoded.errors + late
-    count_rejected(errors, shape.kind)
+    if errors:
+        count_rejected(errors, shape.kind)
     if not len(decoded):
         raise invalid("", "the body holds no reading", "empty")
     if errors and (strict or not chunks):

@@ -12,7 +12,7 @@ from shards.kinds import METER, VEHICLE, Kind, Row
 from shards.shard_map import ShardMap
 
 
-@dataclass
+@dataclass(slots=True)
 class Chunk:
     """Rows of one request for one shard and kind; `indexes[i]` is the position of `rows[i]` in the request."""
 

