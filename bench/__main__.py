@@ -1,9 +1,7 @@
 """`python -m bench`: list, run, all, compare, report. Exit code 1 when a target or the ledger fails."""
 
 import asyncio
-import os
-import platform
-import subprocess
+import gc
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,11 +15,13 @@ from rich.console import Console
 from bench.context import Context
 from bench.http1 import ConnectionLost
 from bench.ledger import LedgerError
+from bench.machine import machine
 from bench.measure import MeasurementError
+from bench.progress import Bar
 from bench.report import print_comparison, print_run, write_html
 from bench.results import Run, ScenarioResult, decode, encode
 from bench.scenarios import SCENARIOS
-from bench.systems import System
+from bench.systems import VOLTROUTE, System
 
 app = typer.Typer(
     help="The bench suite: ratios against baselines measured in the same run.",
@@ -38,6 +38,8 @@ Url = Annotated[str | None, typer.Option(help="A router that runs already, inste
 ShardDsns = Annotated[
     list[str] | None, typer.Option("--shard", help="NAME=DSN of that router's shards, for the ledger.")
 ]
+Full = Annotated[bool, typer.Option("--full", help="Data of full size for backlog and analytics: many minutes.")]
+P99 = Annotated[float, typer.Option(min=1, help="What `maximum` may not exceed, in milliseconds.")]
 Out = Annotated[Path | None, typer.Option(help="Where to write the run as JSON.")]
 Slo = Annotated[bool, typer.Option("--slo", help="Exit with 1 when a target is missed.")]
 
@@ -57,20 +59,24 @@ def run(
     shards: Shards = 4,
     url: Url = None,
     shard: ShardDsns = None,
+    full: Full = False,  # noqa: FBT002 - a flag of the command line
+    p99_ms: P99 = 50,
     out: Out = None,
-    slo: Slo = False,  # noqa: FBT002 - a flag of the command line
+    slo: Slo = False,  # noqa: FBT002
 ) -> None:
     """Run some scenarios."""
     unknown = [name for name in names if name not in SCENARIOS]
     if unknown:
         message = f"unknown: {', '.join(unknown)}; there are {', '.join(SCENARIOS)}"
         raise typer.BadParameter(message)
-    target = System("voltroute", url, dict(entry.split("=", 1) for entry in shard or ())) if url else None
-    with errors.status("...") as status:
-        context = Context(rounds, seconds, shards, status.update, target)
+    target = System(VOLTROUTE, url, dict(entry.split("=", 1) for entry in shard or ())) if url else None
+    _settle_garbage_collector()
+    with Bar(errors) as progress:
+        context = Context(rounds, seconds, shards, progress, target, full, p99_ms)
         found = uvloop.run(_run(context, names))
-    options = {"rounds": str(rounds), "seconds": f"{seconds:g}", "shards": str(shards), "url": url or "own cluster"}
-    made = Run(datetime.now(UTC).isoformat(timespec="seconds"), _machine(), options, found)
+    options = {"rounds": rounds, "seconds": seconds, "shards": shards, "full": full, "url": url or "own cluster"}
+    shown = {name: str(value) for name, value in options.items()}
+    made = Run(datetime.now(UTC).isoformat(timespec="seconds"), machine(), shown, found)
     print_run(made, console)
     if out is not None:
         out.write_bytes(encode(made))
@@ -87,11 +93,13 @@ def run_all(
     rounds: Rounds = 3,
     seconds: Seconds = 5,
     shards: Shards = 4,
+    full: Full = False,  # noqa: FBT002
+    p99_ms: P99 = 50,
     out: Out = None,
     slo: Slo = False,  # noqa: FBT002
 ) -> None:
     """Run every scenario."""
-    run(list(SCENARIOS), rounds, seconds, shards, None, None, out, slo)
+    run(list(SCENARIOS), rounds, seconds, shards, None, None, full, p99_ms, out, slo)
 
 
 @app.command()
@@ -110,20 +118,11 @@ def report(
     console.print(f"wrote {target}")
 
 
-def _machine() -> dict[str, str]:
-    """What the figures depend on."""
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"],  # noqa: S607 - whichever git there is
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=Path(__file__).parent,
-    )
-    return {
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs",
-        "python": platform.python_version(),
-        "commit": commit.stdout.strip() or "unknown",
-    }
+def _settle_garbage_collector() -> None:
+    """No full collection of this process' start-up objects is to be counted as somebody's latency."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000)
 
 
 def main() -> None:

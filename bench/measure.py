@@ -1,15 +1,15 @@
-"""One measurement: readings into one system as fast as it takes them, and the proof that they are stored."""
+"""One measurement: a plan sent to one system, and the proof that its readings are stored."""
 
+from collections import defaultdict
 from dataclasses import dataclass
+from typing import Final
 
-from bench.http1 import post
 from bench.ledger import Proof, prove
 from bench.load import Outcome, closed_loop, open_loop
-from bench.systems import Cpu, System
-from bench.workload import Readings, new_readings
+from bench.systems import SEED, Cpu, System
+from bench.workload import Plan, Readings, even_plan, new_readings
 
-PATH = "/v1/ingest/vehicle"
-_TABLES = {"voltroute": "vehicle_telemetry_history", "seed-design": "seed.vehicle_telemetry_history"}
+_SEED_SCHEMA: Final = "seed."
 
 
 class MeasurementError(Exception):
@@ -18,12 +18,13 @@ class MeasurementError(Exception):
 
 @dataclass(frozen=True)
 class Measured:
-    """Readings a second and CPU microseconds a reading, of one system in one round."""
+    """Of one system in one round: readings and requests a second, CPU microseconds a reading (a request if none)."""
 
     rate: float
+    requests_rate: float
     outcome: Outcome
     cpu_us: Cpu
-    proof: Proof | None
+    proof: Proof
 
 
 @dataclass(frozen=True)
@@ -34,62 +35,70 @@ class Shape:
     connections: int
     devices: int = 10_000
 
-    @property
-    def media_type(self) -> bytes:
-        return b"application/json" if self.size == 1 else b"application/x-ndjson"
-
-
-def _payloads(system: System, readings: Readings, shape: Shape, count: int) -> list[bytes]:
-    """Requests, encoded before the clock runs."""
-    return [
-        post(system.url, PATH, readings.batch(number * shape.size, shape.size), shape.media_type)
-        for number in range(count)
-    ]
+    def plan(self, url: str, requests: int) -> Plan:
+        """Requests with readings that were never sent before."""
+        return even_plan(url, new_readings(max(self.devices, self.size)), self.size, requests)
 
 
 async def flood(system: System, shape: Shape, seconds: float, expected_rate: float) -> Measured:
-    """Closed loop for at most `seconds`. `expected_rate` (readings a second) says how many requests to encode ahead.
+    """Readings of one shape in a closed loop. `expected_rate`: readings a second for which requests are encoded."""
+    plan = shape.plan(system.url, int(expected_rate * seconds / shape.size) + shape.connections)
+    return await saturate(system, plan, shape.connections, seconds)
 
-    MeasurementError when a request fails, or the requests run out much too early; LedgerError when the databases do not
-    hold exactly what was acknowledged.
+
+async def saturate(system: System, plan: Plan, connections: int, seconds: float | None) -> Measured:
+    """Closed loop for `seconds` (None: until all is sent).
+
+    MeasurementError when a request fails, or the requests run out too early; LedgerError when the databases do not hold
+    exactly what was acknowledged.
     """
-    readings = new_readings(max(shape.devices, shape.size))
-    payloads = _payloads(system, readings, shape, int(expected_rate * seconds / shape.size) + shape.connections)
     before = system.cpu()
-
-    def payload(number: int) -> bytes:
-        return payloads[number % len(payloads)]
-
-    outcome = await closed_loop(system.url, payload, shape.connections, seconds)
+    outcome = await closed_loop(plan, connections, seconds)
     used = system.cpu().since(before)
-    if set(outcome.statuses) != {200} or outcome.lost:
-        message = f"{system.name}: answers {outcome.statuses}, {outcome.lost} connections lost"
+    if outcome.lost or set(outcome.all_statuses()) != {200}:
+        message = f"{system.name}: answers {outcome.all_statuses()}, {outcome.lost} connections lost"
         raise MeasurementError(message)
-    if outcome.sent > len(payloads):
-        message = f"{system.name} took more than the {len(payloads)} requests that were encoded: raise expected_rate"
+    if seconds is not None and outcome.exhausted:
+        message = (
+            f"{system.name} took more than the {len(plan.requests)} requests that were encoded: expect a higher rate"
+        )
         raise MeasurementError(message)
-    stored = len(outcome.acknowledged) * shape.size
-    proof = await _proof(system, readings, shape, outcome)
-    scale = 1_000_000 / stored
+    stored = sum(len(plan.requests[number].numbers) for number in outcome.acknowledged)
+    requests = len(outcome.acknowledged)
+    scale = 1_000_000 / (stored or requests)
     cpu_us = Cpu(used.server * scale, used.postgres * scale, used.generator * scale)
-    return Measured(stored / outcome.seconds, outcome, cpu_us, proof)
+    proof = await prove_plan(system, plan, outcome)
+    return Measured(stored / outcome.seconds, requests / outcome.seconds, outcome, cpu_us, proof)
 
 
-async def offered(system: System, shape: Shape, rate: float, seconds: float) -> tuple[Outcome, Proof | None]:
+async def offer(system: System, plan: Plan, connections: int, rate: float) -> tuple[Outcome, Proof]:
     """Open loop at `rate` requests a second. Refusals are part of the outcome; the ledger still must hold."""
-    readings = new_readings(max(shape.devices, shape.size))
-    payloads = _payloads(system, readings, shape, int(rate * seconds))
-    outcome = await open_loop(system.url, payloads.__getitem__, shape.connections, rate, seconds)
-    return outcome, await _proof(system, readings, shape, outcome)
+    outcome = await open_loop(plan, connections, rate)
+    return outcome, await prove_plan(system, plan, outcome)
 
 
-async def _proof(system: System, readings: Readings, shape: Shape, outcome: Outcome) -> Proof | None:
-    table = _TABLES.get(system.name)
-    if table is None or not system.shards:
-        return None
-    sent = {readings.key(n) for n in range(outcome.sent * shape.size)}
-    acknowledged = {
-        readings.key(n) for first in outcome.acknowledged for n in range(first * shape.size, (first + 1) * shape.size)
-    }
-    databases = dict([next(iter(system.shards.items()))]) if system.name == "seed-design" else system.shards
-    return await prove(databases, table, readings.prefix, acknowledged, sent)
+async def prove_plan(system: System, plan: Plan, *outcomes: Outcome) -> Proof:
+    """The ledger of everything that was sent of a plan. Systems that store nothing prove nothing."""
+    total = Proof(0, 0, 0)
+    if not system.shards or not system.stores:
+        return total
+    databases = dict([next(iter(system.shards.items()))]) if system.name == SEED else system.shards
+    schema = _SEED_SCHEMA if system.name == SEED else ""
+    sent: dict[Readings, set[int]] = defaultdict(set)
+    acknowledged: dict[Readings, set[int]] = defaultdict(set)
+    for outcome in outcomes:
+        for request in plan.requests[: outcome.sent]:
+            if request.readings is not None:
+                sent[request.readings].update(request.numbers)
+        for number in outcome.acknowledged:
+            request = plan.requests[number]
+            if request.readings is not None:
+                acknowledged[request.readings].update(request.numbers)
+    for readings, numbers in sent.items():
+        proof = await prove(databases, readings, acknowledged[readings], numbers, schema)
+        total = Proof(
+            total.acknowledged + proof.acknowledged,
+            total.stored + proof.stored,
+            total.unconfirmed + proof.unconfirmed,
+        )
+    return total

@@ -1,19 +1,13 @@
 """Showing runs: a table on the terminal, a comparison of two runs, and a page with plots."""
 
-import base64
 import html
-import io
-from collections.abc import Iterable
 from pathlib import Path
 
-import matplotlib as mpl
 from rich.console import Console
 from rich.table import Table
 
+from bench.plots import plots
 from bench.results import Figure, Run, ScenarioResult, Target
-
-mpl.use("Agg")
-from matplotlib import pyplot as plt
 
 
 def _number(value: float) -> str:
@@ -31,7 +25,8 @@ def _verdict(target: Target | None, figure: Figure) -> str:
 def print_run(run: Run, console: Console) -> None:
     """Every figure with its median and spread, and ticks against the targets."""
     for scenario in run.scenarios:
-        table = Table(title=f"{scenario.name}: {scenario.proofs:,} readings proved stored once", box=None)
+        console.print(f"\n{scenario.name}: {scenario.proofs:,} readings proved stored once", style="bold")
+        table = Table(box=None, pad_edge=False)
         for column in ("figure", "median", "unit", "spread", "target"):
             table.add_column(column, justify="right" if column in {"median", "spread"} else "left")
         targets = {target.figure: target for target in scenario.targets}
@@ -80,32 +75,8 @@ img{{max-width:100%}}</style></head><body><h1>voltroute bench</h1><table>{facts}
 
 
 def _scenario_html(scenario: ScenarioResult) -> str:
-    by_unit: dict[str, list[Figure]] = {}
-    for figure in scenario.figures:
-        by_unit.setdefault(figure.unit, []).append(figure)
-    plots = "".join(_plot(unit, figures, scenario.targets) for unit, figures in by_unit.items())
     notes = "".join(f"<p>{html.escape(note)}</p>" for note in scenario.notes)
+    missed = "".join(f"<li>{html.escape(target.figure)}</li>" for target in scenario.failed())
+    verdict = f"<p>Targets missed:</p><ul>{missed}</ul>" if missed else ""
     title = f"<h2>{html.escape(scenario.name)}</h2><p>{scenario.proofs:,} readings proved stored once.</p>"
-    return title + notes + plots
-
-
-def _plot(unit: str, figures: list[Figure], targets: Iterable[Target]) -> str:
-    """Bars of medians with the range of the rounds; a line where a target lies."""
-    plot, axes = plt.subplots(figsize=(9, 0.45 * len(figures) + 1))
-    names = [figure.name for figure in figures]
-    medians = [figure.median for figure in figures]
-    low = [figure.median - min(figure.values) for figure in figures]
-    high = [max(figure.values) - figure.median for figure in figures]
-    axes.barh(names, medians, xerr=[low, high], color="#4c78a8", ecolor="#333333", capsize=3)
-    for target in targets:
-        if target.figure in names:
-            row = names.index(target.figure)
-            axes.plot([target.at_least] * 2, [row - 0.4, row + 0.4], color="#d62728", linewidth=2)
-    axes.invert_yaxis()
-    axes.set_xlabel(unit)
-    image = io.BytesIO()
-    plot.savefig(image, format="svg", bbox_inches="tight")
-    plt.close(plot)
-    return (
-        f'<img alt="{html.escape(unit)}" src="data:image/svg+xml;base64,{base64.b64encode(image.getvalue()).decode()}">'
-    )
+    return title + notes + verdict + plots(scenario)

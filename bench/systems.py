@@ -11,9 +11,13 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import psutil
 
+VOLTROUTE: Final = "voltroute"
+NULL: Final = "null"
+SEED: Final = "seed-design"
 READY_TIMEOUT_S: Final = 60
 STOP_TIMEOUT_S: Final = 60
 
@@ -30,6 +34,10 @@ class Cpu:
         """The difference."""
         return Cpu(self.server - earlier.server, self.postgres - earlier.postgres, self.generator - earlier.generator)
 
+    def parts(self) -> dict[str, float]:
+        """By the names that reports use."""
+        return {"router": self.server, "PostgreSQL": self.postgres, "generator": self.generator}
+
 
 @dataclass
 class System:
@@ -40,6 +48,9 @@ class System:
     shards: Mapping[str, str] = field(default_factory=dict)
     server_pid: int | None = None
     postgres_root: int | None = None  # a process below which all servers run
+    catalog: str | None = None  # DSN
+    data: Path | None = None  # folder of our own cluster
+    stores: bool = True
 
     def cpu(self) -> Cpu:
         """CPU time so far. What is not ours to look at (another machine's) counts as 0."""
@@ -49,6 +60,22 @@ class System:
             root = psutil.Process(self.postgres_root)
             postgres = sum(_seconds(each) for each in root.children(recursive=True) if each.name() == "postgres")
         return Cpu(server, postgres, _seconds(psutil.Process()))
+
+    def server_of(self, shard: str) -> list[psutil.Process]:
+        """The processes of one shard's PostgreSQL server, the postmaster first. Only of a cluster of our own."""
+        if self.postgres_root is None:
+            message = "the servers are not ours"
+            raise RuntimeError(message)
+        port = f"--port={urlsplit(self.shards[shard]).port}"
+        for process in psutil.Process(self.postgres_root).children():
+            if port in process.cmdline():
+                return [process, *process.children(recursive=True)]
+        message = f"no server of {shard} runs"
+        raise RuntimeError(message)
+
+    def memory(self) -> float:
+        """Resident MiB of the HTTP process; 0 when it is not ours."""
+        return psutil.Process(self.server_pid).memory_info().rss / 2**20 if self.server_pid else 0.0
 
 
 def _seconds(process: psutil.Process) -> float:
@@ -109,7 +136,7 @@ async def voltroute(shards: int) -> AsyncIterator[System]:
         ready = await _ready(process)
         (keeper,) = psutil.Process(process.pid).children()
         dsns = {shard["name"]: shard["dsn"] for shard in ready["shards"]}
-        yield System("voltroute", ready["url"], dsns, process.pid, keeper.pid)
+        yield System(VOLTROUTE, ready["url"], dsns, process.pid, keeper.pid, ready["catalog_dsn"], folder)
     finally:
         await _stop(process)
 
@@ -119,7 +146,7 @@ async def _baseline(name: str, module: str, owner: System, env: Mapping[str, str
     process = await _start([sys.executable, "-m", module], env)
     try:
         ready = await _ready(process)
-        yield System(name, ready["url"], owner.shards, process.pid, owner.postgres_root)
+        yield System(name, ready["url"], owner.shards, process.pid, owner.postgres_root, stores=name != NULL)
     finally:
         await _stop(process)
 
@@ -130,8 +157,6 @@ async def with_baselines(shards: int) -> AsyncIterator[dict[str, System]]:
     async with AsyncExitStack() as stack:
         ours = await stack.enter_async_context(voltroute(shards))
         first = next(iter(ours.shards.values()))
-        null = await stack.enter_async_context(_baseline("null", "bench.baselines.null", ours, {}))
-        seed = await stack.enter_async_context(
-            _baseline("seed-design", "bench.baselines.seed", ours, {"BENCH_SEED_DSN": first})
-        )
+        null = await stack.enter_async_context(_baseline(NULL, "bench.baselines.null", ours, {}))
+        seed = await stack.enter_async_context(_baseline(SEED, "bench.baselines.seed", ours, {"BENCH_SEED_DSN": first}))
         yield {system.name: system for system in (ours, null, seed)}

@@ -2,50 +2,127 @@
 
 import itertools
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Final, TypeAlias
 
-Key: TypeAlias = tuple[str, datetime]  # (device, timestamp)
+from bench import http1
 
-_BODY: Final = b'{"vehicleId":"%s","soc":50.25,"kwhDeliveredDc":0.1234,"batteryTemp":25.5,"timestamp":"%s"}'
-AGE: Final = timedelta(days=20)
+Numbers: TypeAlias = Sequence[int]
+
+JSON: Final = b"application/json"
+NDJSON: Final = b"application/x-ndjson"
+WRITE: Final = "write"
+DAYS_BACK: Final = 20
 _numbers: Final = itertools.count()
 
 
 @dataclass(frozen=True)
-class Readings:
-    """Distinct readings of `devices` vehicles: number n is of device n mod devices, minute n div devices."""
+class Kind:
+    """What is sent for a kind of device, and where it is stored."""
 
+    name: str
+    body: bytes
+    history: str
+    status: str
+    id_column: str
+
+    @property
+    def path(self) -> str:
+        return f"/v1/ingest/{self.name}"
+
+
+VEHICLE: Final = Kind(
+    "vehicle",
+    b'{"vehicleId":"%s","soc":50.25,"kwhDeliveredDc":0.1234,"batteryTemp":25.5,"timestamp":"%s"}',
+    "vehicle_telemetry_history",
+    "vehicle_current_status",
+    "vehicle_id",
+)
+METER: Final = Kind(
+    "meter",
+    b'{"meterId":"%s","kwhConsumedAc":0.1234,"voltage":230.5,"timestamp":"%s"}',
+    "meter_telemetry_history",
+    "meter_current_status",
+    "meter_id",
+)
+
+
+@dataclass(frozen=True)
+class Readings:
+    """Distinct readings of `devices` devices: number n is of device n mod devices, minute n div devices."""
+
+    kind: Kind
     prefix: str
     devices: int
     start: datetime
 
-    def key(self, number: int) -> Key:
-        """Device and timestamp of a reading."""
-        return (
-            f"{self.prefix}-{number % self.devices:05d}",
-            self.start + timedelta(minutes=number // self.devices),
-        )
+    def device(self, number: int) -> str:
+        """Device of a reading."""
+        return f"{self.prefix}-{number % self.devices:06d}"
+
+    def number(self, device: str, minute: int) -> int:
+        """The reading of a device (as `device` names it) so many minutes after the start."""
+        return minute * self.devices + int(device[len(self.prefix) + 1 :])
+
+    def moment(self, number: int) -> datetime:
+        """Timestamp of a reading."""
+        return self.start + timedelta(minutes=number // self.devices)
 
     def body(self, number: int) -> bytes:
         """A reading as JSON. All bodies of one workload have one length."""
-        device, moment = self.key(number)
-        return _BODY % (device.encode(), moment.strftime("%Y-%m-%dT%H:%M:%SZ").encode())
+        moment = self.moment(number).strftime("%Y-%m-%dT%H:%M:%SZ")
+        return self.kind.body % (self.device(number).encode(), moment.encode())
 
-    def batch(self, first: int, size: int) -> bytes:
-        """`size` readings from number `first` on, as NDJSON."""
-        return b"\n".join(self.body(number) for number in range(first, first + size))
-
-
-def new_readings(devices: int) -> Readings:
-    """Readings whose devices no other workload has; the last twenty days have room for them."""
-    prefix = f"B{os.getpid() % 100_000:05d}X{next(_numbers):03d}"
-    start = (datetime.now(UTC) - AGE).replace(second=0, microsecond=0)
-    return Readings(prefix, devices, start)
+    def bodies(self, numbers: Iterable[int]) -> bytes:
+        """Readings as NDJSON."""
+        return b"\n".join(map(self.body, numbers))
 
 
-def numbers(size: int) -> Iterator[int]:
-    """0, size, 2 size, ...: first numbers of consecutive requests."""
-    return itertools.count(0, size)
+def new_readings(devices: int, kind: Kind = VEHICLE, days_back: int = DAYS_BACK) -> Readings:
+    """Readings whose devices no other workload has, from some days ago on."""
+    prefix = f"B{os.getpid() % 100_000:05d}X{next(_numbers):04d}"
+    start = (datetime.now(UTC) - timedelta(days=days_back)).replace(second=0, microsecond=0)
+    return Readings(kind, prefix, devices, start)
+
+
+@dataclass(frozen=True)
+class Request:
+    """A whole HTTP request. `numbers`: its readings (none: it reads); `topic`: what its latency is counted under."""
+
+    payload: bytes
+    topic: str
+    readings: Readings | None = None
+    numbers: Numbers = ()
+
+
+@dataclass
+class Plan:
+    """Requests in the order in which they are sent."""
+
+    url: str
+    requests: list[Request] = field(default_factory=list)
+
+    def write(self, readings: Readings, numbers: Numbers, topic: str = WRITE) -> None:
+        """Add a POST of some readings: one as JSON, more as NDJSON."""
+        body = readings.bodies(numbers)
+        media_type = JSON if len(numbers) == 1 else NDJSON
+        payload = http1.post(self.url, readings.kind.path, body, media_type)
+        self.requests.append(Request(payload, topic, readings, numbers))
+
+    def read(self, path: str, topic: str) -> None:
+        """Add a GET."""
+        self.requests.append(Request(http1.get(self.url, path), topic))
+
+    def workloads(self) -> list[Readings]:
+        """The workloads of which it sends readings."""
+        return list(dict.fromkeys(r.readings for r in self.requests if r.readings is not None))
+
+
+def even_plan(url: str, readings: Readings, size: int, count: int) -> Plan:
+    """`count` POSTs of `size` readings each, from number 0 on."""
+    plan = Plan(url)
+    for first in range(0, count * size, size):
+        plan.write(readings, range(first, first + size))
+    return plan

@@ -5,7 +5,7 @@ import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from shards import store
+from shards import queries, store
 from shards.catalog import Catalog, ShardRecord, deadline_in
 from shards.errors import ClusterError, MissingLeaf, ShardError, StaleMap, WriteConflict
 from shards.kinds import Kind, Row
@@ -114,7 +114,7 @@ class Cluster:
         return Shard(
             record,
             writer=ShardPool(record.name, record.writer_dsn, self._limits, "voltroute writer"),
-            reader=ShardPool(record.name, record.reader_dsn, reader_limits, "voltroute reader"),
+            reader=ShardPool(record.name, record.reader_dsn, reader_limits, "voltroute reader", queries.SESSION),
         )
 
     async def watch(self, poll_s: float) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
@@ -51,11 +51,18 @@ async def _keep_session(_connection: object) -> None:
 class ShardPool:
     """Lazily opened pool of one login on one shard. A dead database costs callers one deadline, not the process."""
 
-    def __init__(self, shard: str, dsn: str, limits: PoolLimits, application_name: str = "voltroute") -> None:
+    def __init__(
+        self,
+        shard: str,
+        dsn: str,
+        limits: PoolLimits,
+        application_name: str = "voltroute",
+        session: Mapping[str, str] | None = None,
+    ) -> None:
         self.shard = shard
         self.limits = limits
         self._dsn = dsn
-        self._application_name = application_name
+        self._session = {"application_name": application_name, **(session or {})}
         self._pool: Pool | None = None
         self._opening = asyncio.Lock()
         self._breaker = Breaker()
@@ -127,7 +134,7 @@ class ShardPool:
             timeout=limits.connect_timeout_s,
             reset=_keep_session,
             server_settings={
-                "application_name": self._application_name,
+                **self._session,
                 "timezone": "UTC",
                 "statement_timeout": str(int(limits.statement_timeout_s * 1000)),
                 "idle_in_transaction_session_timeout": str(int(limits.statement_timeout_s * 1000)),

@@ -43,6 +43,12 @@ class DeviceSums:
     minutes: int
 
 
+# Planning a query over all leaves takes longer than running it (activity: 1.9 ms, and 0.6 ms with a generic plan). The
+# sums over a window are the exception: how to read depends on how much of the history the window covers.
+SESSION: Final = {"plan_cache_mode": "force_generic_plan"}
+_PLANNED_ANEW: Final = frozenset({"fleet", "series", "paired"})
+_PLAN_ANEW: Final = "SET LOCAL plan_cache_mode = force_custom_plan"
+
 _COVERED: Final = "(SELECT array_agg(bucket) FROM owned_bucket WHERE bucket = ANY($1::smallint[])) AS covered"
 
 _STATUS: Final = """
@@ -176,7 +182,12 @@ async def _rows(
 ) -> Rows:
     """Run a statement whose rows hold `covered` beside the item; an item without `key` is only the outer join's."""
     asked = frozenset([buckets] if isinstance(buckets, int) else buckets)
-    records = await connection.fetch(_SQL[name, kind], buckets, *arguments)
+    if name in _PLANNED_ANEW:
+        async with connection.transaction(readonly=True):
+            await connection.execute(_PLAN_ANEW)
+            records = await connection.fetch(_SQL[name, kind], buckets, *arguments)
+    else:
+        records = await connection.fetch(_SQL[name, kind], buckets, *arguments)
     covered = frozenset(records[0]["covered"] or ()) if records else frozenset()
     items = [dict(record) for record in records if record[key] is not None]
     for item in items:

@@ -3,36 +3,34 @@
 import asyncio
 import time
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Final, TypeAlias
 
 import asyncpg
-import mmh3
 
+from bench.ownership import bucket_of, owners
 from bench.workload import Readings
 
 HISTORY: Final = ("bucket", "vehicle_id", "timestamp", "soc", "kwh_delivered_dc", "battery_temp")
 STATUS: Final = ("bucket", "vehicle_id", "last_updated", "soc", "kwh_delivered_dc", "battery_temp")
 WRITERS_A_SHARD: Final = 2
-_OWNED: Final = "SELECT bucket FROM owned_bucket"
-_COUNT: Final = "SELECT count(*) FROM {table} WHERE vehicle_id >= $1 AND vehicle_id < $2"
 
 _Row: TypeAlias = tuple[int, str, datetime, float, float, float]
 
 
-async def copy_ceiling(shards: Mapping[str, str], readings: Readings, batches: int, size: int) -> tuple[float, float]:
-    """(readings a second, seconds) of copying `batches` x `size` readings, each of a device of its own.
+async def copy_ceiling(shards: Mapping[str, str], readings: Readings, size: int) -> float:
+    """Readings a second of copying one reading of each device of a workload.
 
     Every device is new, because COPY into the status table cannot update. Each shard's share is copied in batches of
     `size`, by two connections a shard.
     """
     connections = {name: [await asyncpg.connect(dsn) for _ in range(WRITERS_A_SHARD)] for name, dsn in shards.items()}
-    owner = {row["bucket"]: name for name, pool in connections.items() for row in await pool[0].fetch(_OWNED)}
+    owner = await owners(shards)
     shares: dict[str, list[_Row]] = {name: [] for name in shards}
-    for number in range(batches * size):
-        device, moment = f"{readings.prefix}-{number:07d}", readings.start
-        bucket = mmh3.hash(device, 0, signed=False) % len(owner)
-        shares[owner[bucket]].append((bucket, device, moment.astimezone(UTC), 50.25, 0.1234, 25.5))
+    for number in range(readings.devices):
+        device = readings.device(number)
+        bucket = bucket_of(device, len(owner))
+        shares[owner[bucket]].append((bucket, device, readings.moment(number), 50.25, 0.1234, 25.5))
     jobs = []
     for name, rows in shares.items():
         queue = [rows[at : at + size] for at in range(0, len(rows), size)]
@@ -43,7 +41,7 @@ async def copy_ceiling(shards: Mapping[str, str], readings: Readings, batches: i
     for pool in connections.values():
         for connection in pool:
             await connection.close()
-    return batches * size / seconds, seconds
+    return readings.devices / seconds
 
 
 async def _copy(connection: "asyncpg.Connection[asyncpg.Record]", queue: list[list[_Row]]) -> None:

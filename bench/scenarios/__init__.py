@@ -6,7 +6,7 @@ from typing import Final
 
 from bench.context import Context
 from bench.results import ScenarioResult
-from bench.scenarios import batch, overload, scale, single
+from bench.scenarios import analytics, backlog, batch, maximum, mixed, overload, scale, shard_down, single, skew
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,12 @@ class Scenario:
 SCENARIOS: Final[Mapping[str, Scenario]] = {
     "single": Scenario("one reading a POST over 64 and 256 connections, against null and seed-design", single.run),
     "batch": Scenario("NDJSON of 100, 1,000 and 10,000 readings, against seed-design and copy-ceiling", batch.run),
-    "scale": Scenario("cost of a reading in batches of 1,000 on 1, 2 and 4 shards", scale.run),
+    "mixed": Scenario("meters and vehicles, 95 % single readings, 5 % reads", mixed.run),
+    "backlog": Scenario("devices come back with 10,000 late readings each, a fifth of them sent twice", backlog.run),
+    "skew": Scenario("1 % of the devices send half", skew.run),
+    "maximum": Scenario("the greatest rate at which p99 stays below --p99-ms", maximum.run),
     "overload": Scenario("four times the capacity: what is shed, how, and the router's memory", overload.run),
+    "shard-down": Scenario("one shard stands still: what the others' devices notice", shard_down.run),
+    "analytics": Scenario("24 h of one vehicle, recent activity, the fleet, on a day of minutes", analytics.run),
+    "scale": Scenario("cost of a reading in batches of 1,000 on 1, 2 and 4 shards", scale.run),
 }

@@ -1,12 +1,12 @@
 """`batch`: NDJSON of many readings, as gateways and devices after an outage send it."""
 
-from collections import defaultdict
 from typing import Final
 
 from bench.baselines.copy import copy_ceiling
-from bench.context import SEED, VOLTROUTE, Context
-from bench.measure import Shape, flood
-from bench.results import Figure, ScenarioResult, Target, ratio
+from bench.context import Context
+from bench.measure import Shape, saturate
+from bench.results import NO_BASELINES, Collected, ScenarioResult, Target, throughput
+from bench.systems import SEED, VOLTROUTE
 from bench.workload import new_readings
 
 SIZES: Final = (100, 1_000, 10_000)
@@ -17,41 +17,43 @@ CEILING_BATCHES: Final = 60
 TARGETS: Final = [
     Target("batch/1000: voltroute / copy-ceiling", 0.5, 0.8),
     Target("batch/1000: voltroute / seed-design", 8, 15),
-    Target("batch/1000: router CPU", 6, 4, higher=False),
-    Target("batch/1000: PostgreSQL CPU", 12, 9, higher=False),
+    Target("batch/1000: voltroute, router CPU", 6, 4, higher=False),
+    Target("batch/1000: voltroute, PostgreSQL CPU", 12, 9, higher=False),
 ]
 
 
 async def run(context: Context) -> ScenarioResult:
     """Closed loops for each size, interleaved with the baselines."""
-    rates: dict[str, list[float]] = defaultdict(list)
-    cpu: dict[str, list[float]] = defaultdict(list)
-    proofs = 0
+    found = Collected()
+    context.begin("batch", len(SIZES) * (1 if context.target else 2) + 1, extra=1)
+    context.step("starting")
     async with context.systems() as made:
         systems = {name: system for name, system in made.items() if name in {VOLTROUTE, SEED}}
+        ours = systems[VOLTROUTE]
         for system in systems.values():
-            await flood(system, Shape(1_000, CONNECTIONS), 1, EXPECTED_RATE)
-        for number in range(context.rounds):
+            await saturate(system, Shape(1_000, CONNECTIONS).plan(system.url, EXPECTED_RATE // 1_000), CONNECTIONS, 1)
+        for _ in range(context.rounds):
             for size in SIZES:
+                shape = Shape(size, CONNECTIONS)
                 for name, system in systems.items():
-                    context.say(f"batch: round {number + 1}, {size:,} a request, {name}")
-                    measured = await flood(system, Shape(size, CONNECTIONS), context.seconds, EXPECTED_RATE)
-                    rates[f"batch/{size}: {name}"].append(measured.rate)
-                    proofs += measured.proof.acknowledged if measured.proof else 0
-                    if name == VOLTROUTE:
-                        cpu[f"batch/{size}: router CPU"].append(measured.cpu_us.server)
-                        cpu[f"batch/{size}: PostgreSQL CPU"].append(measured.cpu_us.postgres)
-                        cpu[f"batch/{size}: generator CPU"].append(measured.cpu_us.generator)
-            if systems[VOLTROUTE].shards:
-                context.say(f"batch: round {number + 1}, {CEILING}")
-                rate, _ = await copy_ceiling(systems[VOLTROUTE].shards, new_readings(1), CEILING_BATCHES, 1_000)
-                rates[f"batch/1000: {CEILING}"].append(rate)
-    figures = [Figure(name, "readings/s", values) for name, values in rates.items()]
-    figures += [Figure(name, "us/reading", values) for name, values in cpu.items()]
-    for size in SIZES:
-        ours = rates[f"batch/{size}: {VOLTROUTE}"]
-        for other in (SEED, CEILING):
-            if theirs := rates.get(f"batch/{size}: {other}"):
-                figures.append(ratio(f"batch/{size}: {VOLTROUTE} / {other}", ours, theirs))
-    notes = [] if SEED in systems else ["no baselines: the router was not started by the suite"]
-    return ScenarioResult("batch", figures, TARGETS, proofs, notes)
+                    context.step(f"{size:,} a request, {name}")
+                    requests = int(EXPECTED_RATE * context.seconds / size) + CONNECTIONS
+                    plan = shape.plan(system.url, requests)
+                    measured = await saturate(system, plan, CONNECTIONS, context.seconds)
+                    found.add(f"batch/{size}: {name}", "readings/s", measured.rate)
+                    found.curve(throughput(f"batch/{size}: {name}", plan, measured.outcome))
+                    found.proofs += measured.proof.acknowledged
+                    for part, value in measured.cpu_us.parts().items():
+                        found.add(f"batch/{size}: {name}, {part} CPU", "us/reading", value)
+            context.step(CEILING)
+            if ours.shards:
+                rate = await copy_ceiling(ours.shards, new_readings(CEILING_BATCHES * 1_000), 1_000)
+                found.add(f"batch/1000: {CEILING}", "readings/s", rate)
+    ratios = [
+        found.ratio(f"batch/{n}: {VOLTROUTE} / {other}", f"batch/{n}: {VOLTROUTE}", f"batch/{n}: {other}")
+        for n in SIZES
+        for other in (SEED, CEILING)
+    ]
+    ratios.append(found.ratio(f"batch/1000: {CEILING} / {SEED}", f"batch/1000: {CEILING}", f"batch/1000: {SEED}"))
+    notes = [NO_BASELINES] if context.target else []
+    return ScenarioResult("batch", found.figures(*ratios), TARGETS, found.proofs, notes, found.curves)

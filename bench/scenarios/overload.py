@@ -4,12 +4,10 @@ import asyncio
 from collections import defaultdict
 from typing import Final
 
-import psutil
-
-from bench.context import VOLTROUTE, Context
-from bench.measure import Shape, flood, offered
-from bench.results import Figure, ScenarioResult, Target
-from bench.systems import System
+from bench.context import Context
+from bench.measure import Shape, flood, offer
+from bench.results import Collected, ScenarioResult, Target, throughput
+from bench.systems import VOLTROUTE, System
 
 CAPACITY_SHAPE: Final = Shape(1_000, 8)
 SHAPE: Final = Shape(1_000, 512)  # more readings under way than all queues together may hold
@@ -18,45 +16,46 @@ TIMES: Final = 4
 SAMPLE_S: Final = 0.1
 TARGETS: Final = [
     Target("overload: router memory", 1_024, 512, higher=False),
+    Target("overload: memory, second half / first half", 1.25, 1.1, higher=False),
     Target("overload: stored / capacity", 0.5, 0.8),
 ]
 
 
 async def run(context: Context) -> ScenarioResult:
     """Capacity in a closed loop, then four times that; the ledger must hold, and memory stay flat."""
-    values: dict[str, list[float]] = defaultdict(list)
+    found = Collected()
     answers: dict[int, int] = defaultdict(int)
-    proofs = 0
+    context.begin("overload", 2, extra=1)
+    context.step("starting")
     async with context.systems() as systems:
         system = systems[VOLTROUTE]
         await flood(system, CAPACITY_SHAPE, 1, EXPECTED_RATE)
-        for number in range(context.rounds):
-            context.say(f"overload: round {number + 1}, capacity")
+        for _ in range(context.rounds):
+            context.step("capacity")
             capacity = (await flood(system, CAPACITY_SHAPE, context.seconds, EXPECTED_RATE)).rate
-            context.say(f"overload: round {number + 1}, {TIMES} times that")
-            peak = [_memory(system)]
-            sampling = asyncio.create_task(_sample(system, peak))
-            outcome, proof = await offered(system, SHAPE, capacity * TIMES / SHAPE.size, context.seconds)
+            context.step(f"{TIMES} times that")
+            plan = SHAPE.plan(system.url, int(capacity * TIMES / SHAPE.size * context.seconds))
+            memory: list[float] = []
+            sampling = asyncio.create_task(_sample(system, memory))
+            outcome, proof = await offer(system, plan, SHAPE.connections, capacity * TIMES / SHAPE.size)
             sampling.cancel()
             stored = len(outcome.acknowledged) * SHAPE.size
-            values["overload: stored / capacity"].append(stored / outcome.seconds / capacity)
-            values["overload: p99"].append(outcome.percentile_ms(99))
-            if peak[0]:
-                values["overload: router memory"].append(max(peak) / 2**20)
-            proofs += proof.acknowledged if proof else 0
-            for status, count in outcome.statuses.items():
+            found.add("overload: stored / capacity", "x", stored / outcome.seconds / capacity)
+            found.add("overload: p99", "ms", outcome.percentile_ms(99))
+            found.curve(throughput("overload: stored", plan, outcome))
+            if system.server_pid:
+                half = len(memory) // 2
+                found.add("overload: router memory", "MiB", max(memory))
+                growth = max(memory[half:]) / max(memory[:half] or memory)
+                found.add("overload: memory, second half / first half", "x", growth)
+            found.proofs += proof.acknowledged
+            for status, count in outcome.all_statuses().items():
                 answers[status] += count
-    units = {"overload: p99": "ms", "overload: router memory": "MiB"}
-    figures = [Figure(name, units.get(name, "x"), found) for name, found in values.items()]
     shed = ", ".join(f"{count:,} x {status}" for status, count in sorted(answers.items()))
-    return ScenarioResult("overload", figures, TARGETS, proofs, [f"answers: {shed}"])
+    return ScenarioResult("overload", found.figures(), TARGETS, found.proofs, [f"answers: {shed}"], found.curves)
 
 
-def _memory(system: System) -> float:
-    return float(psutil.Process(system.server_pid).memory_info().rss) if system.server_pid else 0.0
-
-
-async def _sample(system: System, peak: list[float]) -> None:
+async def _sample(system: System, memory: list[float]) -> None:
     while True:
-        peak.append(_memory(system))
+        memory.append(system.memory())
         await asyncio.sleep(SAMPLE_S)

@@ -1,14 +1,15 @@
 """`single`: one reading a POST, as devices do it once a minute."""
 
-from collections import defaultdict
 from typing import Final
 
-from bench.context import NULL, SEED, VOLTROUTE, Context
-from bench.measure import Shape, flood, offered
-from bench.results import Figure, ScenarioResult, Target, ratio
+from bench.context import Context
+from bench.measure import Shape, flood, offer
+from bench.results import NO_BASELINES, Collected, ScenarioResult, Target
+from bench.systems import NULL, SEED, VOLTROUTE
+from bench.workload import WRITE
 
 CONNECTIONS: Final = (64, 256)
-EXPECTED_RATE: Final = 40_000  # readings a second that no system here reaches with one a request
+EXPECTED_RATE: Final = 60_000  # readings a second that no system here reaches with one a request
 OPEN_LOOP_SHARE: Final = 0.5
 TARGETS: Final = [
     Target("single/64: voltroute / null", 0.5, 0.7),
@@ -18,37 +19,32 @@ TARGETS: Final = [
 
 async def run(context: Context) -> ScenarioResult:
     """Closed loops for the throughput, interleaved; then an open loop at half of it for honest latencies."""
-    rates: dict[str, list[float]] = defaultdict(list)
-    cpu: dict[str, list[float]] = defaultdict(list)
-    latency: dict[str, list[float]] = defaultdict(list)
-    proofs = 0
+    found = Collected()
+    context.begin("single", len(CONNECTIONS) * (1 if context.target else 3) + 1, extra=1)
+    context.step("starting")
     async with context.systems() as systems:
         for system in systems.values():
             await flood(system, Shape(1, 16), 1, EXPECTED_RATE)
-        for number in range(context.rounds):
+        for _ in range(context.rounds):
             for connections in CONNECTIONS:
                 for name, system in systems.items():
-                    context.say(f"single: round {number + 1}, {connections} connections, {name}")
+                    context.step(f"{connections} connections, {name}")
                     measured = await flood(system, Shape(1, connections), context.seconds, EXPECTED_RATE)
-                    rates[f"single/{connections}: {name}"].append(measured.rate)
-                    proofs += measured.proof.acknowledged if measured.proof else 0
-                    if name == VOLTROUTE:
-                        cpu[f"single/{connections}: router CPU"].append(measured.cpu_us.server)
-                        cpu[f"single/{connections}: PostgreSQL CPU"].append(measured.cpu_us.postgres)
-                        cpu[f"single/{connections}: generator CPU"].append(measured.cpu_us.generator)
-            rate = rates["single/64: voltroute"][-1] * OPEN_LOOP_SHARE
-            context.say(f"single: round {number + 1}, open loop at {rate:,.0f}/s")
-            outcome, proof = await offered(systems[VOLTROUTE], Shape(1, 256), rate, context.seconds)
-            proofs += proof.acknowledged if proof else 0
-            for percent in (50, 99, 99.9):
-                latency[f"single/open loop: p{percent:g}"].append(outcome.percentile_ms(percent))
-    figures = [Figure(name, "readings/s", values) for name, values in rates.items()]
-    figures += [Figure(name, "us/reading", values) for name, values in cpu.items()]
-    figures += [Figure(name, "ms", values) for name, values in latency.items()]
-    for connections in CONNECTIONS:
-        ours = rates[f"single/{connections}: {VOLTROUTE}"]
-        for other in (NULL, SEED):
-            if theirs := rates.get(f"single/{connections}: {other}"):
-                figures.append(ratio(f"single/{connections}: {VOLTROUTE} / {other}", ours, theirs))
-    notes = [] if len(systems) > 1 else ["no baselines: the router was not started by the suite"]
-    return ScenarioResult("single", figures, TARGETS, proofs, notes)
+                    found.add(f"single/{connections}: {name}", "readings/s", measured.rate)
+                    found.proofs += measured.proof.acknowledged
+                    for part, value in measured.cpu_us.parts().items():
+                        found.add(f"single/{connections}: {name}, {part} CPU", "us/reading", value)
+            rate = found.values["single/64: voltroute"][-1] * OPEN_LOOP_SHARE
+            context.step(f"open loop at {rate:,.0f}/s")
+            plan = Shape(1, 256).plan(systems[VOLTROUTE].url, int(rate * context.seconds))
+            outcome, proof = await offer(systems[VOLTROUTE], plan, 256, rate)
+            found.proofs += proof.acknowledged
+            found.latencies("single/open loop", outcome, {WRITE: "latency"})
+            found.add("single/open loop: latency p99.9", "ms", outcome.percentile_ms(99.9))
+    ratios = [
+        found.ratio(f"single/{n}: {VOLTROUTE} / {other}", f"single/{n}: {VOLTROUTE}", f"single/{n}: {other}")
+        for n in CONNECTIONS
+        for other in (NULL, SEED)
+    ]
+    notes = [NO_BASELINES] if context.target else []
+    return ScenarioResult("single", found.figures(*ratios), TARGETS, found.proofs, notes, found.curves)

@@ -10,9 +10,11 @@ from rich.console import Console
 from bench.http1 import ConnectionLost, connect, get, post
 from bench.load import closed_loop, open_loop
 from bench.report import print_comparison, print_run, write_html
-from bench.results import Figure, Run, ScenarioResult, Target, decode, encode, ratio
+from bench.results import Collected, Curve, Figure, Run, ScenarioResult, Target, decode, encode, ratio
 from bench.scenarios import SCENARIOS
-from bench.workload import new_readings
+from bench.scenarios.backlog import backlog_plan
+from bench.scenarios.skew import HOT, skewed_plan
+from bench.workload import METER, VEHICLE, Kind, Plan, even_plan, new_readings
 
 
 class Server:
@@ -48,6 +50,13 @@ async def serving(server: Server) -> tuple[asyncio.Server, str]:
     return listening, f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}"
 
 
+def reads(url: str, count: int) -> Plan:
+    plan = Plan(url)
+    for _ in range(count):
+        plan.read("/", "read")
+    return plan
+
+
 async def test_the_client_reads_whole_answers() -> None:
     listening, url = await serving(Server())
     async with listening:
@@ -62,7 +71,7 @@ async def test_a_connection_that_ends_is_an_error_not_a_wait() -> None:
     server.slam = True
     listening, url = await serving(server)
     async with listening:
-        outcome = await closed_loop(url, lambda _: get(url, "/"), connections=2, seconds=5)
+        outcome = await closed_loop(reads(url, 10), connections=2, seconds=5)
         assert (outcome.lost, outcome.acknowledged) == (2, [])
         connection = await connect(url)
         with pytest.raises(ConnectionLost):
@@ -75,7 +84,7 @@ async def test_an_open_loop_does_not_spare_a_stalled_server() -> None:
     listening, url = await serving(server)
     async with listening:
         server.gate.clear()
-        load = asyncio.create_task(open_loop(url, lambda _: get(url, "/"), connections=1, rate=200, seconds=0.5))
+        load = asyncio.create_task(open_loop(reads(url, 100), connections=1, rate=200))
         async with asyncio.timeout(10):
             while not server.requests:
                 await asyncio.sleep(0)
@@ -87,21 +96,61 @@ async def test_an_open_loop_does_not_spare_a_stalled_server() -> None:
     assert outcome.percentile_ms(50) > 100
 
 
-def test_readings_are_distinct_and_of_one_length() -> None:
-    readings, others = new_readings(10), new_readings(10)
-    keys = [readings.key(number) for number in range(1_000)]
-    assert len(set(keys)) == 1_000
+async def test_a_closed_loop_sends_a_plan_once() -> None:
+    server = Server()
+    listening, url = await serving(server)
+    async with listening:
+        outcome = await closed_loop(reads(url, 30), connections=4, seconds=None)
+    assert (outcome.sent, outcome.exhausted, server.requests) == (30, True, 30)
+    assert (outcome.all_statuses(), outcome.statuses["read"][200]) == ({200: 30}, 30)
+    assert sorted(outcome.acknowledged) == list(range(30))
+
+
+@pytest.mark.parametrize("kind", [METER, VEHICLE])
+def test_readings_are_distinct_and_of_one_length(kind: Kind) -> None:
+    readings, others = new_readings(10, kind), new_readings(10, kind)
+    keys = {(readings.device(number), readings.moment(number)) for number in range(1_000)}
+    assert len(keys) == 1_000
     assert len({len(readings.body(number)) for number in range(0, 1_000, 7)}) == 1
     assert readings.prefix != others.prefix
-    assert readings.batch(5, 3).count(b"\n") == 2
-    assert readings.key(25)[1] > readings.key(5)[1]
-    assert keys[0][1] < datetime.now(UTC)
+    assert readings.bodies(range(5, 8)).count(b"\n") == 2
+    assert readings.moment(999) < datetime.now(UTC)
+    minutes = [(readings.moment(number) - readings.start).total_seconds() / 60 for number in range(50)]
+    assert [readings.number(readings.device(n), int(minutes[n])) for n in range(50)] == list(range(50))
+
+
+def test_plans_know_what_they_send() -> None:
+    readings = new_readings(10)
+    plan = even_plan("http://x", readings, size=3, count=4)
+    assert [n for request in plan.requests for n in request.numbers] == list(range(12))
+    assert all(request.payload.count(b"vehicleId") == 3 for request in plan.requests)
+    late = backlog_plan("http://x", new_readings(6))
+    assert len(late.requests) == 8
+    assert {n for request in late.requests for n in request.numbers} == set(range(60_000))
+    skewed = skewed_plan("http://x", 2_000)
+    hot = [r for r in skewed.requests if r.readings is not None and r.readings.devices == HOT]
+    assert 900 < len(hot) < 1_100
+    assert len(skewed.workloads()) == 2
+
+
+def test_a_ratio_is_made_round_by_round() -> None:
+    found = Collected()
+    for ours, theirs in ((2.0, 1.0), (9.0, 3.0)):
+        found.add("ours", "x", ours)
+        found.add("theirs", "x", theirs)
+    ratios = found.ratio("ours / theirs", "ours", "theirs")
+    assert ratios is not None
+    assert ratios.values == [2, 3]
+    assert found.ratio("ours / none", "ours", "none") is None
 
 
 def example(value: float) -> Run:
     figures = [Figure("a: ours", "readings/s", [value, value]), ratio("a: ours / theirs", [value, value], [10.0, 10.0])]
     targets = [Target("a: ours / theirs", 0.5, 2), Target("never measured", 1, 2)]
-    return Run("2026-01-01", {"machine": "m"}, {}, [ScenarioResult("a", figures, targets, 7, ["a note"])])
+    figures += [Figure(f"a: ours, {part} CPU", "us/reading", [value]) for part in ("router", "PostgreSQL", "generator")]
+    curves = [Curve("a: stored", "s", "readings/s", [(0, 1), (1, value)])]
+    curves += [Curve("a: latency", "%", "ms", [(0, 1), (50, 2), (99.9, value)])]
+    return Run("2026-01-01", {"machine": "m"}, {}, [ScenarioResult("a", figures, targets, 7, ["a note"], curves)])
 
 
 def test_targets() -> None:
@@ -122,7 +171,8 @@ def test_reports(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "7 readings proved" in shown
     write_html(after, tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text()
-    assert page.count("data:image/svg+xml") == 2
+    assert page.count("data:image/svg+xml") == 5
+    assert "Targets missed" not in page
     assert "a note" in page
 
 
