@@ -23,12 +23,14 @@ from bench.results import Run, ScenarioResult, decode, encode
 from bench.scenarios import SCENARIOS
 from bench.systems import VOLTROUTE, System
 
+WIDE = 120  # columns where there is no terminal
+
 app = typer.Typer(
     help="The bench suite: ratios against baselines measured in the same run.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-console = Console(highlight=False)
+console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDE)
 errors = Console(stderr=True, highlight=False)
 
 Rounds = Annotated[int, typer.Option(min=1, help="Rounds; figures are medians over them.")]

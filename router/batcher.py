@@ -54,6 +54,7 @@ class _Ticket:
 
 
 _RETRY_FULL_S: Final = 1.0
+_SMALL_READINGS: Final = 10
 
 
 class Lane:
@@ -62,7 +63,9 @@ class Lane:
     def __init__(self, shard: str, kind: Kind, write: Write, limits: LaneLimits) -> None:
         self._write = write
         self._limits = limits
-        self._queue: deque[_Ticket] = deque()
+        self._small: deque[_Ticket] = deque()  # devices that report as ever go before backlogs
+        self._large: deque[_Ticket] = deque()
+        self._large_left_out = False  # of the last batch: the next one takes them first
         self._queued = 0
         self._in_flight = 0
         self._workers: set[asyncio.Task[None]] = set()
@@ -88,7 +91,7 @@ class Lane:
         if self._queued + len(chunk.rows) > self._limits.queue_readings_max:
             raise LaneFull(_RETRY_FULL_S)
         ticket = _Ticket(chunk, asyncio.get_running_loop().create_future())
-        self._queue.append(ticket)
+        (self._small if len(chunk.rows) <= _SMALL_READINGS else self._large).append(ticket)
         self._queued += len(chunk.rows)
         if self._in_flight < self._limits.in_flight_max:
             self._in_flight += 1
@@ -118,12 +121,16 @@ class Lane:
         """The next tickets whose rows fit into one transaction; withdrawn ones are dropped."""
         taken: list[_Ticket] = []
         room = self._limits.batch_readings_max
-        while self._queue and (not taken or len(self._queue[0].chunk.rows) <= room):
-            ticket = self._queue.popleft()
-            self._queued -= len(ticket.chunk.rows)
-            if not ticket.future.done():
-                taken.append(ticket)
-                room -= len(ticket.chunk.rows)
+        order = (self._large, self._small) if self._large_left_out else (self._small, self._large)
+        waiting = len(self._large)
+        for queue in order:
+            while queue and (not taken or len(queue[0].chunk.rows) <= room):
+                ticket = queue.popleft()
+                self._queued -= len(ticket.chunk.rows)
+                if not ticket.future.done():
+                    taken.append(ticket)
+                    room -= len(ticket.chunk.rows)
+        self._large_left_out = bool(waiting) and len(self._large) == waiting
         return taken
 
     async def _commit(self, tickets: list[_Ticket]) -> None:

@@ -1,6 +1,7 @@
 """Storing the readings of one request: to the right lanes, again when the map was stale, all under one deadline."""
 
 import asyncio
+import itertools
 import random
 import time
 from collections.abc import Callable, Collection
@@ -18,7 +19,6 @@ from shards.cluster import Cluster
 from shards.errors import ClusterError, ShardError, ShardUnavailable, StaleMap
 from shards.kinds import KINDS, Kind
 
-STALE_ATTEMPTS_MAX: Final = 20
 _STALE_PAUSE_S: Final = 0.02
 _OUTCOMES: Final = ("accepted", "duplicate", "rejected", "unavailable", "overloaded")
 _COUNTERS: Final = {(kind, outcome): READINGS.labels(kind.name, outcome) for kind in KINDS for outcome in _OUTCOMES}
@@ -66,12 +66,12 @@ class Dispatcher:
     async def store(self, chunks: Chunks, deadline: float) -> Outcome:
         """Commit the chunks; returns when each is committed, refused or out of time (`deadline`, monotonic)."""
         outcome = Outcome()
-        for attempt in range(1, STALE_ATTEMPTS_MAX + 1):
+        for attempt in itertools.count(1):
             sent = self._send(chunks, outcome)
             stale = await self._collect(sent, outcome, deadline)
             if not stale:
                 break
-            if attempt == STALE_ATTEMPTS_MAX or time.monotonic() >= deadline:
+            if time.monotonic() >= deadline:
                 for each in stale:
                     self._unavailable(each, 1.0, outcome)
                 break

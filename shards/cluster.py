@@ -40,6 +40,11 @@ class Shard:
                     raise
         raise AssertionError  # the loop returns or raises
 
+    def is_reached_by(self, record: ShardRecord) -> bool:
+        """Whether the pools go where `record` says; only its state may differ."""
+        known = self.record
+        return (known.writer_dsn, known.reader_dsn) == (record.writer_dsn, record.reader_dsn)
+
     async def close(self) -> None:
         """Close both pools."""
         await asyncio.gather(self.writer.close(), self.reader.close())
@@ -55,6 +60,7 @@ class Cluster:
         self._map: ShardMap | None = None
         self._shards: dict[str, Shard] = {}
         self._refreshing: asyncio.Task[ShardMap] | None = None
+        self._closing: set[asyncio.Task[None]] = set()
 
     @property
     def map(self) -> ShardMap:
@@ -95,19 +101,28 @@ class Cluster:
         if shard_map is None:
             message = "the catalog has no shard map: `voltroute init` was not finished"
             raise ClusterError(message)
-        await self._adopt({record.name: record for record in await self.catalog.shards(deadline)})
+        retired = self._adopt({record.name: record for record in await self.catalog.shards(deadline)})
         if self._map is None or shard_map.epoch >= self._map.epoch:
             self._map = shard_map
+        for shard in retired:
+            task = asyncio.create_task(shard.close())
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
         return self._map
 
-    async def _adopt(self, records: Mapping[str, ShardRecord]) -> None:
-        changed = [name for name, shard in self._shards.items() if records.get(name) != shard.record]
-        retired = [self._shards.pop(name) for name in changed]
+    def _adopt(self, records: Mapping[str, ShardRecord]) -> list[Shard]:
+        """Take over what the catalog says; returns the shards that are not used any more. Their pools stay open else."""
+        kept: dict[str, Shard] = {}
+        retired = dict(self._shards)
         for name, record in records.items():
-            if name not in self._shards:
-                self._shards[name] = self._reach(record)
-        for shard in retired:
-            await shard.close()
+            known = self._shards.get(name)
+            if known is not None and known.is_reached_by(record):
+                kept[name] = replace(known, record=record)
+                del retired[name]
+            else:
+                kept[name] = self._reach(record)
+        self._shards = kept
+        return list(retired.values())
 
     def _reach(self, record: ShardRecord) -> Shard:
         reader_limits = replace(self._limits, statement_timeout_s=self._query_timeout_s)
@@ -146,4 +161,4 @@ class Cluster:
 
     async def close(self) -> None:
         """Close all pools."""
-        await asyncio.gather(*(shard.close() for shard in self._shards.values()), self.catalog.close())
+        await asyncio.gather(*self._closing, *(shard.close() for shard in self._shards.values()), self.catalog.close())

@@ -11,6 +11,7 @@ from shards.errors import DataRejected, MissingLeaf, ShardError, ShardFault, Sha
 from shards.kinds import ROOT_TABLES
 
 NO_PARTITION: Final = "no partition of relation"
+FENCED: Final = "VRFEN"  # raised by refuse_write(), the trigger that fences a bucket
 
 _BUCKET_KEY: Final = re.compile(r"\(bucket\) = \((\d+)\)")
 _CONFLICTS: Final = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
@@ -29,10 +30,14 @@ _UNAVAILABLE: Final = (
 _DATA: Final = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError)
 
 
+def _stale(shard: str, error: asyncpg.PostgresError, detail: str) -> StaleMap:
+    found = _BUCKET_KEY.search(getattr(error, "detail", None) or "")
+    return StaleMap(shard, detail, int(found[1]) if found else None)
+
+
 def _no_partition(shard: str, error: asyncpg.CheckViolationError) -> ShardError:
     if error.table_name in ROOT_TABLES:
-        found = _BUCKET_KEY.search(error.detail or "")
-        return StaleMap(shard, "a bucket is not owned here", int(found[1]) if found else None)
+        return _stale(shard, error, "a bucket is not owned here")
     return MissingLeaf(shard, f"{error.table_name} has no partition for {error.detail}")
 
 
@@ -40,6 +45,8 @@ def as_shard_error(shard: str, error: Exception) -> ShardError:
     """The ShardError that a driver's exception means."""
     if isinstance(error, asyncpg.CheckViolationError) and str(error).startswith(NO_PARTITION):
         return _no_partition(shard, error)
+    if isinstance(error, asyncpg.PostgresError) and error.sqlstate == FENCED:
+        return _stale(shard, error, "a bucket is being handed over")
     if isinstance(error, _CONFLICTS):
         return WriteConflict(shard, str(error))
     if isinstance(error, _DATA) or (isinstance(error, asyncpg.InterfaceError) and isinstance(error, ValueError)):

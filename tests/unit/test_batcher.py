@@ -140,3 +140,29 @@ async def test_what_is_submitted_as_a_worker_ends_is_not_forgotten(lane: Lane, h
         for number in range(5):
             assert await lane.submit(chunk(number)) == Committed(1, 0)
     assert lane.in_flight == 0
+
+
+async def test_single_readings_do_not_wait_behind_a_backlog(hand: Hand) -> None:
+    limits = LaneLimits(batch_readings_max=100, in_flight_max=1, queue_readings_max=1000, commit_timeout_s=1)
+    lane = Lane("s", METER, hand.write, limits)
+    first = lane.submit(chunk(0))
+    await asyncio.sleep(0)
+    backlog = [lane.submit(chunk(*range(at, at + 80))) for at in (100, 200, 300)]
+    single = lane.submit(chunk(1))
+    hand.open.set()
+    await asyncio.gather(first, single, *backlog)
+    assert [len(batch) for batch in hand.batches] == [1, 81, 80, 80]
+    assert row(1) in hand.batches[1]
+
+
+async def test_a_backlog_does_not_starve(hand: Hand) -> None:
+    """What was left out of a batch for the sake of small ones comes first in the next."""
+    lane = Lane("s", METER, hand.write, LaneLimits(20, 1, 1000, 1))
+    first = lane.submit(chunk(0))
+    await asyncio.sleep(0)
+    backlog = lane.submit(chunk(*range(100, 115)))
+    singles = [lane.submit(chunk(n)) for n in range(1, 41)]
+    hand.open.set()
+    await asyncio.gather(first, backlog, *singles)
+    assert row(100) not in hand.batches[1]
+    assert row(100) in hand.batches[2]

@@ -1,0 +1,257 @@
+"""Rebalances and moves in the catalog: starting them, their progress, what ops ask of them."""
+
+from collections.abc import Sequence
+from typing import Any, Final
+from uuid import UUID
+
+import asyncpg
+
+from shards.catalog import Catalog
+from shards.errors import Refused
+from shards.moves import ABORTABLE, Move, Phase, Rebalance, check_step
+from shards.placement import PlannedMove
+
+_COLUMNS: Final = "rebalance_id, state, reason, parallel_max, bytes_per_s_max, keep_s, created_at, ended_at, note"
+_LATEST: Final = f"SELECT {_COLUMNS} FROM rebalance ORDER BY rebalance_id DESC LIMIT 1"
+_OPEN: Final = f"SELECT {_COLUMNS} FROM rebalance WHERE ended_at IS NULL"
+_START: Final = """
+INSERT INTO rebalance (reason, parallel_max, bytes_per_s_max, keep_s) VALUES ($1, $2, $3, $4) RETURNING rebalance_id
+"""
+_ADD: Final = """
+INSERT INTO move (rebalance_id, bucket, source, target)
+SELECT $1, t.bucket, t.source, t.target
+FROM unnest($2::smallint[], $3::text[], $4::text[]) AS t (bucket, source, target)
+JOIN bucket_map AS m USING (bucket) JOIN shard AS s ON s.shard_id = m.shard_id AND s.name = t.source
+JOIN shard AS to_shard ON to_shard.name = t.target
+"""
+_MOVE: Final = "SELECT move_id, rebalance_id, bucket, source, target, phase, cut_over_at FROM move"
+_OPEN_MOVES: Final = f"{_MOVE} WHERE ended_at IS NULL ORDER BY move_id"
+_MOVES_OF: Final = f"{_MOVE} WHERE rebalance_id = $1 ORDER BY move_id"
+_DETAILS: Final = """
+SELECT move_id, bucket, source, target, phase, started_at, cut_over_at, ended_at, updated_at, rows_total, rows_done,
+    bytes_total, bytes_done, delta_rows, copy_s, lag_s, passes, retries, pause_ms, rows_verified, last_error
+FROM move WHERE rebalance_id = $1 ORDER BY move_id
+"""
+_ENTER: Final = """
+UPDATE move SET phase = $3, updated_at = now(), last_error = NULL,
+    started_at = coalesce(started_at, now()),
+    ended_at = CASE WHEN $3 IN ('done', 'aborted', 'rolled_back') THEN now() END
+WHERE move_id = $1 AND phase = $2
+"""
+_CUT_OVER: Final = """
+UPDATE bucket_map SET shard_id = (SELECT shard_id FROM shard WHERE name = $3)
+WHERE bucket = $1 AND shard_id = (SELECT shard_id FROM shard WHERE name = $2)
+"""
+_OWNER: Final = "SELECT s.name FROM bucket_map AS m JOIN shard AS s USING (shard_id) WHERE bucket = $1"
+_CUT_OVER_AT: Final = "UPDATE move SET cut_over_at = clock_timestamp() WHERE move_id = $1"
+_PROGRESS: Final = """
+UPDATE move SET updated_at = now(), rows_total = coalesce($2, rows_total), bytes_total = coalesce($3, bytes_total),
+    rows_done = coalesce($4, rows_done), bytes_done = coalesce($5, bytes_done), delta_rows = delta_rows + $6,
+    copy_s = copy_s + $7, lag_s = $8, passes = passes + $9, pause_ms = coalesce($10, pause_ms),
+    rows_verified = coalesce($11, rows_verified) + $12
+WHERE move_id = $1
+"""
+_FAILED: Final = "UPDATE move SET retries = retries + 1, last_error = $2, updated_at = now() WHERE move_id = $1"
+_REASON: Final = "UPDATE move SET last_error = $2 WHERE move_id = $1"
+_SET_STATE: Final = "UPDATE rebalance SET state = $2, note = coalesce($3, note) WHERE rebalance_id = $1"
+_END: Final = """
+UPDATE rebalance SET ended_at = now(), state = $2
+WHERE rebalance_id = $1 AND ended_at IS NULL
+  AND NOT EXISTS (SELECT FROM move WHERE rebalance_id = $1 AND ended_at IS NULL)
+"""
+_ABORT: Final = """
+UPDATE move SET phase = 'abort', updated_at = now(), last_error = $3
+WHERE rebalance_id = $1 AND phase = ANY($2::text[])
+"""
+_ABORT_ONE: Final = """
+UPDATE move SET phase = 'abort', updated_at = now(), last_error = $3 WHERE move_id = $1 AND phase = ANY($2::text[])
+"""
+_ROLL_BACK: Final = """
+UPDATE move SET phase = 'rollback', updated_at = now() WHERE phase = 'cleanup' AND ($1::bigint IS NULL OR move_id = $1)
+"""
+_RUNNER: Final = """
+INSERT INTO runner (runner_id, name) VALUES ($1, $2)
+ON CONFLICT (singleton) DO UPDATE SET seen_at = now(), name = excluded.name,
+    since = CASE WHEN runner.runner_id = excluded.runner_id THEN runner.since ELSE now() END,
+    runner_id = excluded.runner_id
+"""
+_RUNNER_SEEN: Final = "SELECT name, since, extract(epoch FROM now() - seen_at)::float8 AS silent_s FROM runner"
+_COPY_RATE: Final = """
+SELECT sum(bytes_done) / nullif(sum(copy_s), 0) FROM (
+    SELECT bytes_done, copy_s FROM move WHERE phase = 'done' AND bytes_done > 0 ORDER BY move_id DESC LIMIT 20
+) AS latest
+"""
+
+Details = dict[str, Any]
+
+
+def _move(record: asyncpg.Record) -> Move:
+    return Move(**{**dict(record), "phase": Phase(record["phase"])})
+
+
+async def start(
+    catalog: Catalog,
+    moves: Sequence[PlannedMove],
+    reason: str,
+    *,
+    parallel_max: int,
+    bytes_per_s_max: int | None,
+    keep_s: float,
+    deadline: float,
+) -> int:
+    """Write a plan down for the runner. Refused when one is open already, or a bucket is not where the plan says."""
+    async with catalog.pool.connection(deadline) as connection:
+        try:
+            async with connection.transaction():
+                number = await connection.fetchval(_START, reason, parallel_max, bytes_per_s_max, keep_s)
+                buckets = [move.bucket for move in moves]
+                names = [move.source for move in moves], [move.target for move in moves]
+                if await connection.execute(_ADD, number, buckets, *names) != f"INSERT 0 {len(moves)}":
+                    message = "the plan does not fit the shard map any more: make a new one"
+                    raise Refused(message)
+        except asyncpg.UniqueViolationError:
+            message = "a rebalance is open already: see `voltroute rebalance status`"
+            raise Refused(message) from None
+        return int(number)
+
+
+async def latest(catalog: Catalog, deadline: float) -> tuple[Rebalance, list[Details]] | None:
+    """The newest rebalance and its moves with their progress; None when there was none."""
+    async with catalog.pool.connection(deadline) as connection:
+        record = await connection.fetchrow(_LATEST)
+        if record is None:
+            return None
+        moves = [dict(move) for move in await connection.fetch(_DETAILS, record["rebalance_id"])]
+        return Rebalance(**dict(record)), moves
+
+
+async def open_rebalance(catalog: Catalog, deadline: float) -> Rebalance | None:
+    """The rebalance that has not ended."""
+    async with catalog.pool.connection(deadline) as connection:
+        record = await connection.fetchrow(_OPEN)
+        return Rebalance(**dict(record)) if record else None
+
+
+async def open_moves(catalog: Catalog, deadline: float) -> list[Move]:
+    """Moves that have not ended."""
+    async with catalog.pool.connection(deadline) as connection:
+        return [_move(record) for record in await connection.fetch(_OPEN_MOVES)]
+
+
+async def moves_of(catalog: Catalog, rebalance_id: int, deadline: float) -> list[Move]:
+    """All moves of a rebalance."""
+    async with catalog.pool.connection(deadline) as connection:
+        return [_move(record) for record in await connection.fetch(_MOVES_OF, rebalance_id)]
+
+
+async def enter(catalog: Catalog, move: Move, phase: Phase, deadline: float) -> bool:
+    """Take a move to its next phase; False when the catalog has it elsewhere by now (it was cancelled, say)."""
+    check_step(move.phase, phase)
+    async with catalog.pool.connection(deadline) as connection:
+        return (await connection.execute(_ENTER, move.move_id, move.phase, phase)) == "UPDATE 1"
+
+
+async def hand_over(catalog: Catalog, move: Move, source: str, target: str, phase: Phase, deadline: float) -> None:
+    """The map changes: `target` owns the bucket. Repeating it changes nothing."""
+    check_step(move.phase, phase)
+    async with catalog.transaction(deadline) as connection:
+        changed = await connection.execute(_CUT_OVER, move.bucket, source, target)
+        if changed != "UPDATE 1" and await connection.fetchval(_OWNER, move.bucket) != target:
+            message = f"bucket {move.bucket} is neither on {source} nor on {target}"
+            raise Refused(message)
+        await connection.execute(_CUT_OVER_AT, move.move_id)
+        await connection.execute(_ENTER, move.move_id, move.phase, phase)
+
+
+async def progress(
+    catalog: Catalog,
+    move_id: int,
+    deadline: float,
+    *,
+    rows_total: int | None = None,
+    bytes_total: int | None = None,
+    rows_done: int | None = None,
+    bytes_done: int | None = None,
+    delta_rows: int = 0,
+    copy_s: float = 0.0,
+    lag_s: float | None = None,
+    passes: int = 0,
+    pause_ms: float | None = None,
+    rows_verified: int | None = None,
+    tail_verified: int = 0,
+) -> None:
+    """Write down how far a move is. `delta_rows`, `copy_s`, `passes` and `tail_verified` add up, the others replace."""
+    done = (rows_total, bytes_total, rows_done, bytes_done)
+    values = (*done, delta_rows, copy_s, lag_s, passes, pause_ms, rows_verified, tail_verified)
+    async with catalog.pool.connection(deadline) as connection:
+        await connection.execute(_PROGRESS, move_id, *values)
+
+
+async def failed(catalog: Catalog, move_id: int, detail: str, deadline: float) -> None:
+    """Count a retry, and keep what went wrong."""
+    async with catalog.pool.connection(deadline) as connection:
+        await connection.execute(_FAILED, move_id, detail[:500])
+
+
+async def give_reason(catalog: Catalog, move_id: int, reason: str | None, deadline: float) -> None:
+    """What a move waits for, or why it ended as it did."""
+    async with catalog.pool.connection(deadline) as connection:
+        await connection.execute(_REASON, move_id, reason and reason[:500])
+
+
+async def set_state(catalog: Catalog, rebalance_id: int, state: str, note: str | None, deadline: float) -> None:
+    """Pause, resume, fail or cancel a rebalance."""
+    async with catalog.pool.connection(deadline) as connection:
+        await connection.execute(_SET_STATE, rebalance_id, state, note)
+
+
+async def end(catalog: Catalog, rebalance_id: int, state: str, deadline: float) -> bool:
+    """End a rebalance whose moves have all ended."""
+    async with catalog.pool.connection(deadline) as connection:
+        return (await connection.execute(_END, rebalance_id, state)) == "UPDATE 1"
+
+
+async def abort(catalog: Catalog, rebalance_id: int, reason: str, deadline: float) -> int:
+    """Ask for the end of all moves before their cutover; a fenced one goes on. Returns how many were asked."""
+    async with catalog.pool.connection(deadline) as connection:
+        answer = await connection.execute(_ABORT, rebalance_id, [phase.value for phase in ABORTABLE], reason)
+    return int(answer.removeprefix("UPDATE "))
+
+
+async def abort_one(catalog: Catalog, move_id: int, reason: str, deadline: float) -> None:
+    """Ask for the end of one move before its cutover."""
+    async with catalog.pool.connection(deadline) as connection:
+        await connection.execute(_ABORT_ONE, move_id, [phase.value for phase in ABORTABLE], reason[:500])
+
+
+async def abort_planned(catalog: Catalog, rebalance_id: int, deadline: float) -> None:
+    """Ask for the end of the moves that have not begun."""
+    async with catalog.pool.connection(deadline) as connection:
+        await connection.execute(_ABORT, rebalance_id, [Phase.PLANNED.value], "the rebalance failed")
+
+
+async def roll_back(catalog: Catalog, move_id: int | None, deadline: float) -> int:
+    """Ask for moves whose source copies are still kept (None: all of them) to be undone; returns how many."""
+    async with catalog.pool.connection(deadline) as connection:
+        answer = await connection.execute(_ROLL_BACK, move_id)
+    return int(answer.removeprefix("UPDATE "))
+
+
+async def sign_in(catalog: Catalog, runner: UUID, name: str, deadline: float) -> None:
+    """The runner is alive."""
+    async with catalog.pool.connection(deadline) as connection:
+        await connection.execute(_RUNNER, runner, name)
+
+
+async def runner_seen(catalog: Catalog, deadline: float) -> Details | None:
+    """Who carries out moves (name, since, silent_s), or did last."""
+    async with catalog.pool.connection(deadline) as connection:
+        record = await connection.fetchrow(_RUNNER_SEEN)
+        return dict(record) if record else None
+
+
+async def copy_rate(catalog: Catalog, deadline: float) -> float | None:
+    """Bytes a second of the last finished copies."""
+    async with catalog.pool.connection(deadline) as connection:
+        rate = await connection.fetchval(_COPY_RATE)
+        return float(rate) if rate else None
