@@ -219,6 +219,63 @@ class ShardList(_Answer, frozen=True):
     shards: Shards
 
 
+class MoveInfo(_Answer, frozen=True):
+    """A bucket on its way. Totals are PostgreSQL's estimates; `pauseMs`: how long its writers waited at the fence."""
+
+    move_id: int
+    bucket: int
+    source: str
+    target: str
+    phase: str
+    started_at: datetime | None
+    cut_over_at: datetime | None
+    ended_at: datetime | None
+    updated_at: datetime
+    rows_total: int | None
+    rows_done: Count
+    bytes_total: int | None
+    bytes_done: Count
+    delta_rows: Count
+    copy_s: float
+    lag_s: float | None
+    passes: Count
+    retries: Count
+    pause_ms: float | None
+    rows_verified: int | None
+    last_error: str | None
+
+
+class RebalanceInfo(_Answer, frozen=True):
+    """A plan that was started. `keepS`: seconds for which the source's copy is kept after a cutover."""
+
+    rebalance_id: int
+    state: str
+    reason: str
+    created_at: datetime
+    ended_at: datetime | None
+    note: str | None
+    parallel_max: int
+    bytes_per_s_max: int | None
+    keep_s: float
+
+
+class RunnerInfo(_Answer, frozen=True):
+    """Who carries moves out, or did last."""
+
+    name: str
+    since: datetime
+    silent_s: float
+
+
+class RebalanceStatus(_Answer, frozen=True):
+    """The newest rebalance and its moves; `idle`: why nothing is being done, if nothing is."""
+
+    rebalance: RebalanceInfo | None
+    moves: list[MoveInfo]
+    runner: RunnerInfo | None
+    idle: str | None
+
+
 class Ready(_Answer, frozen=True):
     """Whether the router takes requests, and the breaker of every shard."""
 

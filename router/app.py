@@ -13,7 +13,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import Receive, Scope, Send
 from swagger_ui_bundle import swagger_ui_path
 
-from router import analytics, devices, front, openapi, ops, pairing
+from router import analytics, devices, front, openapi, ops, pairing, rebalance
 from router.batcher import LaneLimits
 from router.context import Router
 from router.dispatch import Dispatcher
@@ -40,6 +40,7 @@ ROUTES = [
     Route("/v1/analytics/activity", analytics.activity),
     Route("/v1/pairings", pairing.Pairings),
     Route("/v1/shards", ops.shard_list),
+    Route("/v1/rebalance", rebalance.show),
     Route("/livez", ops.livez),
     Route("/readyz", ops.readyz),
     Route("/metrics", ops.metrics),
@@ -117,6 +118,9 @@ async def _background(router: Router) -> None:
     async with asyncio.TaskGroup() as group:
         group.create_task(_forever(lambda: router.cluster.watch(router.settings.map_poll_s)))
         group.create_task(_forever(lambda: _housekeeping(router)))
+        if router.settings.runner:
+            router.runner = rebalance.new_runner(router.cluster.catalog, router)
+            group.create_task(_forever(router.runner.run))
 
 
 async def _forever(work: Callable[[], Awaitable[None]]) -> None:

@@ -9,6 +9,7 @@ from starlette.requests import Request
 from router.dispatch import Dispatcher
 from router.settings import Settings
 from shards.cluster import Cluster
+from shards.runner import Runner
 
 
 @dataclass
@@ -20,6 +21,7 @@ class Router:
     dispatcher: Dispatcher
     stopping: bool = False
     body_bytes: int = field(default=0)  # of all request bodies being worked on
+    runner: Runner | None = None
 
     def query_deadline(self) -> float:
         """When a request other than ingest that begins now must be answered (monotonic seconds)."""

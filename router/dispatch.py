@@ -20,6 +20,7 @@ from shards.errors import ClusterError, ShardError, ShardUnavailable, StaleMap
 from shards.kinds import KINDS, Kind
 
 _STALE_PAUSE_S: Final = 0.02
+_STALE_PAUSE_MAX_S: Final = 0.1
 _OUTCOMES: Final = ("accepted", "duplicate", "rejected", "unavailable", "overloaded")
 _COUNTERS: Final = {(kind, outcome): READINGS.labels(kind.name, outcome) for kind in KINDS for outcome in _OUTCOMES}
 _UNEXPECTED_RETRY_S: Final = 5.0
@@ -129,9 +130,10 @@ class Dispatcher:
         _COUNTERS[each.kind, "unavailable"].inc(len(each.chunk.rows))
 
     async def _refresh(self, deadline: float, attempt: int) -> None:
-        """Read the map again; a little later each time, because a move may be between its fence and its cutover."""
+        """Read the map again. If that was tried already, a move is between its fence and its cutover: wait a little."""
         if attempt > 1:
-            await asyncio.sleep(min(_STALE_PAUSE_S * attempt, 0.2) * random.uniform(0.5, 1.5))
+            pause = min(_STALE_PAUSE_S * attempt, _STALE_PAUSE_MAX_S) * random.uniform(0.5, 1.5)
+            await self._cluster.newer_map(self._cluster.map.epoch, pause)
         try:
             await self._cluster.refresh(max(deadline - time.monotonic(), 0.05))
         except (ShardError, ClusterError):

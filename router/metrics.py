@@ -35,6 +35,10 @@ FANOUT_SECONDS: Final = Histogram(
 )
 STALE_MAPS: Final = Counter("voltroute_stale_maps_total", "Times a shard refused this router's map", ("shard",))
 MAP_REFRESH_FAILURES: Final = Counter("voltroute_map_refresh_failures_total", "Failed reads of the catalog's map")
+MOVE_PHASES: Final = Counter(
+    "voltroute_move_phases_total", "Phases that this router's runner took moves to", ("phase",)
+)
+MOVE_FAILURES: Final = Counter("voltroute_move_failures_total", "Attempts at a phase of a move that failed", ("phase",))
 PARTITIONS_MADE: Final = Counter("voltroute_partitions_made_total", "Partitions made ahead of time", ("shard",))
 
 # (metric name, help, label names, samples of (label values, value))

@@ -118,6 +118,9 @@ OPERATIONS: Final[Sequence[Operation]] = (
         query=("vehicleId", "meterId", "validFrom"), required=("vehicleId", "meterId", "validFrom"),
     ),
     Operation("get", "/v1/shards", "shards", "Shard map, sizes and health", "operations", wire.ShardList),
+    Operation(
+        "get", "/v1/rebalance", "rebalance", "Moves of buckets and their progress", "operations", wire.RebalanceStatus
+    ),
     Operation("get", "/livez", "livez", "Whether the process answers", "operations", wire.Live),
     Operation("get", "/readyz", "readyz", "Whether to send requests here", "operations", wire.Ready),
     Operation("get", "/metrics", "metrics", "Prometheus metrics", "operations", media_type="text/plain"),

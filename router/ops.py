@@ -130,7 +130,13 @@ def gauges(router: Router) -> Gauges:
         owned = [((name,), float(len(buckets))) for name, buckets in cluster.map.by_shard.items()]
         yield "voltroute_shard_buckets", "Buckets that a shard owns", ("shard",), owned
         yield "voltroute_map_epoch", "Epoch of the map in use", (), [((), cluster.map.epoch)]
+    yield "voltroute_runner_leads", "1 when this router carries out the moves", (), [((), float(leads(router)))]
     yield "voltroute_request_body_bytes", "Memory held by request bodies", (), [((), router.body_bytes)]
+
+
+def leads(router: Router) -> bool:
+    """Whether this router is the one that carries out moves."""
+    return router.runner is not None and router.runner.leads
 
 
 def _pools(shard: Shard) -> Iterable[tuple[str, ShardPool]]:

@@ -58,6 +58,7 @@ class Settings(BaseSettings):
     efficiency_critical: float = Field(0.75, ge=0, le=1, description="below: healthStatus CRITICAL")
 
     map_poll_s: Seconds = Field(2, description="between two looks at the catalog's epoch")
+    runner: bool = Field(True, description="take part in carrying out moves (one router at a time does)")
     housekeeping_s: Seconds = Field(600, description="between two rounds of housekeeping")
     drain_delay_s: float = Field(0, ge=0, le=600, description="readyz says 503 for this long before a stop begins")
     drain_timeout_s: Seconds = Field(10, description="for requests in progress when stopping")

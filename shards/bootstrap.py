@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Mapping
 from datetime import UTC, date, datetime
-from urllib.parse import unquote, urlsplit
 
 import asyncpg
 
@@ -13,7 +12,8 @@ from shards.catalog import Catalog, ClusterInfo, ShardRecord, check_names, deadl
 from shards.driver import translated
 from shards.dsn import check_dsn
 from shards.errors import ClusterError, Refused
-from shards.logins import Logins, make_logins, new_logins
+from shards.logins import Logins, make_logins
+from shards.membership import logins_of
 from shards.partitions import month_of, runway
 from shards.placement import spread
 
@@ -64,20 +64,11 @@ async def _register(
             "its shards are changed with `voltroute shard`, not by making it again"
         )
         raise Refused(message)
-    logins = _logins_of(info, known)
+    logins = logins_of(info.cluster_id, known)
     await asyncio.gather(*(_make_logins(name, dsn, logins, timeout_s) for name, dsn in shards.items()))
     for name, dsn in shards.items():
         writer, reader = logins.dsns(dsn)
         await catalog.register(ShardRecord(name, "active", dsn, writer, reader), deadline)
-
-
-def _logins_of(info: ClusterInfo, known: Mapping[str, ShardRecord]) -> Logins:
-    """The logins that the registered shards already use, or new ones."""
-    fresh = new_logins(info.cluster_id)
-    for record in known.values():
-        writer, reader = urlsplit(record.writer_dsn), urlsplit(record.reader_dsn)
-        return Logins(fresh.suffix, unquote(writer.password or ""), unquote(reader.password or ""))
-    return fresh
 
 
 async def _make_logins(name: str, dsn: str, logins: Logins, timeout_s: float) -> None:

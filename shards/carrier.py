@@ -31,8 +31,8 @@ ORDER BY c.relname
 _BOUND: Final = re.compile(r"FOR VALUES FROM \((.*)\) TO \((.*)\)")
 _MAKE_LEAF: Final = "SELECT make_leaf($1, $2, $3, $4)"
 
-# A transaction that began before the mark may still commit readings ingested before it: the mark is the oldest of these,
-# and a little before, because a backend takes its transaction's time a moment before it shows it.
+# A transaction that began before the mark may still commit readings ingested before it: the mark is the oldest of
+# these, and a little before, because a backend takes its transaction's time a moment before it shows it.
 _LOW_WATER: Final = """
 SELECT least(min(xact_start), clock_timestamp()) - interval '2 seconds' AS mark,
     (SELECT count(*) FROM pg_prepared_xacts WHERE database = current_database()) AS prepared

@@ -27,7 +27,14 @@ FROM cluster AS c
 LEFT JOIN bucket_map AS m ON true
 LEFT JOIN shard AS s USING (shard_id)
 """
-_SHARDS: Final = "SELECT name, state, owner_dsn, writer_dsn, reader_dsn FROM shard ORDER BY shard_id"
+_SHARDS: Final = "SELECT name, state, owner_dsn, writer_dsn, reader_dsn, weight FROM shard ORDER BY shard_id"
+_SET_STATE: Final = "UPDATE shard SET state = $2 WHERE name = $1"
+_SET_WEIGHT: Final = "UPDATE shard SET weight = $2 WHERE name = $1"
+_REMOVE: Final = """
+DELETE FROM shard AS s WHERE name = $1
+    AND NOT EXISTS (SELECT FROM bucket_map AS m WHERE m.shard_id = s.shard_id)
+    AND NOT EXISTS (SELECT FROM move WHERE ended_at IS NULL AND s.name IN (source, target))
+"""
 _CREATE: Final = """
 INSERT INTO cluster (bucket_count, hash_seed, first_month) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING
 """
@@ -67,6 +74,7 @@ class ShardRecord:
     owner_dsn: str
     writer_dsn: str
     reader_dsn: str
+    weight: float = 1.0
 
     def __repr__(self) -> str:
         return f"ShardRecord({self.name!r}, {self.state!r}, {redact(self.owner_dsn)!r})"
@@ -132,6 +140,21 @@ class Catalog:
         """Add a shard, or change how it is reached. It owns no bucket until the map says so."""
         async with self.pool.connection(deadline) as connection:
             await connection.execute(_REGISTER, shard.name, shard.owner_dsn, shard.writer_dsn, shard.reader_dsn)
+
+    async def set_shard_state(self, name: str, state: str, deadline: float) -> bool:
+        """`active` or `draining`; False when there is no such shard."""
+        async with self.pool.connection(deadline) as connection:
+            return (await connection.execute(_SET_STATE, name, state)) == "UPDATE 1"
+
+    async def set_shard_weight(self, name: str, weight: float, deadline: float) -> bool:
+        """How much a shard should hold beside the others; False when there is no such shard."""
+        async with self.pool.connection(deadline) as connection:
+            return (await connection.execute(_SET_WEIGHT, name, weight)) == "UPDATE 1"
+
+    async def remove_shard(self, name: str, deadline: float) -> bool:
+        """Forget a shard that owns nothing and takes part in no move; False when it may not go."""
+        async with self.pool.connection(deadline) as connection:
+            return (await connection.execute(_REMOVE, name)) == "DELETE 1"
 
     async def publish_first_map(self, owners: tuple[str, ...], deadline: float) -> None:
         """Give all buckets out at once. Only for a cluster that has no map yet."""

@@ -61,6 +61,7 @@ class Cluster:
         self._shards: dict[str, Shard] = {}
         self._refreshing: asyncio.Task[ShardMap] | None = None
         self._closing: set[asyncio.Task[None]] = set()
+        self._newer = asyncio.Event()  # replaced whenever a newer map comes
 
     @property
     def map(self) -> ShardMap:
@@ -95,6 +96,13 @@ class Cluster:
             self._refreshing = asyncio.create_task(self._read(timeout_s))
         return await asyncio.shield(self._refreshing)
 
+    async def newer_map(self, epoch: int, timeout_s: float) -> None:
+        """Wait until the map is newer than `epoch`, at most `timeout_s`."""
+        if self.map.epoch == epoch:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(timeout_s):
+                    await self._newer.wait()
+
     async def _read(self, timeout_s: float) -> ShardMap:
         deadline = deadline_in(timeout_s)
         shard_map = await self.catalog.shard_map(deadline)
@@ -102,8 +110,10 @@ class Cluster:
             message = "the catalog has no shard map: `voltroute init` was not finished"
             raise ClusterError(message)
         retired = self._adopt({record.name: record for record in await self.catalog.shards(deadline)})
-        if self._map is None or shard_map.epoch >= self._map.epoch:
+        if self._map is None or shard_map.epoch > self._map.epoch:
             self._map = shard_map
+            self._newer.set()
+            self._newer = asyncio.Event()
         for shard in retired:
             task = asyncio.create_task(shard.close())
             self._closing.add(task)
@@ -111,7 +121,7 @@ class Cluster:
         return self._map
 
     def _adopt(self, records: Mapping[str, ShardRecord]) -> list[Shard]:
-        """Take over what the catalog says; returns the shards that are not used any more. Their pools stay open else."""
+        """Take over what the catalog says; returns the shards that are not used any more. Pools that fit are kept."""
         kept: dict[str, Shard] = {}
         retired = dict(self._shards)
         for name, record in records.items():

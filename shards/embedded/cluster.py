@@ -27,6 +27,9 @@ from shards.errors import ClusterError, Refused
 LOCK_FILE: Final = "lock"
 LOCK_TIMEOUT_S: Final = 45.0
 _PARALLEL_INITDB: Final = asyncio.Semaphore(2)
+FOLLOW_S: Final = 0.25
+_HAS_SCHEMA: Final = "SELECT to_regclass('public.bucket_map') IS NOT NULL"
+_HAS_MAP: Final = "SELECT EXISTS (SELECT FROM bucket_map)"
 _OWNER_SQL: Final = "SELECT format('CREATE ROLE %I LOGIN CREATEROLE PASSWORD %L', $1::text, $2::text)"
 
 
@@ -50,6 +53,8 @@ class EmbeddedCluster:
         self._keeper: asyncio.subprocess.Process | None = None
         self._lock: int | None = None
         self._state: State | None = None
+        self._following: asyncio.Task[None] | None = None
+        self._binaries: Path | None = None
 
     @property
     def state(self) -> State:
@@ -82,8 +87,9 @@ class EmbeddedCluster:
             save_state(directory, state)
             self._state = state
             await self._start_servers(directory, state)
-            await asyncio.gather(*(_make_database(state, name) for name in state.ports))
-            await init_cluster(state.dsn(CATALOG), state.shard_dsns(), state.bucket_count)
+            await asyncio.gather(*(make_database(state, name) for name in state.ports))
+            await init_cluster(state.dsn(CATALOG), await _registered(state), state.bucket_count)
+            self._following = asyncio.create_task(self._follow())
         except BaseException:
             await self.stop()
             raise
@@ -103,23 +109,40 @@ class EmbeddedCluster:
                 raise Refused(message)
 
     async def _start_servers(self, directory: Path, state: State) -> None:
-        binaries = await asyncio.to_thread(find_binaries, self._options.binaries)
+        self._binaries = binaries = await asyncio.to_thread(find_binaries, self._options.binaries)
         account = server_account()
         servers = [Server(name, directory / name, port, binaries) for name, port in state.ports.items()]
-
-        async def prepare(server: Server) -> None:
-            async with _PARALLEL_INITDB:
-                await asyncio.to_thread(initialise, server, state.superuser_password, account)
-
-        await asyncio.gather(*map(prepare, servers))
+        await asyncio.gather(*(_prepare(server, state.superuser_password) for server in servers))
         spec = {
             "binaries": str(binaries),
             "durable": self._options.durable,
             "uid": None if account is None else account.pw_uid,
             "remove": str(directory) if self._options.temporary else None,
-            "servers": [{"name": s.name, "directory": str(s.directory), "port": s.port} for s in servers],
+            "servers": list(map(_described, servers)),
         }
         await self._start_keeper(spec)
+
+    async def _follow(self) -> None:
+        """Start and stop servers as `voltroute shard add` and `remove` write into the state."""
+        directory = self._options.directory.absolute()
+        while True:
+            await asyncio.sleep(FOLLOW_S)
+            wanted = load_state(directory)
+            if wanted is None or wanted == self._state or self._binaries is None:
+                continue
+            for name in wanted.ports.keys() - self.state.ports.keys():
+                server = Server(name, directory / name, wanted.ports[name], self._binaries)
+                await _prepare(server, wanted.superuser_password)
+                await self._tell_keeper({"add": _described(server)})
+            for name in self.state.ports.keys() - wanted.ports.keys():
+                await self._tell_keeper({"remove": name})
+            self._state = wanted
+
+    async def _tell_keeper(self, message: dict[str, Any]) -> None:
+        if self._keeper is None or self._keeper.stdin is None:
+            raise AssertionError
+        self._keeper.stdin.write(json.dumps(message).encode() + b"\n")
+        await self._keeper.stdin.drain()
 
     async def _start_keeper(self, spec: dict[str, Any]) -> None:
         self._keeper = await asyncio.create_subprocess_exec(
@@ -141,6 +164,10 @@ class EmbeddedCluster:
 
     async def stop(self) -> None:
         """Stop the servers (fast shutdown) and wait until they are down."""
+        if self._following is not None:
+            self._following.cancel()
+            await asyncio.gather(self._following, return_exceptions=True)
+            self._following = None
         if self._keeper is not None:
             if self._keeper.stdin is not None:
                 self._keeper.stdin.close()
@@ -152,14 +179,39 @@ class EmbeddedCluster:
         self._state = None
 
 
-async def _make_database(state: State, name: str) -> None:
+def _described(server: Server) -> dict[str, Any]:
+    return {"name": server.name, "directory": str(server.directory), "port": server.port}
+
+
+async def _prepare(server: Server, superuser_password: str) -> None:
+    async with _PARALLEL_INITDB:
+        await asyncio.to_thread(initialise, server, superuser_password, server_account())
+
+
+async def _registered(state: State) -> dict[str, str]:
+    """The shards that the catalog knows, by the state's DSNs; all of them when it has no map yet.
+
+    A server that was added and never registered just runs.
+    """
+    with translated(CATALOG):
+        connection = await asyncpg.connect(state.dsn(CATALOG), timeout=10)
+        try:
+            if not (await connection.fetchval(_HAS_SCHEMA) and await connection.fetchval(_HAS_MAP)):
+                return state.shard_dsns()
+            known = {record["name"] for record in await connection.fetch("SELECT name FROM shard")}
+        finally:
+            await connection.close()
+    return {name: dsn for name, dsn in state.shard_dsns().items() if name in known}
+
+
+async def make_database(state: State, name: str) -> None:
     """Owner and database on one server, unless they are there."""
     with translated(name):
         connection = await asyncpg.connect(state.superuser_dsn(name, "postgres"), timeout=10)
         try:
             if not await connection.fetchval("SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1)", OWNER):
                 await connection.execute(await connection.fetchval(_OWNER_SQL, OWNER, state.owner_password))
-                await connection.execute(f"GRANT pg_read_all_stats TO {OWNER} WITH ADMIN OPTION")
+                await connection.execute(f"GRANT pg_read_all_stats, pg_read_all_settings TO {OWNER} WITH ADMIN OPTION")
             if not await connection.fetchval("SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1)", DATABASE):
                 await connection.execute(f"CREATE DATABASE {DATABASE} OWNER {OWNER}")
         finally:

@@ -55,9 +55,12 @@ class Keeper:
         self._durable = bool(spec["durable"])
         self._account = pwd.getpwuid(spec["uid"]) if spec["uid"] is not None else None
         self._remove = spec["remove"]
-        self._children = [
-            _Child(Server(s["name"], Path(s["directory"]), s["port"], Path(spec["binaries"]))) for s in spec["servers"]
-        ]
+        self._binaries = Path(spec["binaries"])
+        self._children = [_Child(self._server(each)) for each in spec["servers"]]
+        self._inbox = _Inbox()
+
+    def _server(self, described: dict[str, Any]) -> Server:
+        return Server(described["name"], Path(described["directory"]), described["port"], self._binaries)
 
     def run(self) -> int:
         """Until the parent is gone. Returns an exit code."""
@@ -117,12 +120,15 @@ class Keeper:
                 return (
                     f"{waiting[0].server.name} was not ready in {READY_TIMEOUT_S:g} s:\n{log_tail(waiting[0].server)}"
                 )
-            if _parent_gone(POLL_S):
+            self._inbox.wait(POLL_S)
+            if self._inbox.ended:
                 return "the parent is gone"
         return None
 
     def _watch(self) -> None:
-        while not _parent_gone(POLL_S * 4):
+        while not self._inbox.ended:
+            for message in self._inbox.wait(POLL_S * 4):
+                self._obey(message)
             now = time.monotonic()
             for child in self._children:
                 process = child.process
@@ -132,15 +138,31 @@ class Keeper:
                 elif process is None and now >= child.restart_at:
                     self._start(child)
 
+    def _obey(self, message: dict[str, Any]) -> None:
+        """A server more, or one less, whose folder goes with it."""
+        if "add" in message:
+            child = _Child(self._server(message["add"]))
+            self._end_leftover(child.server)
+            self._children.append(child)
+            self._start(child)
+        for child in [child for child in self._children if child.server.name == message.get("remove")]:
+            self._children.remove(child)
+            _stop([child])
+            shutil.rmtree(child.server.directory, ignore_errors=True)
+
     def _stop_all(self) -> None:
-        """Fast shutdown, then immediate; a server that was stopped with SIGSTOP is woken first."""
-        for stop_signal in (signal.SIGINT, signal.SIGQUIT, signal.SIGKILL):
-            alive = [c.process for c in self._children if c.process is not None and c.process.poll() is None]
-            for process in alive:
-                process.send_signal(stop_signal)
-                process.send_signal(signal.SIGCONT)
-            if alive:
-                _wait_until(partial(_all_ended, alive), STOP_TIMEOUT_S)
+        _stop(self._children)
+
+
+def _stop(children: list[_Child]) -> None:
+    """Fast shutdown, then immediate; a server that was stopped with SIGSTOP is woken first."""
+    for stop_signal in (signal.SIGINT, signal.SIGQUIT, signal.SIGKILL):
+        alive = [c.process for c in children if c.process is not None and c.process.poll() is None]
+        for process in alive:
+            process.send_signal(stop_signal)
+            process.send_signal(signal.SIGCONT)
+        if alive:
+            _wait_until(partial(_all_ended, alive), STOP_TIMEOUT_S)
 
 
 def _all_ended(processes: list[subprocess.Popen[bytes]]) -> bool:
@@ -153,10 +175,22 @@ def _wait_until(condition: Callable[[], bool], timeout_s: float) -> None:
         time.sleep(POLL_S)
 
 
-def _parent_gone(timeout_s: float) -> bool:
-    """Wait up to `timeout_s` for standard input to end."""
-    readable, _, _ = select.select([sys.stdin], [], [], timeout_s)
-    return bool(readable) and not os.read(sys.stdin.fileno(), 4096)
+class _Inbox:
+    """Lines of JSON from standard input; its end means that the parent is gone."""
+
+    def __init__(self) -> None:
+        self.ended = False
+        self._rest = b""
+
+    def wait(self, timeout_s: float) -> list[dict[str, Any]]:
+        """The messages that came, after at most `timeout_s`."""
+        readable, _, _ = select.select([sys.stdin], [], [], timeout_s)
+        if readable:
+            piece = os.read(sys.stdin.fileno(), 4096)
+            self.ended = not piece
+            *lines, self._rest = (self._rest + piece).split(b"\n")
+            return [json.loads(line) for line in lines]
+        return []
 
 
 def main() -> int:

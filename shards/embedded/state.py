@@ -1,8 +1,11 @@
 """What an embedded cluster must remember between two starts: one JSON file, readable by its owner alone."""
 
+import fcntl
 import json
 import os
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -56,6 +59,31 @@ def with_free_ports(state: State) -> State:
     """The same cluster; a port that something else took meanwhile is replaced."""
     taken = [name for name, port in state.ports.items() if not port_is_free(port)]
     return replace(state, ports={**state.ports, **dict(zip(taken, free_ports(len(taken)), strict=True))})
+
+
+@contextmanager
+def editing_state(directory: Path) -> Iterator[State]:
+    """The state of a cluster that runs, for as long as nobody else edits it. ClusterError when there is none."""
+    descriptor = os.open(directory / f"{FILE}.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        state = load_state(directory)
+        if state is None:
+            message = f"no cluster in {directory}"
+            raise ClusterError(message)
+        yield state
+    finally:
+        os.close(descriptor)
+
+
+def with_server(state: State, name: str) -> State:
+    """The same cluster with one more server, unless it is there already."""
+    return state if name in state.ports else replace(state, ports={**state.ports, name: free_ports(1)[0]})
+
+
+def without_server(state: State, name: str) -> State:
+    """The same cluster with one server less."""
+    return replace(state, ports={other: port for other, port in state.ports.items() if other != name})
 
 
 def load_state(directory: Path) -> State | None:

@@ -1,0 +1,37 @@
+"""Why a rebalance does nothing at the moment. Pure."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from shards.moves import ENDED, Phase, Rebalance
+
+RUNNER_SILENT_S: Final = 10.0
+_ENDED: Final = {phase.value for phase in ENDED}
+
+
+def why_idle(
+    rebalance: Rebalance, moves: Sequence[Mapping[str, Any]], runner_silent_s: float | None, now: datetime
+) -> str | None:
+    """A reason in words, or None when something is being done."""
+    if rebalance.ended_at is not None:
+        return f"the last rebalance ended: {rebalance.state}"
+    if runner_silent_s is None or runner_silent_s > RUNNER_SILENT_S:
+        return "no runner is alive: start a router, or `voltroute runner`"
+    open_ = [move for move in moves if move["phase"] not in _ENDED]
+    working = [move for move in open_ if move["phase"] not in {Phase.PLANNED, Phase.CLEANUP, Phase.ROLLBACK_CLEANUP}]
+    if working:
+        return None
+    kept = [move for move in open_ if move["phase"] == Phase.CLEANUP]
+    held = [move for move in kept if move["last_error"]]
+    if held:
+        return f"bucket {held[0]['bucket']} waits for you: {held[0]['last_error']}"
+    if rebalance.state == "paused":
+        return "paused: go on with `voltroute rebalance resume`"
+    if any(move["phase"] == Phase.PLANNED for move in open_):
+        return None
+    if kept:
+        last = max(move["cut_over_at"] or now for move in kept) + timedelta(seconds=rebalance.keep_s)
+        wait = max((last - now).total_seconds(), 0)
+        return f"the old copies are kept for a rollback, for {wait:.0f} s more"
+    return None
