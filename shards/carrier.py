@@ -22,8 +22,8 @@ BUSY_PAUSE_S: Final = 0.05
 SHARE_WHEN_BUSY: Final = 0.3  # of the time, while readings wait for their transaction
 
 _LEAVES: Final = """
-SELECT c.relname AS name, pg_get_expr(c.relpartbound, c.oid) AS bound, greatest(c.reltuples, 0)::bigint AS rows,
-    pg_total_relation_size(c.oid) AS size_bytes
+SELECT c.relname AS name, pg_get_expr(c.relpartbound, c.oid) AS bound, pg_stat_get_live_tuples(c.oid) AS rows,
+    pg_relation_size(c.oid) AS size_bytes
 FROM pg_inherits AS i JOIN pg_class AS c ON c.oid = i.inhrelid
 WHERE i.inhparent = to_regclass($1) AND NOT i.inhdetachpending
 ORDER BY c.relname

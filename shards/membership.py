@@ -81,24 +81,24 @@ async def _disk_free(connection: Connection) -> int | None:
 
 
 async def add_shard(catalog: Catalog, name: str, dsn: str, weight: float, timeout_s: float = 60.0) -> list[Finding]:
-    """Check, migrate and register an empty shard; it owns nothing until a rebalance. Repeating it is harmless.
+    """Check, migrate and register an empty shard; it owns nothing until a rebalance.
 
-    Refused when a check fails or the name is another database's; the findings say which.
+    Refused when a check fails, or the name or the database is a shard already. What was interrupted can be repeated.
     """
     check_names({name: dsn})
     check_dsn(dsn)
     deadline = deadline_in(timeout_s)
     info = await catalog.info(deadline)
     known = {record.name: record for record in await catalog.shards(deadline)}
-    if name in known and known[name].owner_dsn != dsn:
-        message = f"there is a shard {name} already, on another database"
+    if name in known:
+        message = f"{name} is a shard already"
         raise Refused(message)
-    if any(record.owner_dsn == dsn for other, record in known.items() if other != name):
+    if any(record.owner_dsn == dsn for record in known.values()):
         message = "that database is a shard of this cluster already, under another name"
         raise Refused(message)
     findings = await examine(name, dsn, catalog)
     wrong = [f"{finding.name}: {finding.found}" for finding in findings if not finding.ok]
-    if wrong and name not in known:
+    if wrong:
         raise Refused(f"{name} cannot become a shard: {'; '.join(wrong)}")
     report = (await migrate.migrate(None, {name: dsn}, timeout_s))[0]
     if report.error:

@@ -19,19 +19,21 @@ def why_idle(
     if runner_silent_s is None or runner_silent_s > RUNNER_SILENT_S:
         return "no runner is alive: start a router, or `voltroute runner`"
     open_ = [move for move in moves if move["phase"] not in _ENDED]
-    working = [move for move in open_ if move["phase"] not in {Phase.PLANNED, Phase.CLEANUP, Phase.ROLLBACK_CLEANUP}]
-    if working:
+    waiting = {Phase.PLANNED, Phase.CLEANUP, Phase.ROLLBACK_CLEANUP}
+    if any(move["phase"] not in waiting for move in open_):
         return None
+    return _why_all_wait(rebalance, open_, now)
+
+
+def _why_all_wait(rebalance: Rebalance, open_: Sequence[Mapping[str, Any]], now: datetime) -> str | None:
     kept = [move for move in open_ if move["phase"] == Phase.CLEANUP]
     held = [move for move in kept if move["last_error"]]
     if held:
         return f"bucket {held[0]['bucket']} waits for you: {held[0]['last_error']}"
     if rebalance.state == "paused":
         return "paused: go on with `voltroute rebalance resume`"
-    if any(move["phase"] == Phase.PLANNED for move in open_):
+    if len(kept) < len(open_) or not kept:
         return None
-    if kept:
-        last = max(move["cut_over_at"] or now for move in kept) + timedelta(seconds=rebalance.keep_s)
-        wait = max((last - now).total_seconds(), 0)
-        return f"the old copies are kept for a rollback, for {wait:.0f} s more"
-    return None
+    last = max(move["cut_over_at"] or now for move in kept) + timedelta(seconds=rebalance.keep_s)
+    wait = max((last - now).total_seconds(), 0)
+    return f"the old copies are kept for a rollback, for {wait:.0f} s more"

@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from router.cli import demo, doctor, inspecting, posting, running
+from router.cli import demo, doctor, inspecting, posting, rebalancing, running, sharding
 from router.cli.output import errors
 from shards.dsn import redact_text
 from shards.errors import ClusterError, InvalidArgument, Refused, ShardError
@@ -22,11 +22,18 @@ app.command()(running.init)
 app.command("serve")(running.serve_command)
 app.add_typer(inspecting.migrate_app, name="migrate")
 app.add_typer(inspecting.shard_app, name="shard")
+app.add_typer(rebalancing.rebalance_app, name="rebalance")
 app.add_typer(inspecting.map_app, name="map")
 app.add_typer(inspecting.config_app, name="config")
 app.command()(posting.post)
 app.command()(posting.simulate)
 app.command()(doctor.doctor)
+inspecting.shard_app.command("add")(sharding.add)
+inspecting.shard_app.command("drain")(sharding.drain)
+inspecting.shard_app.command("remove")(sharding.remove)
+inspecting.shard_app.command("weight")(sharding.weight)
+app.command()(rebalancing.check)
+app.command("runner")(rebalancing.runner_command)
 
 
 def _end(code: int, message: object) -> None:

@@ -1,0 +1,416 @@
+"""rebalance, runner, check: planning moves, starting and steering them, watching, and proving what must hold."""
+
+import asyncio
+import contextlib
+import math
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Annotated, Any, Final, TypeVar
+
+import msgspec
+import typer
+
+from router import log, rebalance
+from router.cli.moves_view import closing_line, print_status, watch_moves
+from router.cli.output import console, errors, print_json, print_table
+from router.cli.target import DataOption, JsonOption, find_catalog, load_settings
+from router.server import stop_on_signals
+from shards import fingerprints, invariants, rebalances
+from shards.catalog import Catalog, ShardRecord, deadline_in
+from shards.errors import ClusterError, InvalidArgument, Refused
+from shards.loads import bucket_loads, written_since
+from shards.mover import BEGINNING
+from shards.moves import Phase
+from shards.placement import THRESHOLD_DEFAULT, Load, Place, Plan, PlannedMove, costs_of, make_plan, totals
+from shards.sessions import owner_session
+
+TIMEOUT_S: Final = 10.0
+SAMPLE_S: Final = 5.0
+COPY_RATE_ASSUMED: Final = 20 * 2**20  # bytes a second, before any move was measured
+KEEP_S: Final = 60.0
+PARALLEL: Final = 2
+
+rebalance_app = typer.Typer(help="Moving buckets between shards, while traffic runs.", no_args_is_help=True)
+By = Annotated[
+    str, typer.Option(help="What to even out: bytes, or rate (readings written a second, measured for 5 s).")
+]
+Threshold = Annotated[
+    float, typer.Option(min=0, help="Nothing moves while the fullest shard is at most this above its share.")
+]
+Weights = Annotated[list[str] | None, typer.Option("--weight", help="NAME=WEIGHT, for this plan only. Repeatable.")]
+Parallel = Annotated[int, typer.Option(min=1, max=64, help="Moves at a time, of different shards.")]
+RateMb = Annotated[float | None, typer.Option(min=0.1, help="Copy at most so many MiB a second, each move.")]
+Keep = Annotated[
+    float,
+    typer.Option(min=0, max=604800, help="Seconds for which the old copy is kept after a cutover, for a rollback."),
+]
+
+Result = TypeVar("Result")
+
+
+class PlanFile(msgspec.Struct, frozen=True):
+    """A plan on its way from `plan --out` to `start`."""
+
+    epoch: int
+    reason: str
+    moves: list[PlannedMove]
+
+
+def with_catalog(data: Path | None, work: Callable[[Catalog], Awaitable[Result]]) -> Result:
+    """Run `work` with the catalog that a command is about."""
+    dsn = find_catalog(data, load_settings())
+
+    async def run() -> Result:
+        catalog = Catalog(dsn)
+        try:
+            return await work(catalog)
+        finally:
+            await catalog.close()
+
+    return asyncio.run(run())
+
+
+async def plan_now(
+    catalog: Catalog, by: str, threshold: float, weights: dict[str, float]
+) -> tuple[Plan, list[Load], int, list[ShardRecord]]:
+    """A plan for the cluster as it is, the loads behind it, the epoch it holds for, and the shards."""
+    if by not in {"bytes", "rate"}:
+        message = f"--by {by}: bytes or rate"
+        raise InvalidArgument(message)
+    deadline = deadline_in(TIMEOUT_S)
+    records = await catalog.shards(deadline)
+    shard_map = await catalog.shard_map(deadline)
+    if shard_map is None:
+        message = "the catalog has no shard map: `voltroute init` was not finished"
+        raise ClusterError(message)
+    unknown = weights.keys() - {record.name for record in records}
+    if unknown:
+        message = f"--weight: there is no shard {', '.join(sorted(unknown))}"
+        raise InvalidArgument(message)
+    loads = await bucket_loads({r.name: r for r in records}, shard_map, SAMPLE_S if by == "rate" else 0.0)
+    places = [Place(r.name, weights.get(r.name, r.weight), r.state == "draining") for r in records]
+    made = make_plan(shard_map.owners, costs_of(loads, by), places, threshold)
+    return made, loads, shard_map.epoch, records
+
+
+def _weights(entries: list[str] | None) -> dict[str, float]:
+    found = {}
+    for entry in entries or ():
+        name, _, text = entry.partition("=")
+        try:
+            found[name] = float(text)
+        except ValueError:
+            message = f"--weight {entry}: NAME=NUMBER is expected"
+            raise InvalidArgument(message) from None
+        if not 0 < found[name] <= 1000:
+            message = f"--weight {entry}: more than 0, at most 1000"
+            raise InvalidArgument(message)
+    return found
+
+
+def _percent(imbalance: float) -> str:
+    return "a shard that should be empty is not" if math.isinf(imbalance) else f"{imbalance:.0%}"
+
+
+@rebalance_app.command("plan")
+def plan(
+    data: DataOption = None,
+    by: By = "bytes",
+    threshold: Threshold = THRESHOLD_DEFAULT,
+    weight: Weights = None,
+    out: Annotated[Path | None, typer.Option(help="Write the plan to a file, for `start`.")] = None,
+    json: JsonOption = False,
+) -> None:
+    """What a rebalance would do. Changes nothing."""
+
+    async def work(catalog: Catalog) -> tuple[Plan, list[Load], int, list[ShardRecord], float | None]:
+        made = await plan_now(catalog, by, threshold, _weights(weight))
+        return *made, await rebalances.copy_rate(catalog, deadline_in(TIMEOUT_S))
+
+    made, loads, epoch, records, rate = with_catalog(data, work)
+    size = sum(loads[move.bucket].size_bytes for move in made.moves)
+    seconds = size / (rate or COPY_RATE_ASSUMED) + len(made.moves)
+    if out is not None:
+        out.write_bytes(msgspec.json.encode(PlanFile(epoch, f"by {by}", list(made.moves))))
+    if json:
+        print_json(_plan_json(made, loads, records, seconds))
+        return
+    _print_plan(made, loads, records)
+    if not made.moves:
+        console.print(f"nothing to move: imbalance {_percent(made.imbalance_before)}, threshold {threshold:.0%}")
+        return
+    measured = "measured" if rate else "assumed"
+    console.print(
+        f"{len(made.moves)} moves, {size / 2**20:,.1f} MiB; imbalance {_percent(made.imbalance_before)} -> "
+        f"{_percent(made.imbalance_after)}; about {seconds:,.0f} s ({measured} copy rate, {PARALLEL} at a time less)"
+    )
+    console.print(f"start it with:  voltroute rebalance start{f' {out}' if out else ''} --watch")
+
+
+def _print_plan(made: Plan, loads: list[Load], records: list[ShardRecord]) -> None:
+    before, after = totals(made.before, loads), totals(made.after, loads)
+    rows = []
+    for record in records:
+        (b0, r0, s0), (b1, r1, s1) = before.get(record.name, (0, 0, 0)), after.get(record.name, (0, 0, 0))
+        rows.append(
+            (
+                record.name,
+                record.state,
+                f"{b0} -> {b1}",
+                f"{r0:,} -> {r1:,}",
+                f"{s0 / 2**20:,.1f} -> {s1 / 2**20:,.1f} MiB",
+            )
+        )
+    print_table(("shard", "state", "buckets", "readings", "size"), rows)
+
+
+def _plan_json(made: Plan, loads: list[Load], records: list[ShardRecord], seconds: float) -> dict[str, Any]:
+    before, after = totals(made.before, loads), totals(made.after, loads)
+
+    def held(found: Any, name: str) -> dict[str, int]:
+        return dict(zip(("buckets", "rows", "bytes"), found.get(name, (0, 0, 0)), strict=True))
+
+    finite = {name: None if math.isinf(v) else v for name, v in _imbalances(made).items()}
+    return {
+        "moves": [{"bucket": m.bucket, "source": m.source, "target": m.target} for m in made.moves],
+        "shards": [
+            {"name": r.name, "state": r.state, "before": held(before, r.name), "after": held(after, r.name)}
+            for r in records
+        ],
+        **finite,
+        "bytes": sum(loads[move.bucket].size_bytes for move in made.moves),
+        "estimated_s": round(seconds, 1),
+    }
+
+
+def _imbalances(made: Plan) -> dict[str, float]:
+    return {"imbalance_before": made.imbalance_before, "imbalance_after": made.imbalance_after}
+
+
+@rebalance_app.command("start")
+def start(
+    plan_file: Annotated[Path | None, typer.Argument(help="A plan of `plan --out`; none: plan now.")] = None,
+    data: DataOption = None,
+    by: By = "bytes",
+    threshold: Threshold = THRESHOLD_DEFAULT,
+    weight: Weights = None,
+    parallel: Parallel = PARALLEL,
+    rate_mb: RateMb = None,
+    keep: Keep = KEEP_S,
+    watch: Annotated[bool, typer.Option("--watch", help="Watch it; Ctrl-C only stops watching.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """Start moving buckets, in the routers' background."""
+
+    async def work(catalog: Catalog) -> int | None:
+        if plan_file is not None:
+            try:
+                read = msgspec.json.decode(plan_file.read_bytes(), type=PlanFile)
+            except (OSError, msgspec.DecodeError) as error:
+                message = f"{plan_file} is not a plan: {error}"
+                raise InvalidArgument(message) from None
+            moves, reason = read.moves, read.reason
+        else:
+            made = (await plan_now(catalog, by, threshold, _weights(weight)))[0]
+            moves, reason = list(made.moves), f"by {by}"
+        return await begin(catalog, moves, reason, parallel=parallel, rate_mb=rate_mb, keep=keep)
+
+    number = with_catalog(data, work)
+    if json:
+        print_json({"rebalance": number})
+    elif number is None:
+        console.print("nothing to move")
+    elif watch:
+        watch_to_the_end(data)
+    else:
+        console.print(f"rebalance {number} is started; watch it with:  voltroute rebalance watch")
+
+
+async def begin(
+    catalog: Catalog, moves: list[PlannedMove], reason: str, *, parallel: int, rate_mb: float | None, keep: float
+) -> int | None:
+    """Hand moves to the runner; None when there are none."""
+    if not moves:
+        return None
+    return await rebalances.start(
+        catalog,
+        moves,
+        reason,
+        parallel_max=parallel,
+        bytes_per_s_max=None if rate_mb is None else int(rate_mb * 2**20),
+        keep_s=keep,
+        deadline=deadline_in(TIMEOUT_S),
+    )
+
+
+def watch_to_the_end(data: Path | None) -> None:
+    """Show the moves until they end; exit code 1 unless all were done. Ctrl-C only stops watching."""
+
+    async def work(catalog: Catalog) -> str | None:
+        with contextlib.suppress(asyncio.CancelledError):
+            state = await watch_moves(catalog)
+            await _close(catalog)
+            return state
+        return None
+
+    try:
+        state = with_catalog(data, work)
+    except KeyboardInterrupt:
+        state = None
+    if state is None:
+        errors.print("not watching any more; the moves go on (see `voltroute rebalance status`)")
+    elif state != "done":
+        raise typer.Exit(1)
+
+
+async def _close(catalog: Catalog) -> None:
+    """The last word on a rebalance: what was moved, what was written meanwhile, what was verified."""
+    deadline = deadline_in(TIMEOUT_S)
+    found = await rebalances.latest(catalog, deadline)
+    shard_map = await catalog.shard_map(deadline)
+    if found is None or shard_map is None:
+        return
+    records = {record.name: record for record in await catalog.shards(deadline)}
+    written = await written_since(records, shard_map, found[0].created_at)
+    console.print(closing_line(*found, written), soft_wrap=True)
+
+
+@rebalance_app.command("watch")
+def watch_command(data: DataOption = None) -> None:
+    """Watch the moves until they end. Ctrl-C only stops watching."""
+    watch_to_the_end(data)
+
+
+@rebalance_app.command("status")
+def status_command(data: DataOption = None, json: JsonOption = False) -> None:
+    """The moves, who carries them out, and why nothing happens if nothing does."""
+    answer = with_catalog(data, lambda catalog: rebalance.status(catalog, deadline_in(TIMEOUT_S)))
+    if json:
+        print_json(msgspec.to_builtins(answer))
+    else:
+        print_status(answer)
+
+
+async def _open(catalog: Catalog) -> int:
+    found = await rebalances.open_rebalance(catalog, deadline_in(TIMEOUT_S))
+    if found is None:
+        message = "no rebalance is open"
+        raise Refused(message)
+    return found.rebalance_id
+
+
+def _steer(data: Path | None, state: str, note: str) -> None:
+    async def work(catalog: Catalog) -> None:
+        await rebalances.set_state(catalog, await _open(catalog), state, note, deadline_in(TIMEOUT_S))
+
+    with_catalog(data, work)
+    console.print(note)
+
+
+@rebalance_app.command("pause")
+def pause(data: DataOption = None) -> None:
+    """Begin no further move; those under way are finished."""
+    _steer(data, "paused", "paused: no further move begins")
+
+
+@rebalance_app.command("resume")
+def resume(data: DataOption = None) -> None:
+    """Go on after a pause."""
+    _steer(data, "running", "running")
+
+
+@rebalance_app.command("cancel")
+def cancel(data: DataOption = None) -> None:
+    """End all moves that are not past their fence; what they copied is dropped. Cutovers that were made stay."""
+
+    async def work(catalog: Catalog) -> int:
+        number, deadline = await _open(catalog), deadline_in(TIMEOUT_S)
+        asked = await rebalances.abort(catalog, number, "cancelled", deadline)
+        await rebalances.set_state(catalog, number, "cancelled", None, deadline)
+        return asked
+
+    console.print(f"{with_catalog(data, work)} moves are being ended; those past their fence are finished")
+
+
+@rebalance_app.command("rollback")
+def rollback(
+    move: Annotated[
+        int | None, typer.Argument(help="Number of a move; none: all whose old copy is still kept.")
+    ] = None,
+    data: DataOption = None,
+) -> None:
+    """Give buckets back to where they came from, with what was written since, while the old copy is kept (--keep)."""
+    asked = with_catalog(data, lambda catalog: rebalances.roll_back(catalog, move, deadline_in(TIMEOUT_S)))
+    if not asked:
+        message = "no such move is between its cutover and its cleanup: there is nothing to roll back to"
+        raise Refused(message)
+    console.print(f"{asked} moves are being rolled back; see `voltroute rebalance watch`")
+
+
+@rebalance_app.command("verify")
+def verify(data: DataOption = None, json: JsonOption = False) -> None:
+    """Compare every old copy that is still kept with its new owner, row by row."""
+
+    async def work(catalog: Catalog) -> list[dict[str, Any]]:
+        deadline = deadline_in(TIMEOUT_S)
+        records = {record.name: record for record in await catalog.shards(deadline)}
+        moves = [m for m in await rebalances.open_moves(catalog, deadline) if m.phase is Phase.CLEANUP]
+        found = []
+        for each in moves:
+            async with owner_session(records[each.source]) as source, owner_session(records[each.target]) as target:
+                sql = "SELECT fenced_at FROM bucket_move WHERE bucket = $1"
+                fenced_at = await source.fetchval(sql, each.bucket)
+                try:
+                    rows = await fingerprints.compare_history(source, target, each.bucket, BEGINNING, fenced_at)
+                    found.append({"bucket": each.bucket, "ok": True, "found": f"{rows:,} readings are the same"})
+                except fingerprints.Different as error:
+                    found.append({"bucket": each.bucket, "ok": False, "found": str(error)})
+        return found
+
+    found = with_catalog(data, work)
+    if json:
+        print_json(found)
+    else:
+        for each in found:
+            _print_check(f"bucket {each['bucket']}", each["found"], ok=each["ok"])
+        if not found:
+            console.print("no old copy is kept: each was compared before it was removed")
+    if not all(each["ok"] for each in found):
+        raise typer.Exit(1)
+
+
+def _print_check(name: str, found: str, *, ok: bool) -> None:
+    console.print("[green][OK][/green] " if ok else "[red][ERR][/red]", end=" ")
+    console.print(f"{name}: {found}", markup=False, soft_wrap=True)
+
+
+def check(data: DataOption = None, json: JsonOption = False) -> None:
+    """Every invariant of the cluster: owners, fences, leftovers, schema."""
+    found = with_catalog(data, invariants.check)
+    if json:
+        print_json([{"name": each.name, "ok": each.ok, "found": each.found} for each in found])
+    else:
+        for each in found:
+            _print_check(each.name, each.found, ok=each.ok)
+    if not all(each.ok for each in found):
+        raise typer.Exit(1)
+
+
+def runner_command(data: DataOption = None) -> None:
+    """Carry moves out without serving requests; stands by while a router does it."""
+    settings = load_settings()
+    log.configure(settings)
+    dsn = find_catalog(data, settings)
+
+    async def run() -> None:
+        catalog = Catalog(dsn)
+        working = asyncio.create_task(rebalance.new_runner(catalog).run())
+        stopping = asyncio.create_task(stop_on_signals().wait())
+        errors.print("standing by for moves; Ctrl-C ends this")
+        await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        working.cancel()
+        stopping.cancel()
+        await asyncio.gather(working, return_exceptions=True)
+        await catalog.close()
+
+    asyncio.run(run())
