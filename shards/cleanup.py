@@ -37,7 +37,8 @@ async def abort(work: Work, move: Move) -> Move:
             await token.change(source, "copying", "aborted")
             await work.step(move, "after give up")
         async with owner_session(work.target) as target:
-            await _drop(work, move, target, work.token(move, TARGET))
+            if await work.token(move, TARGET).take_over(target) is not None:  # else the tables there are not ours
+                await _drop(work, move, target, work.token(move, TARGET))
         await token.forget(source)
         await work.step(move, "after forget")
     return await enter(work, move, Phase.ABORTED)

@@ -20,9 +20,10 @@ INSERT INTO rebalance (reason, parallel_max, bytes_per_s_max, keep_s) VALUES ($1
 _ADD: Final = """
 INSERT INTO move (rebalance_id, bucket, source, target)
 SELECT $1, t.bucket, t.source, t.target
-FROM unnest($2::smallint[], $3::text[], $4::text[]) AS t (bucket, source, target)
+FROM unnest($2::smallint[], $3::text[], $4::text[]) WITH ORDINALITY AS t (bucket, source, target, place)
 JOIN bucket_map AS m USING (bucket) JOIN shard AS s ON s.shard_id = m.shard_id AND s.name = t.source
 JOIN shard AS to_shard ON to_shard.name = t.target
+ORDER BY t.place
 """
 _MOVE: Final = "SELECT move_id, rebalance_id, bucket, source, target, phase, cut_over_at FROM move"
 _OPEN_MOVES: Final = f"{_MOVE} WHERE ended_at IS NULL ORDER BY move_id"
@@ -33,7 +34,8 @@ SELECT move_id, bucket, source, target, phase, started_at, cut_over_at, ended_at
 FROM move WHERE rebalance_id = $1 ORDER BY move_id
 """
 _ENTER: Final = """
-UPDATE move SET phase = $3, updated_at = now(), last_error = NULL,
+UPDATE move SET phase = $3, updated_at = now(),
+    last_error = CASE WHEN $3 IN ('aborted', 'rolled_back') THEN last_error END,
     started_at = coalesce(started_at, now()),
     ended_at = CASE WHEN $3 IN ('done', 'aborted', 'rolled_back') THEN now() END
 WHERE move_id = $1 AND phase = $2
