@@ -145,17 +145,17 @@ async def pipe(
                 return
             yield chunk
 
-    reading = asyncio.create_task(read())
-    try:
+    async def write() -> int:
         done = await target.copy_to_table(table, source=give(), columns=columns, format="binary")
-        await reading
-    except BaseException:
-        reading.cancel()
-        failed = (await asyncio.gather(reading, return_exceptions=True))[0]
-        if isinstance(failed, Exception):
-            raise failed from None  # the source's failure is the cause of the target's
-        raise
-    return int(done.rpartition(" ")[2])
+        return int(done.rpartition(" ")[2])
+
+    try:
+        async with asyncio.TaskGroup() as group:  # whichever side fails ends the other
+            group.create_task(read())
+            writing = group.create_task(write())
+    except BaseExceptionGroup as failed:
+        raise failed.exceptions[0] from None
+    return writing.result()
 
 
 async def copy_leaf(

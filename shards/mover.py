@@ -2,8 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from typing import Final
@@ -16,7 +16,7 @@ from shards.catalog import Catalog, ShardRecord, deadline_in
 from shards.errors import ShardError
 from shards.moves import Move, Phase
 from shards.pools import Connection
-from shards.sessions import FENCING, owner_session
+from shards.sessions import FENCING, SessionLimits, owner_session
 
 CATALOG_TIMEOUT_S: Final = 5.0
 CATCHUP_GOOD_S: Final = 0.4  # a pass this short leaves little for the fence
@@ -82,6 +82,19 @@ async def enter(work: Work, move: Move, phase: Phase) -> Move:
     return moved
 
 
+@asynccontextmanager
+async def both(
+    work: Work, move: Move, limits: SessionLimits | None = None
+) -> AsyncIterator[tuple[Connection, Connection]]:
+    """Sessions on source and target, with this runner's token on both. Replaced when one knows nothing of the move."""
+    async with owner_session(work.source, limits) as source, owner_session(work.target, limits) as target:
+        for role, connection in ((SOURCE, source), (TARGET, target)):
+            if await work.token(move, role).take_over(connection) is None:
+                message = f"the {role} knows nothing of the move"
+                raise Replaced(message)
+        yield source, target
+
+
 async def begin(work: Work, move: Move) -> Move:
     """Check that the move can be made; then record it on both shards and make the target's empty tables."""
     await preflight.check(work.source, work.target, move)
@@ -109,9 +122,7 @@ async def _prepare(work: Work, move: Move, source: Connection, target: Connectio
 async def backfill(work: Work, move: Move) -> Move:
     """Copy every leaf that is not copied yet, some at a time."""
     progress = _Progress(work, move)
-    async with owner_session(work.source) as source, owner_session(work.target) as target:
-        if await work.token(move, TARGET).take_over(target) is None:
-            raise Replaced("the target knows nothing of the move")
+    async with both(work, move) as (source, target):
         copied = await work.token(move, TARGET).copied(target)
         wanted = await carrier.leaves(source, move.bucket)
         async with target.transaction():
@@ -138,7 +149,7 @@ async def _copy_leaves(work: Work, move: Move, todo: list[carrier.Leaf], progres
 
 async def catch_up(work: Work, move: Move) -> Move:
     """Passes over what was ingested meanwhile, until one is short."""
-    async with owner_session(work.source) as source, owner_session(work.target) as target:
+    async with both(work, move) as (source, target):
         await carrier.prepare_delta(target)
         for _ in range(PASSES_MAX):
             started = time.monotonic()
@@ -172,10 +183,7 @@ async def _pass(work: Work, move: Move, source: Connection, target: Connection) 
 
 async def verify(work: Work, move: Move) -> Move:
     """Compare all rows up to the mark on both sides; then catch up with what came during that."""
-    async with owner_session(work.source) as source, owner_session(work.target) as target:
-        known = await work.token(move, SOURCE).take_over(source)
-        if known is None or known.low_water is None:
-            raise Replaced("the source knows nothing of the move")
+    async with both(work, move) as (source, target):
         await asyncio.gather(carrier.settle(source, move.bucket), carrier.settle(target, move.bucket))
         await carrier.prepare_delta(target)
         await _pass(work, move, source, target)
@@ -195,9 +203,7 @@ async def _mark(work: Work, move: Move, source: Connection) -> datetime:
 
 async def fence(work: Work, move: Move) -> Move:
     """Close the bucket on the source, carry and compare the rest, hand the bucket over. Writers wait for this."""
-    async with AsyncExitStack() as stack:
-        source = await stack.enter_async_context(owner_session(work.source, FENCING))
-        target = await stack.enter_async_context(owner_session(work.target, FENCING))
+    async with both(work, move, FENCING) as (source, target):
         await carrier.prepare_delta(target)
         await _pass(work, move, source, target)
         since = await _mark(work, move, source)
@@ -251,10 +257,7 @@ async def _wait_for_clock(target: Connection, fenced_at: datetime) -> None:
 
 async def resume_cutover(work: Work, move: Move) -> Move:
     """The cutover of a move whose runner was lost between fence and map."""
-    async with owner_session(work.source) as source, owner_session(work.target) as target:
-        token = work.token(move, TARGET)
-        if await token.take_over(target) is None:
-            raise Replaced("the target knows nothing of the move")
+    async with both(work, move) as (source, target):
         return await cut_over(work, move, source, target)
 
 

@@ -148,6 +148,7 @@ class Runner:
             except Exception as raised:  # noqa: BLE001 - whatever it is, it is told and tried again
                 error = _first(raised)
                 if isinstance(error, Replaced):
+                    self.watcher.failed(move, error)
                     return  # the next tick looks at it anew
                 if isinstance(error, Different | Unfit):
                     await self._give_up(move, error)

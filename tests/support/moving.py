@@ -6,6 +6,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
+
 from shards import rebalances
 from shards.catalog import Catalog, deadline_in
 from shards.moves import ENDED, Move, Phase
@@ -14,7 +16,7 @@ from shards.runner import Runner, Watcher
 from tests.support.ledger import fetch
 from tests.support.servers import TestCluster
 
-WAIT_S = 60
+WAIT_S = 30
 LEFTOVERS = """
 SELECT 'bucket_move ' || bucket AS what FROM bucket_move
 UNION ALL SELECT 'copied_leaf ' || name FROM copied_leaf
@@ -78,13 +80,17 @@ async def start(catalog: Catalog, moves: Sequence[PlannedMove], *, keep_s: float
 
 async def reached(catalog: Catalog, *phases: Phase, timeout_s: float = WAIT_S) -> list[dict[str, Any]]:
     """Wait until all moves of the newest rebalance are in one of these phases; returns them."""
-    async with asyncio.timeout(timeout_s):
-        while True:
-            found = await rebalances.latest(catalog, deadline_in(10))
-            assert found is not None
-            if all(move["phase"] in phases for move in found[1]):
-                return found[1]
-            await asyncio.sleep(0.02)
+    found = None
+    try:
+        async with asyncio.timeout(timeout_s):
+            while True:
+                found = await rebalances.latest(catalog, deadline_in(10))
+                assert found is not None
+                if all(move["phase"] in phases for move in found[1]):
+                    return found[1]
+                await asyncio.sleep(0.02)
+    except TimeoutError:
+        pytest.fail(f"the moves did not reach {[phase.value for phase in phases]}: {found}")
 
 
 async def ended(catalog: Catalog, timeout_s: float = WAIT_S) -> str:

@@ -57,10 +57,10 @@ class Breakable:
 
 
 @asynccontextmanager
-async def breakable(shards: int = 3, buckets: int = 8) -> AsyncIterator[Breakable]:
+async def breakable(shards: int = 3, buckets: int = 8, *, durable: bool = False) -> AsyncIterator[Breakable]:
     """A cluster on servers of its own."""
     folder = scratch_folder()
-    options = Options(folder, shards, buckets, durable=False, temporary=True)
+    options = Options(folder, shards, buckets, durable=durable, temporary=True)
     async with EmbeddedCluster(options) as cluster:
         yield Breakable(cluster, folder)
 
