@@ -129,7 +129,9 @@ async def backfill(work: Work, move: Move) -> Move:
             await work.token(move, TARGET).hold(target)
             await carrier.make_leaves(target, move.bucket, wanted)
     await progress.expect(sum(leaf.rows for leaf in wanted), sum(leaf.size_bytes for leaf in wanted))
-    todo = sorted((leaf for leaf in wanted if leaf.name not in copied), key=lambda leaf: leaf.size_bytes)
+    # What was empty when its size was read holds nothing from before the mark: the delta brings what came since.
+    full = (leaf for leaf in wanted if leaf.size_bytes and leaf.name not in copied)
+    todo = sorted(full, key=lambda leaf: leaf.size_bytes)
     async with asyncio.TaskGroup() as group:
         for _ in range(min(LEAVES_AT_ONCE, len(todo))):
             group.create_task(_copy_leaves(work, move, todo, progress))

@@ -6,7 +6,19 @@ from typing import Final
 
 from bench.context import Context
 from bench.results import ScenarioResult
-from bench.scenarios import analytics, backlog, batch, maximum, mixed, overload, scale, shard_down, single, skew
+from bench.scenarios import (
+    analytics,
+    backlog,
+    batch,
+    maximum,
+    mixed,
+    overload,
+    rebalance,
+    scale,
+    shard_down,
+    single,
+    skew,
+)
 
 
 @dataclass(frozen=True)
@@ -27,5 +39,6 @@ SCENARIOS: Final[Mapping[str, Scenario]] = {
     "overload": Scenario("four times the capacity: what is shed, how, and the router's memory", overload.run),
     "shard-down": Scenario("one shard stands still: what the others' devices notice", shard_down.run),
     "analytics": Scenario("24 h of one vehicle, recent activity, the fleet, on a day of minutes", analytics.run),
+    "rebalance": Scenario("moving buckets: copy speed, write pauses, what devices notice", rebalance.run),
     "scale": Scenario("cost of a reading in batches of 1,000 on 1, 2 and 4 shards", scale.run),
 }

@@ -1,34 +1,28 @@
 """`analytics`: reads over many devices' last 24 hours of minutes: one vehicle, the fleet, recent activity."""
 
-import asyncio
 import random
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-import asyncpg
 import orjson
 
 from bench.context import Context
+from bench.filling import KWH, fill
 from bench.http1 import connect, get
 from bench.load import closed_loop
 from bench.measure import MeasurementError
-from bench.ownership import bucket_of, owners
 from bench.results import Collected, ScenarioResult, Target
 from bench.systems import VOLTROUTE, System
-from bench.workload import METER, VEHICLE, Kind, Plan, Readings
+from bench.workload import METER, VEHICLE, Plan, Readings
 
 DEVICES_FULL: Final = 10_000  # half of them meters
 DEVICES_QUICK: Final = 500
 HOURS: Final = 24
 VEHICLES_READ: Final = 100
-FILL_TIMEOUT_S: Final = 540
-DEVICES_AT_ONCE: Final = 50  # of one shard, in one statement
 TARGETS: Final = [
     Target("analytics: 24 h of one vehicle p50", 5, 3, higher=False),
     Target("analytics: activity p50", 20, 10, higher=False),
 ]
-_VALUES: Final = {VEHICLE: ("soc", "kwh_delivered_dc", "battery_temp"), METER: ("kwh_consumed_ac", "voltage")}
-_KWH: Final = 0.25  # adds up without rounding
 
 
 async def run(context: Context) -> ScenarioResult:
@@ -43,9 +37,12 @@ async def run(context: Context) -> ScenarioResult:
         ours = systems[VOLTROUTE]
         context.step(f"{2 * devices * HOURS * 60:,} readings are made")
         end = datetime.now(UTC).replace(second=0, microsecond=0)
-        made = [Readings(kind, f"A{kind.name[0].upper()}", devices, end - timedelta(hours=HOURS)) for kind in _VALUES]
+        made = [
+            Readings(kind, f"A{kind.name[0].upper()}", devices, end - timedelta(hours=HOURS))
+            for kind in (VEHICLE, METER)
+        ]
         for readings in made:
-            await _fill(ours, readings)
+            await fill(ours, readings, HOURS * 60)
         await _check_sum(ours, made, end)
         paths = _paths(made[0], end)
         for _ in range(context.rounds):
@@ -76,44 +73,6 @@ def _paths(vehicles: Readings, end: datetime) -> dict[str, list[str]]:
     }
 
 
-async def _fill(system: System, readings: Readings) -> None:
-    where = await owners(system.shards)
-    share: dict[str, list[tuple[int, str]]] = {name: [] for name in system.shards}
-    for number in range(readings.devices):
-        device = readings.device(number)
-        bucket = bucket_of(device, len(where))
-        share[where[bucket]].append((bucket, device))
-    async with asyncio.timeout(FILL_TIMEOUT_S):
-        await asyncio.gather(*(_fill_shard(system.shards[name], readings, mine) for name, mine in share.items()))
-
-
-async def _fill_shard(dsn: str, readings: Readings, devices: list[tuple[int, str]]) -> None:
-    """PostgreSQL makes the readings itself, which is faster than COPY: what is measured here is reading."""
-    kind: Kind = readings.kind
-    values = _VALUES[kind]
-    chosen = ", ".join(str(_KWH) if name.startswith("kwh") else "50" for name in values)
-    columns = f"(bucket, {kind.id_column}, {{time}}, {', '.join(values)})"
-    history = (
-        f"INSERT INTO {kind.history} {columns.format(time='timestamp')} "
-        f"SELECT b, d, $3::timestamptz + m * interval '1 minute', {chosen} "
-        f"FROM unnest($1::smallint[], $2::varchar[]) AS t (b, d), generate_series(1, $4::int) AS m"
-    )
-    status = (
-        f"INSERT INTO {kind.status} {columns.format(time='last_updated')} "
-        f"SELECT b, d, $3::timestamptz, {chosen} FROM unnest($1::smallint[], $2::varchar[]) AS t (b, d)"
-    )
-    end = readings.start + timedelta(hours=HOURS)
-    connection = await asyncpg.connect(dsn)
-    try:
-        for at in range(0, len(devices), DEVICES_AT_ONCE):
-            buckets, ids = zip(*devices[at : at + DEVICES_AT_ONCE], strict=True)
-            await connection.execute(history, buckets, ids, readings.start, HOURS * 60)
-            await connection.execute(status, buckets, ids, end)
-        await connection.execute("VACUUM ANALYZE")
-    finally:
-        await connection.close()
-
-
 async def _check_sum(system: System, made: list[Readings], end: datetime) -> None:
     """The fleet's sum must be that of what was made, to the last reading."""
     connection = await connect(system.url)
@@ -122,7 +81,7 @@ async def _check_sum(system: System, made: list[Readings], end: datetime) -> Non
     answer = await connection.request(get(system.url, f"/v1/analytics/fleet?from={start}&to={moment}"))
     connection.close()
     body = orjson.loads(answer.body)
-    wanted = made[0].devices * HOURS * 60 * _KWH
+    wanted = made[0].devices * HOURS * 60 * KWH
     sums = (body.get("totalEnergyConsumedAc"), body.get("totalEnergyDeliveredDc"))
     if answer.status != 200 or sums != (wanted, wanted):
         message = f"the fleet's sums are {sums}, not {wanted} each (status {answer.status})"
