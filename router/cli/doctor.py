@@ -10,7 +10,7 @@ import asyncpg
 import typer
 
 from router.cli.inspecting import read_cluster
-from router.cli.output import console, print_json
+from router.cli.output import print_json, say, say_check
 from router.cli.target import DataOption, JsonOption, find_catalog, load_settings
 from router.settings import Settings
 from shards import migrate
@@ -49,10 +49,9 @@ def doctor(data: DataOption = None, json: JsonOption = False) -> None:
         print_json([asdict(check) for check in checks])
     else:
         for check in checks:
-            console.print("[green][OK][/green] " if check.ok else "[red][ERR][/red]", end=" ")
-            console.print(f"{check.name}: {check.found}", markup=False, soft_wrap=True)
+            say_check(check.name, check.found, ok=check.ok)
             if not check.ok:
-                console.print(f"      -> {check.remedy}", markup=False, soft_wrap=True)
+                say(f"      -> {check.remedy}")
     if not all(check.ok for check in checks):
         raise typer.Exit(1)
 

@@ -25,6 +25,17 @@ def print_line(text: str) -> None:
     sys.stdout.flush()
 
 
+def say(text: str) -> None:
+    """A sentence on stdout; a terminal breaks it, nobody else does, so that commands in it can be pasted."""
+    console.print(text, markup=False, soft_wrap=True)
+
+
+def say_check(name: str, found: str, *, ok: bool) -> None:
+    """One line of a list of checks."""
+    console.print("[green][OK][/green] " if ok else "[red][ERR][/red]", end=" ")
+    say(f"{name}: {found}")
+
+
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """A table on stdout, no wider than its contents."""
     table = Table(box=None, pad_edge=False, header_style="bold")

@@ -12,7 +12,7 @@ import typer
 
 from router import log, rebalance
 from router.cli.moves_view import closing_line, print_status, watch_moves
-from router.cli.output import console, errors, print_json, print_table
+from router.cli.output import errors, print_json, print_table, say, say_check
 from router.cli.target import DataOption, JsonOption, find_catalog, load_settings
 from router.server import stop_on_signals
 from shards import fingerprints, invariants, rebalances
@@ -137,14 +137,14 @@ def plan(
         return
     _print_plan(made, loads, records)
     if not made.moves:
-        console.print(f"nothing to move: imbalance {_percent(made.imbalance_before)}, threshold {threshold:.0%}")
+        say(f"nothing to move: imbalance {_percent(made.imbalance_before)}, threshold {threshold:.0%}")
         return
     measured = "measured" if rate else "assumed"
-    console.print(
+    say(
         f"{len(made.moves)} moves, {size / 2**20:,.1f} MiB; imbalance {_percent(made.imbalance_before)} -> "
         f"{_percent(made.imbalance_after)}; about {seconds:,.0f} s ({measured} copy rate, {PARALLEL} at a time less)"
     )
-    console.print(f"start it with:  voltroute rebalance start{f' {out}' if out else ''} --watch")
+    say(f"start it with:  voltroute rebalance start{f' {out}' if out else ''} --watch")
 
 
 def _print_plan(made: Plan, loads: list[Load], records: list[ShardRecord]) -> None:
@@ -219,11 +219,11 @@ def start(
     if json:
         print_json({"rebalance": number})
     elif number is None:
-        console.print("nothing to move")
+        say("nothing to move")
     elif watch:
         watch_to_the_end(data)
     else:
-        console.print(f"rebalance {number} is started; watch it with:  voltroute rebalance watch")
+        say(f"rebalance {number} is started; watch it with:  voltroute rebalance watch")
 
 
 async def begin(
@@ -272,7 +272,7 @@ async def _close(catalog: Catalog) -> None:
         return
     records = {record.name: record for record in await catalog.shards(deadline)}
     written = await written_since(records, shard_map, found[0].created_at)
-    console.print(closing_line(*found, written), soft_wrap=True)
+    say(closing_line(*found, written))
 
 
 @rebalance_app.command("watch")
@@ -304,7 +304,7 @@ def _steer(data: Path | None, state: str, note: str) -> None:
         await rebalances.set_state(catalog, await _open(catalog), state, note, deadline_in(TIMEOUT_S))
 
     with_catalog(data, work)
-    console.print(note)
+    say(note)
 
 
 @rebalance_app.command("pause")
@@ -329,7 +329,7 @@ def cancel(data: DataOption = None) -> None:
         await rebalances.set_state(catalog, number, "cancelled", None, deadline)
         return asked
 
-    console.print(f"{with_catalog(data, work)} moves are being ended; those past their fence are finished")
+    say(f"{with_catalog(data, work)} moves are being ended; those past their fence are finished")
 
 
 @rebalance_app.command("rollback")
@@ -344,7 +344,7 @@ def rollback(
     if not asked:
         message = "no such move is between its cutover and its cleanup: there is nothing to roll back to"
         raise Refused(message)
-    console.print(f"{asked} moves are being rolled back; see `voltroute rebalance watch`")
+    say(f"{asked} moves are being rolled back; see `voltroute rebalance watch`")
 
 
 @rebalance_app.command("verify")
@@ -372,16 +372,11 @@ def verify(data: DataOption = None, json: JsonOption = False) -> None:
         print_json(found)
     else:
         for each in found:
-            _print_check(f"bucket {each['bucket']}", each["found"], ok=each["ok"])
+            say_check(f"bucket {each['bucket']}", each["found"], ok=each["ok"])
         if not found:
-            console.print("no old copy is kept: each was compared before it was removed")
+            say("no old copy is kept: each was compared before it was removed")
     if not all(each["ok"] for each in found):
         raise typer.Exit(1)
-
-
-def _print_check(name: str, found: str, *, ok: bool) -> None:
-    console.print("[green][OK][/green] " if ok else "[red][ERR][/red]", end=" ")
-    console.print(f"{name}: {found}", markup=False, soft_wrap=True)
 
 
 def check(data: DataOption = None, json: JsonOption = False) -> None:
@@ -391,7 +386,7 @@ def check(data: DataOption = None, json: JsonOption = False) -> None:
         print_json([{"name": each.name, "ok": each.ok, "found": each.found} for each in found])
     else:
         for each in found:
-            _print_check(each.name, each.found, ok=each.ok)
+            say_check(each.name, each.found, ok=each.ok)
     if not all(each.ok for each in found):
         raise typer.Exit(1)
 

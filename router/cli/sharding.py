@@ -7,7 +7,7 @@ from typing import Annotated, Final
 
 import typer
 
-from router.cli.output import console, print_json
+from router.cli.output import print_json, say, say_check
 from router.cli.rebalancing import (
     KEEP_S,
     PARALLEL,
@@ -60,8 +60,8 @@ def add(
         print_json({"shard": name, "checks": [asdict(finding) for finding in found]})
         return
     for finding in found:
-        console.print(f"[green][OK][/green] {finding.name}: {finding.found}")
-    console.print(f"{name} is a shard now and owns nothing yet. Next:  voltroute rebalance plan")
+        say_check(finding.name, finding.found, ok=finding.ok)
+    say(f"{name} is a shard now and owns nothing yet. Next:  voltroute rebalance plan")
 
 
 def _required(folder: Path | None) -> Path:
@@ -140,14 +140,14 @@ def drain(
 
     number = with_catalog(data, work)
     if undo:
-        console.print(f"{name} may have buckets again")
+        say(f"{name} may have buckets again")
     elif number is None:
-        console.print(f"{name} owns nothing. Take it out with:  voltroute shard remove {name}")
+        say(f"{name} owns nothing. Take it out with:  voltroute shard remove {name}")
     elif watch:
         watch_to_the_end(data)
-        console.print(f"Take it out with:  voltroute shard remove {name}")
+        say(f"Take it out with:  voltroute shard remove {name}")
     else:
-        console.print(f"{name} is being emptied (rebalance {number}); watch it with:  voltroute rebalance watch")
+        say(f"{name} is being emptied (rebalance {number}); watch it with:  voltroute rebalance watch")
 
 
 def weight(
@@ -159,7 +159,7 @@ def weight(
     if not with_catalog(data, lambda catalog: catalog.set_shard_weight(name, share, deadline_in(TIMEOUT_S))):
         message = f"there is no shard {name}"
         raise Refused(message)
-    console.print(f"weight of {name}: {share:g}. Next:  voltroute rebalance plan")
+    say(f"weight of {name}: {share:g}. Next:  voltroute rebalance plan")
 
 
 def remove(name: NameArgument, data: DataOption = None) -> None:
@@ -170,4 +170,4 @@ def remove(name: NameArgument, data: DataOption = None) -> None:
         folder = data_folder(data, settings)
         with editing_state(folder) as state:
             save_state(folder, without_server(state, name))
-    console.print(f"{name} is not a shard any more")
+    say(f"{name} is not a shard any more")
