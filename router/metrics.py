@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from typing import Final, TypeAlias
 
-from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -39,6 +39,12 @@ MOVE_PHASES: Final = Counter(
     "voltroute_move_phases_total", "Phases that this router's runner took moves to", ("phase",)
 )
 MOVE_FAILURES: Final = Counter("voltroute_move_failures_total", "Attempts at a phase of a move that failed", ("phase",))
+MOVE_ROWS: Final = Counter("voltroute_move_readings_copied_total", "Readings that this router's runner copied")
+MOVE_BYTES: Final = Counter("voltroute_move_bytes_copied_total", "Bytes that this router's runner copied")
+MOVE_LAG_S: Final = Gauge("voltroute_move_lag_seconds", "How far the last catchup pass was behind its source")
+MOVE_PAUSE_S: Final = Histogram(
+    "voltroute_move_write_pause_seconds", "How long a bucket's writers waited at its fence", buckets=_SECONDS
+)
 PARTITIONS_MADE: Final = Counter("voltroute_partitions_made_total", "Partitions made ahead of time", ("shard",))
 
 # (metric name, help, label names, samples of (label values, value))

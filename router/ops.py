@@ -130,6 +130,9 @@ def gauges(router: Router) -> Gauges:
         owned = [((name,), float(len(buckets))) for name, buckets in cluster.map.by_shard.items()]
         yield "voltroute_shard_buckets", "Buckets that a shard owns", ("shard",), owned
         yield "voltroute_map_epoch", "Epoch of the map in use", (), [((), cluster.map.epoch)]
+    phases = router.runner.phases.items() if router.runner else ()
+    moves = [((phase.value,), float(count)) for phase, count in phases]
+    yield "voltroute_moves_open", "Open moves, where this router's runner leads", ("phase",), moves
     yield "voltroute_runner_leads", "1 when this router carries out the moves", (), [((), float(leads(router)))]
     yield "voltroute_request_body_bytes", "Memory held by request bodies", (), [((), router.body_bytes)]
 

@@ -1,6 +1,7 @@
 """The router's part in moves: it runs them when it is the leader, shows them at GET /v1/rebalance, and counts them."""
 
 import socket
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Final
 
@@ -10,7 +11,7 @@ from starlette.responses import Response
 
 from router.answers import MoveInfo, RebalanceInfo, RebalanceStatus, RunnerInfo, json_response
 from router.context import Router, router_of
-from router.metrics import MOVE_FAILURES, MOVE_PHASES
+from router.metrics import MOVE_BYTES, MOVE_FAILURES, MOVE_LAG_S, MOVE_PAUSE_S, MOVE_PHASES, MOVE_ROWS
 from router.parameters import check_known
 from shards import rebalances
 from shards.catalog import Catalog
@@ -19,12 +20,19 @@ from shards.runner import Runner, Watcher
 from shards.waiting import why_idle
 
 _log: Final = structlog.stdlib.get_logger(__name__)
+_MEASURES: Final[dict[str, Callable[[float], None]]] = {
+    "rows": MOVE_ROWS.inc,
+    "bytes": MOVE_BYTES.inc,
+    "lag_s": MOVE_LAG_S.set,
+    "pause_s": MOVE_PAUSE_S.observe,
+}
 BUSY_READINGS: Final = 200  # waiting in a lane: then copies take less of the time
 
 
 def new_runner(catalog: Catalog, router: Router | None = None) -> Runner:
     """A runner for this process; beside a router, copies make room for its readings."""
-    watcher = Watcher(failed=_failed, entered=_entered, busy=(lambda: _is_busy(router)) if router else (lambda: False))
+    busy = (lambda: _is_busy(router)) if router else (lambda: False)
+    watcher = Watcher(failed=_failed, entered=_entered, busy=busy, measure=_measure)
     return Runner(catalog, f"{socket.gethostname()}:{id(catalog) & 0xFFFF:04x}", watcher)
 
 
@@ -35,6 +43,10 @@ def _is_busy(router: Router) -> bool:
 def _entered(move: Move) -> None:
     MOVE_PHASES.labels(move.phase.value).inc()
     _log.info("move", bucket=move.bucket, source=move.source, target=move.target, phase=move.phase.value)
+
+
+def _measure(name: str, value: float) -> None:
+    _MEASURES[name](value)
 
 
 def _failed(move: Move, error: Exception) -> None:

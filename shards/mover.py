@@ -41,7 +41,15 @@ WHERE move_id = $1 AND role = 'target' AND runner = $2 AND state IN ('copying', 
 Step = Callable[[Move, str], Awaitable[None]]
 
 
+# Told what was carried and how long writers waited: "rows", "bytes" (each adds up), "lag_s", "pause_s".
+Measure = Callable[[str, float], None]
+
+
 async def no_step(_move: Move, _name: str) -> None:
+    """Nobody wants to know."""
+
+
+def no_measure(_name: str, _value: float) -> None:
     """Nobody wants to know."""
 
 
@@ -55,6 +63,7 @@ class Work:
     runner: UUID
     throttle: carrier.Throttle
     step: Step = no_step
+    measure: Measure = no_measure
 
     def token(self, move: Move, role: str) -> Token:
         """The right to write on one of the two shards."""
@@ -146,6 +155,7 @@ async def _copy_leaves(work: Work, move: Move, todo: list[carrier.Leaf], progres
             await work.step(move, "before leaf")
             rows = await carrier.copy_leaf(source, target, leaf, work.token(move, TARGET), progress.passed)
             await work.step(move, "after leaf")
+            work.measure("rows", rows)
             progress.rows += rows
 
 
@@ -158,6 +168,8 @@ async def catch_up(work: Work, move: Move) -> Move:
             mark, new = await _pass(work, move, source, target)
             seconds = time.monotonic() - started
             lag_s = (datetime.now(UTC) - mark).total_seconds()
+            work.measure("lag_s", lag_s)
+            work.measure("rows", new)
             await rebalances.progress(
                 work.catalog, move.move_id, work.deadline(), delta_rows=new, lag_s=lag_s, passes=1
             )
@@ -225,6 +237,8 @@ async def fence(work: Work, move: Move) -> Move:
         await work.step(move, "after fence")
         move = await cut_over(work, move, source, target)
     pause_ms = (time.monotonic() - started) * 1000
+    work.measure("pause_s", pause_ms / 1000)
+    work.measure("rows", new)
     done = {"delta_rows": new, "tail_verified": tail}
     await rebalances.progress(work.catalog, move.move_id, work.deadline(), pause_ms=pause_ms, **done)
     return move
@@ -289,6 +303,7 @@ class _Progress:
     async def passed(self, size: int) -> None:
         """So many bytes went through."""
         self._bytes += size
+        self._work.measure("bytes", size)
         await self._work.throttle.passed(size)
         if time.monotonic() - self._told > PROGRESS_S:
             self._told = time.monotonic()

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import random
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from shards.catalog import Catalog, ShardRecord, deadline_in
 from shards.driver import translated
 from shards.errors import ClusterError, ShardError
 from shards.fingerprints import Different
-from shards.mover import Step, Work, no_step
+from shards.mover import Measure, Step, Work, no_measure, no_step
 from shards.moves import ABORTABLE, ENDED, Move, Phase, Rebalance, outcome, startable
 from shards.preflight import Unfit
 
@@ -41,6 +42,7 @@ class Watcher:
     failed: Callable[[Move, Exception], None] = lambda _move, _error: None
     entered: Callable[[Move], None] = lambda _move: None
     busy: Callable[[], bool] = lambda: False
+    measure: Measure = no_measure
 
 
 @dataclass
@@ -52,6 +54,7 @@ class Runner:
     watcher: Watcher = field(default_factory=Watcher)
     runner_id: UUID = field(default_factory=uuid4)
     leads: bool = False
+    phases: Counter[Phase] = field(default_factory=Counter)  # open moves, as of the last look at the catalog
     _tasks: dict[int, asyncio.Task[None]] = field(default_factory=dict)
     _held: dict[int, Phase] = field(default_factory=dict)  # moves that wait for an operator, in this phase
     _locks: dict[str, asyncio.Lock] = field(default_factory=dict)
@@ -77,6 +80,7 @@ class Runner:
                     await self._pause()
             finally:
                 self.leads = False
+                self.phases.clear()
                 await self._stop_tasks()
 
     @asynccontextmanager
@@ -111,8 +115,10 @@ class Runner:
         self._tasks = {number: task for number, task in self._tasks.items() if not task.done()}
         rebalance = await rebalances.open_rebalance(self.catalog, deadline)
         if rebalance is None:
+            self.phases.clear()
             return
         moves = await rebalances.open_moves(self.catalog, deadline)
+        self.phases = Counter(move.phase for move in moves)
         if not moves:
             await self._end(rebalance, deadline)
             return
@@ -140,7 +146,7 @@ class Runner:
         attempts = 0
         throttle = Throttle(rebalance.bytes_per_s_max, self.watcher.busy)
         source, target = records[move.source], records[move.target]
-        work = Work(self.catalog, source, target, self.runner_id, throttle, self.watcher.step)
+        work = Work(self.catalog, source, target, self.runner_id, throttle, self.watcher.step, self.watcher.measure)
         while move.phase not in ENDED:
             before = move.phase
             try:

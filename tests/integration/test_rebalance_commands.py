@@ -58,7 +58,7 @@ async def test_a_shard_is_added_filled_drained_and_removed(ops: Ops, tmp_path: P
     assert (await ops.json("rebalance", "plan"))["moves"] == []
     assert "nothing to move: imbalance" in (await ops.run("rebalance", "plan")).out
     added = await ops.run("shard", "add", "s4", "--dsn", ops.spare)
-    assert "[OK] empty: owns nothing" in added.out
+    assert "[OK]  empty: owns nothing" in added.out
     assert "voltroute rebalance plan" in added.out
     plan = tmp_path / "plan.json"
     shown = (await ops.run("rebalance", "plan", "--out", plan)).out
@@ -66,7 +66,7 @@ async def test_a_shard_is_added_filled_drained_and_removed(ops: Ops, tmp_path: P
     assert f"voltroute rebalance start {plan} --watch" in shown
     assert (await ops.json("rebalance", "plan"))["shards"][3]["after"]["buckets"] == 4
     assert "no rebalance was ever started" in (await ops.run("rebalance", "status")).out
-    await ops.run("rebalance", "start", plan)
+    await ops.run("rebalance", "start", plan, "--keep", 0)
     assert (await ops.json("rebalance", "status"))["idle"].startswith("no runner is alive")
     again = await ops.run("rebalance", "start", plan, code=3)
     assert "a rebalance is open already" in again.err
@@ -187,3 +187,6 @@ async def test_the_router_shows_rebalances(ops: Ops) -> None:
         text = (await client.get("/metrics")).text
         assert "voltroute_runner_leads 1.0" in text
         assert 'voltroute_move_phases_total{phase="done"}' in text
+        assert "voltroute_move_write_pause_seconds_count " in text
+        copied = next(line for line in text.splitlines() if line.startswith("voltroute_move_readings_copied_total"))
+        assert float(copied.rpartition(" ")[2]) > 0
