@@ -25,7 +25,7 @@ check: $(DEV) ## lint, types, layers, SQL
 	@$(BIN)/squawk migrations/catalog/*.sql migrations/shard/*.sql
 
 bench: $(DEV) ## a quick run of the bench suite on a cluster of its own, under three minutes
-	@$(BIN)/python -m bench run single batch --rounds 2 --seconds 3
+	@$(BIN)/python -m bench run single batch --rounds 2 --seconds 2
 
 format: $(DEV) ## format, and fix what can be fixed
 	@$(BIN)/ruff format .

@@ -8,17 +8,8 @@ from typing import Annotated, Final
 import typer
 
 from router.cli.output import print_json, say, say_check
-from router.cli.rebalancing import (
-    KEEP_S,
-    PARALLEL,
-    Keep,
-    Parallel,
-    RateMb,
-    begin,
-    plan_now,
-    watch_to_the_end,
-    with_catalog,
-)
+from router.cli.planning import PARALLEL, plan_now, with_catalog
+from router.cli.rebalancing import KEEP_S, Keep, Parallel, RateMb, begin, watch_to_the_end
 from router.cli.target import DataOption, JsonOption, data_folder, find_catalog, load_settings
 from shards import membership, rebalances
 from shards.catalog import Catalog, check_names, deadline_in
