@@ -12,8 +12,8 @@ from shards.sql import quote_identifier
 Fingerprints: TypeAlias = Mapping[object, tuple[int, int, object]]  # hour -> count, xor and sum of the rows' hashes
 
 # The hash of a record may differ between major versions; then the text of the row is hashed.
-_SAME_MAJOR: Final = "hash_record_extended(h, 0)"
-_ANY_MAJOR: Final = "('x' || substr(md5(h::text), 1, 16))::bit(64)::bigint"
+SAME_MAJOR: Final = "hash_record_extended(h, 0)"
+ANY_MAJOR: Final = "('x' || substr(md5(h::text), 1, 16))::bit(64)::bigint"
 _HISTORY: Final = """
 SELECT date_trunc('hour', timestamp) AS at, count(*) AS rows, bit_xor({hash}) AS xor, sum({hash}::numeric) AS total
 FROM {table} AS h WHERE ingested_at >= $1 AND ingested_at < $2 GROUP BY 1
@@ -35,7 +35,7 @@ def bucket_table(root: str, bucket: int) -> str:
 def hash_of(source: Connection, target: Connection) -> str:
     """The SQL expression that hashes a row alike on both."""
     same = source.get_server_version().major == target.get_server_version().major
-    return _SAME_MAJOR if same else _ANY_MAJOR
+    return SAME_MAJOR if same else ANY_MAJOR
 
 
 async def history(

@@ -1,21 +1,17 @@
 """Adding a shard to a cluster, emptying one, taking one out."""
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
-import asyncpg
-
 from shards import migrate
 from shards.catalog import Catalog, ShardRecord, check_names, deadline_in
+from shards.disk import disk_free
 from shards.driver import translated
 from shards.dsn import check_dsn
 from shards.errors import ClusterError, Refused
 from shards.logins import Logins, make_logins, new_logins
-from shards.pools import Connection
 from shards.sessions import SessionLimits, owner_session
 
 DISK_FREE_MIN_BYTES: Final = 2**30
@@ -53,7 +49,7 @@ async def examine(name: str, dsn: str, catalog: Catalog) -> list[Finding]:
         version = connection.get_server_version()
         may_make_roles = bool(await connection.fetchval(_ROLES))
         holds = await connection.fetchval(_HOLDS) if facts["has_schema"] else 0
-        disk = await _disk_free(connection)
+        disk = await disk_free(connection)
     async with catalog.pool.connection(deadline_in(5)) as connection:
         clock = await connection.fetchval("SELECT extract(epoch FROM clock_timestamp())::float8")
     skew = float(facts["clock"]) - float(clock)
@@ -69,15 +65,6 @@ async def examine(name: str, dsn: str, catalog: Catalog) -> list[Finding]:
         Finding("disk", room, "unknown" if disk is None else f"{disk / 2**30:.1f} GiB free"),
         Finding("empty", not holds, f"{holds} buckets or moves" if holds else "owns nothing"),
     ]
-
-
-async def _disk_free(connection: Connection) -> int | None:
-    """Bytes free where the server's data lies; None when that is not this machine's to see."""
-    try:
-        folder = Path(await connection.fetchval("SHOW data_directory"))
-        return shutil.disk_usage(folder).free
-    except (asyncpg.InsufficientPrivilegeError, OSError):
-        return None
 
 
 async def add_shard(catalog: Catalog, name: str, dsn: str, weight: float, timeout_s: float = 60.0) -> list[Finding]:

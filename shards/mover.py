@@ -21,6 +21,8 @@ from shards.sessions import FENCING, SessionLimits, owner_session
 CATALOG_TIMEOUT_S: Final = 5.0
 CATCHUP_GOOD_S: Final = 0.4  # a pass this short leaves little for the fence
 PASSES_MAX: Final = 50
+CLOSE_S: Final = 30.0
+FENCE_MAX_S: Final = 2.0
 LEAVES_AT_ONCE: Final = 2
 PROGRESS_S: Final = 0.5
 BEGINNING: Final = datetime(1, 1, 2, tzinfo=UTC)
@@ -216,13 +218,17 @@ async def _mark(work: Work, move: Move, source: Connection) -> datetime:
 
 
 async def fence(work: Work, move: Move) -> Move:
-    """Close the bucket on the source, carry and compare the rest, hand the bucket over. Writers wait for this."""
+    """Close the bucket on the source, carry and compare the rest, hand the bucket over. Writers wait for this.
+
+    TimeoutError when it would take them too long: then nothing has happened, and it is tried again.
+    """
+    await _come_close(work, move)
     async with both(work, move, FENCING) as (source, target):
         await carrier.prepare_delta(target)
         await _pass(work, move, source, target)
         since = await _mark(work, move, source)
         started = time.monotonic()
-        async with source.transaction():
+        async with asyncio.timeout(FENCE_MAX_S), source.transaction():
             await work.token(move, SOURCE).change(source, "copying", "fenced")
             await source.execute(_FENCE, move.bucket)
             await work.token(move, SOURCE).set_fenced(source)
@@ -242,6 +248,15 @@ async def fence(work: Work, move: Move) -> Move:
     done = {"delta_rows": new, "tail_verified": tail}
     await rebalances.progress(work.catalog, move.move_id, work.deadline(), pause_ms=pause_ms, **done)
     return move
+
+
+async def _come_close(work: Work, move: Move) -> None:
+    """A pass without the fence's limits, when the last one is long ago: a runner was away, say."""
+    async with both(work, move) as (source, target):
+        mark = await _mark(work, move, source)
+        if (datetime.now(UTC) - mark).total_seconds() > CLOSE_S:
+            await carrier.prepare_delta(target)
+            await _pass(work, move, source, target)
 
 
 async def cut_over(work: Work, move: Move, source: Connection, target: Connection) -> Move:

@@ -3,6 +3,7 @@
 from typing import Final
 
 from shards.catalog import ShardRecord
+from shards.disk import disk_free
 from shards.errors import ClusterError
 from shards.moves import Move
 from shards.pools import Connection
@@ -11,6 +12,11 @@ from shards.sessions import owner_session
 SKEW_MAX_S: Final = 1.0
 OLD_TRANSACTION_S: Final = 60
 
+ROOM: Final = 1.2
+_SIZE: Final = """
+SELECT coalesce(sum(pg_total_relation_size(c.oid)), 0)::bigint FROM pg_class AS c
+WHERE c.relkind = 'r' AND c.relname ~ ('_b' || lpad($1::smallint::text, 4, '0') || '(_|$)')
+"""
 _FACTS: Final = """
 SELECT
     pg_is_in_recovery() AS replica,
@@ -38,6 +44,8 @@ async def check(source: ShardRecord, target: ShardRecord, move: Move) -> None:
         here = (await at_source.fetch(_FACTS, move.bucket, OLD_TRANSACTION_S))[0]
         there = (await at_target.fetch(_FACTS, move.bucket, OLD_TRANSACTION_S))[0]
         skew = await _skew(at_source, at_target)
+        needed = int(await at_source.fetchval(_SIZE, move.bucket) * ROOM)
+        free = await disk_free(at_target)
     reasons = [
         (here["replica"], f"{source.name} is a replica"),
         (there["replica"], f"{target.name} is a replica"),
@@ -51,6 +59,10 @@ async def check(source: ShardRecord, target: ShardRecord, move: Move) -> None:
         (
             there["move_id"] is None and there["tables"],
             f"{target.name} has tables of bucket {move.bucket} left over: {there['tables']}; see `voltroute check`",
+        ),
+        (
+            free is not None and free < needed,
+            f"{target.name} has {(free or 0) / 2**20:,.0f} MiB free, bucket {move.bucket} needs {needed / 2**20:,.0f}",
         ),
         (abs(skew) > SKEW_MAX_S, f"the clocks of {source.name} and {target.name} are {skew:.1f} s apart"),
     ]

@@ -264,7 +264,9 @@ def runner_command(data: DataOption = None) -> None:
         await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
         working.cancel()
         stopping.cancel()
-        await asyncio.gather(working, return_exceptions=True)
+        ended = (await asyncio.gather(working, return_exceptions=True))[0]
         await catalog.close()
+        if isinstance(ended, Exception):
+            raise ended
 
     asyncio.run(run())
