@@ -1,5 +1,7 @@
 """The logins with which routers reach a shard: members of the group roles, with random passwords."""
 
+import asyncio
+import random
 import secrets
 from dataclasses import dataclass
 from typing import Final
@@ -19,7 +21,9 @@ _CREATE: Final = (
 _ALTER: Final = "SELECT format('ALTER ROLE %I LOGIN PASSWORD %L', $1::text, $2::text)"
 _GRANT: Final = "SELECT format('GRANT %I TO %I', $1::text, $2::text)"
 _CONNECT: Final = "SELECT format('GRANT CONNECT ON DATABASE %I TO %I', current_database(), $1::text)"
-_LOCK: Final = "SELECT pg_advisory_xact_lock(hashtext('voltroute.logins'))"
+# Roles belong to a server, and advisory locks to a database: two shards on one server can only try again.
+_RACES: Final = (asyncpg.UniqueViolationError, asyncpg.DuplicateObjectError, asyncpg.InternalServerError)
+_ATTEMPTS_MAX: Final = 20
 
 
 @dataclass(frozen=True, repr=False)
@@ -47,13 +51,24 @@ async def make_logins(owner_dsn: str, logins: Logins, timeout_s: float) -> None:
     """Create the two logins on a shard's server, or set their passwords. Raises what the driver raises."""
     connection = await asyncpg.connect(owner_dsn, timeout=timeout_s)
     try:
-        async with connection.transaction():
-            await connection.execute(_LOCK)
-            for group, password in ((WRITER, logins.writer_password), (READER, logins.reader_password)):
-                login = f"{group}_{logins.suffix}"
-                there = await connection.fetchval(_EXISTS, login)
-                await connection.execute(await connection.fetchval(_ALTER if there else _CREATE, login, password))
-                await connection.execute(await connection.fetchval(_GRANT, group, login))
-                await connection.execute(await connection.fetchval(_CONNECT, login))
+        for attempt in range(1, _ATTEMPTS_MAX + 1):
+            try:
+                await _make(connection, logins)
+            except _RACES:
+                if attempt == _ATTEMPTS_MAX:
+                    raise
+                await asyncio.sleep(random.uniform(0.01, 0.1))
+            else:
+                return
     finally:
         connection.terminate()
+
+
+async def _make(connection: "asyncpg.Connection[asyncpg.Record]", logins: Logins) -> None:
+    async with connection.transaction():
+        for group, password in ((WRITER, logins.writer_password), (READER, logins.reader_password)):
+            login = f"{group}_{logins.suffix}"
+            there = await connection.fetchval(_EXISTS, login)
+            await connection.execute(await connection.fetchval(_ALTER if there else _CREATE, login, password))
+            await connection.execute(await connection.fetchval(_GRANT, group, login))
+            await connection.execute(await connection.fetchval(_CONNECT, login))
