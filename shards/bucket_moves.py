@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
-from uuid import UUID
+
+import asyncpg
 
 from shards.errors import ClusterError, Refused
 from shards.moves import Move
@@ -16,11 +17,15 @@ _CLAIM: Final = """
 INSERT INTO bucket_move (move_id, bucket, role, runner, low_water) VALUES ($1, $2, $3, $4, $5)
 ON CONFLICT (bucket) DO UPDATE SET runner = excluded.runner
 WHERE bucket_move.move_id = excluded.move_id AND bucket_move.role = excluded.role
+    AND bucket_move.runner <= excluded.runner
 RETURNING state, low_water, fenced_at
 """
 _TAKE_OVER: Final = """
-UPDATE bucket_move SET runner = $3 WHERE move_id = $1 AND role = $2 RETURNING state, low_water, fenced_at
+UPDATE bucket_move SET runner = $3 WHERE move_id = $1 AND role = $2 AND runner <= $3
+RETURNING state, low_water, fenced_at
 """
+_LOOK: Final = "SELECT state, low_water, fenced_at FROM bucket_move WHERE move_id = $1 AND role = $2"
+_READ: Final = f"{_LOOK} AND runner = $3"
 _HOLD: Final = "SELECT state FROM bucket_move WHERE move_id = $1 AND role = $2 AND runner = $3 FOR SHARE"
 _CHANGE: Final = """
 UPDATE bucket_move SET state = $5 WHERE move_id = $1 AND role = $2 AND runner = $3 AND state = $4
@@ -46,29 +51,50 @@ class BucketMove:
     fenced_at: datetime | None
 
 
+async def look(connection: Connection, move: Move, role: str) -> BucketMove | None:
+    """The record as it is, whoever runs the move; None when there is none."""
+    record = await connection.fetchrow(_LOOK, move.move_id, role)
+    return None if record is None else _read(record)
+
+
+def _read(record: asyncpg.Record) -> BucketMove:
+    return BucketMove(record["state"], record["low_water"], record["fenced_at"])
+
+
 @dataclass(frozen=True)
 class Token:
-    """A runner's right to write on a shard for a move."""
+    """A runner's right to write on a shard for a move: the generation of its leadership."""
 
     move: Move
     role: str
-    runner: UUID
+    runner: int
 
     async def claim(self, connection: Connection, low_water: datetime | None = None) -> BucketMove:
         """Make the record, or take an existing one over. Refused when the bucket is in another move on this shard."""
         values = (self.move.move_id, self.move.bucket, self.role, self.runner, low_water)
         record = await connection.fetchrow(_CLAIM, *values)
-        if record is None:
-            message = f"bucket {self.move.bucket} is still in another move there: see `voltroute check`"
-            raise Refused(message)
-        return BucketMove(record["state"], record["low_water"], record["fenced_at"])
+        if record is not None:
+            return _read(record)
+        if await look(connection, self.move, self.role) is not None:
+            raise Replaced(_REPLACED)
+        message = f"bucket {self.move.bucket} is still in another move there: see `voltroute check`"
+        raise Refused(message)
 
     async def take_over(self, connection: Connection) -> BucketMove | None:
-        """The record as it is, with this runner in it; None when there is none."""
+        """The record, with this runner in it; None when there is none. Replaced when a later runner has it."""
         record = await connection.fetchrow(_TAKE_OVER, self.move.move_id, self.role, self.runner)
+        if record is not None:
+            return _read(record)
+        if await look(connection, self.move, self.role) is not None:
+            raise Replaced(_REPLACED)
+        return None
+
+    async def read(self, connection: Connection) -> BucketMove:
+        """The record as it is now. Replaced when it is not this runner's any more."""
+        record = await connection.fetchrow(_READ, self.move.move_id, self.role, self.runner)
         if record is None:
-            return None
-        return BucketMove(record["state"], record["low_water"], record["fenced_at"])
+            raise Replaced(_REPLACED)
+        return _read(record)
 
     async def hold(self, connection: Connection) -> str:
         """State of the move; until the transaction's end no other runner can take over. Replaced when one has."""

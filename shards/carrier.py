@@ -6,7 +6,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Final
+from typing import Final, TypeAlias
 
 from shards.bucket_moves import Token
 from shards.errors import ClusterError
@@ -40,6 +40,14 @@ FROM pg_stat_activity
 WHERE datname = current_database() AND backend_type = 'client backend'
     AND application_name <> $1 AND usename IS DISTINCT FROM $2 AND pid <> pg_backend_pid()
 """
+
+
+# Told of every chunk's size; waits as long as the copy should.
+Passed: TypeAlias = Callable[[int], Awaitable[None]]
+
+
+async def at_full_speed(_size: int) -> None:
+    """Inside a fence writers wait: nothing may hold the copy up."""
 
 
 @dataclass
@@ -122,7 +130,7 @@ async def pipe(
     target: Connection,
     table: str,
     columns: list[str],
-    passed: Callable[[int], Awaitable[None]],
+    passed: Passed,
 ) -> int:
     """COPY a query's rows into a table of the other shard; returns their number. TimeoutError when nothing moves."""
     chunks: asyncio.Queue[bytes | None] = asyncio.Queue(CHUNKS_AHEAD)
@@ -158,9 +166,7 @@ async def pipe(
     return writing.result()
 
 
-async def copy_leaf(
-    source: Connection, target: Connection, leaf: Leaf, token: Token, passed: Callable[[int], Awaitable[None]]
-) -> int:
+async def copy_leaf(source: Connection, target: Connection, leaf: Leaf, token: Token, passed: Passed) -> int:
     """Copy one leaf in a transaction of the target, from its beginning; returns the number of rows."""
     columns = _columns(leaf.kind, of_status=False)
     names = ", ".join(map(quote_identifier, columns))
@@ -181,7 +187,7 @@ async def prepare_delta(target: Connection) -> None:
 
 
 async def carry_delta(
-    source: Connection, target: Connection, bucket: int, since: datetime, passed: Callable[[int], Awaitable[None]]
+    source: Connection, target: Connection, bucket: int, since: datetime, passed: Passed = at_full_speed
 ) -> int:
     """What the source ingested since then, inside the target's transaction; returns how many rows were new there."""
     new = 0
@@ -197,9 +203,7 @@ async def carry_delta(
     return new
 
 
-async def carry_status(
-    source: Connection, target: Connection, bucket: int, passed: Callable[[int], Awaitable[None]]
-) -> None:
+async def carry_status(source: Connection, target: Connection, bucket: int, passed: Passed = at_full_speed) -> None:
     """Replace the target's statuses of a bucket, inside its transaction."""
     for kind in KINDS:
         columns = _columns(kind, of_status=True)

@@ -3,7 +3,8 @@
 from typing import Final
 
 from shards import fingerprints
-from shards.bucket_moves import SOURCE, TARGET, BucketMove, Replaced, Token
+from shards.bucket_moves import SOURCE, TARGET, BucketMove, Replaced, Token, look
+from shards.catalog import ShardRecord
 from shards.fingerprints import bucket_table
 from shards.kinds import KINDS
 from shards.mover import BEGINNING, Work, enter
@@ -73,11 +74,22 @@ async def clean_up_rollback(work: Work, move: Move) -> Move:
     return await enter(work, move, Phase.ROLLED_BACK)
 
 
-async def _compare(source: Connection, target: Connection, move: Move, known: BucketMove) -> None:
-    """Everything that the source had is on the target. Different otherwise: nothing is dropped then."""
+async def _compare(source: Connection, target: Connection, move: Move, known: BucketMove) -> int:
+    """Everything that the source had is on the target: number of readings. Different otherwise: nothing is dropped."""
     if known.fenced_at is None:
-        raise Replaced("the source was never fenced")
-    await fingerprints.compare_history(source, target, move.bucket, BEGINNING, known.fenced_at)
+        message = "the source was never fenced"
+        raise Replaced(message)
+    return await fingerprints.compare_history(source, target, move.bucket, BEGINNING, known.fenced_at)
+
+
+async def compare_kept(source: ShardRecord, target: ShardRecord, move: Move) -> int:
+    """Number of readings of a copy that is kept after its cutover, all of which the new owner has; or Different."""
+    async with owner_session(source) as at_source, owner_session(target) as at_target:
+        known = await look(at_source, move, SOURCE)
+        if known is None:
+            message = "the copy is not kept any more"
+            raise Replaced(message)
+        return await _compare(at_source, at_target, move, known)
 
 
 async def _drop(work: Work, move: Move, connection: Connection, token: Token) -> None:

@@ -8,10 +8,9 @@ from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from typing import Final
 from urllib.parse import unquote, urlsplit
-from uuid import UUID
 
 from shards import carrier, fingerprints, preflight, rebalances
-from shards.bucket_moves import SOURCE, TARGET, Replaced, Token
+from shards.bucket_moves import SOURCE, TARGET, Replaced, Token, look
 from shards.catalog import Catalog, ShardRecord, deadline_in
 from shards.errors import ShardError
 from shards.moves import Move, Phase
@@ -62,7 +61,7 @@ class Work:
     catalog: Catalog
     source: ShardRecord
     target: ShardRecord
-    runner: UUID
+    runner: int
     throttle: carrier.Throttle
     step: Step = no_step
     measure: Measure = no_measure
@@ -182,8 +181,8 @@ async def catch_up(work: Work, move: Move) -> Move:
 
 async def _pass(work: Work, move: Move, source: Connection, target: Connection) -> tuple[datetime, int]:
     """One pass: the new mark, and the number of rows carried. The mark is taken before what is read after it."""
-    known = await work.token(move, SOURCE).take_over(source)
-    if known is None or known.state != "copying" or known.low_water is None:
+    known = await work.token(move, SOURCE).read(source)
+    if known.state != "copying" or known.low_water is None:
         raise Replaced("the source is not copying any more")
     mark = await carrier.low_water(source, login_of(work.source.reader_dsn))
     await work.step(move, "before pass")
@@ -211,9 +210,9 @@ async def verify(work: Work, move: Move) -> Move:
 
 
 async def _mark(work: Work, move: Move, source: Connection) -> datetime:
-    known = await work.token(move, SOURCE).take_over(source)
-    if known is None or known.low_water is None:
-        raise Replaced("the source knows nothing of the move")
+    known = await work.token(move, SOURCE).read(source)
+    if known.low_water is None:
+        raise Replaced("the source has no mark")
     return known.low_water
 
 
@@ -236,8 +235,8 @@ async def fence(work: Work, move: Move) -> Move:
             async with target.transaction():
                 await work.token(move, TARGET).hold(target)
                 await carrier.make_leaves(target, move.bucket, await carrier.leaves(source, move.bucket))
-                new = await carrier.carry_delta(source, target, move.bucket, since, work.throttle.passed)
-                await carrier.carry_status(source, target, move.bucket, work.throttle.passed)
+                new = await carrier.carry_delta(source, target, move.bucket, since)
+                await carrier.carry_status(source, target, move.bucket)
             tail = await fingerprints.compare_history(source, target, move.bucket, since, END)
             await fingerprints.compare_status(source, target, move.bucket)
         await work.step(move, "after fence")
@@ -261,8 +260,8 @@ async def _come_close(work: Work, move: Move) -> None:
 
 async def cut_over(work: Work, move: Move, source: Connection, target: Connection) -> Move:
     """The target owns the bucket: first by its own word, then by the map's. Only forward from here."""
-    known = await work.token(move, SOURCE).take_over(source)
-    if known is None or known.state != "fenced" or known.fenced_at is None:
+    known = await work.token(move, SOURCE).read(source)
+    if known.state != "fenced" or known.fenced_at is None:
         raise Replaced("the source is not fenced")
     if move.phase is not Phase.CUTOVER:
         move = await enter(work, move, Phase.CUTOVER)
@@ -295,7 +294,7 @@ async def resume_cutover(work: Work, move: Move) -> Move:
 async def is_fenced(work: Work, move: Move) -> bool:
     """Whether the source has decided: then there is only one way."""
     async with owner_session(work.source) as source:
-        known = await work.token(move, SOURCE).take_over(source)
+        known = await look(source, move, SOURCE)
         return known is not None and known.state == "fenced"
 
 

@@ -29,8 +29,8 @@ FOLLOWING: Final[dict[Phase, frozenset[Phase]]] = {
     Phase.PLANNED: frozenset({Phase.BACKFILL, Phase.ABORT}),
     Phase.BACKFILL: frozenset({Phase.CATCHUP, Phase.ABORT}),
     Phase.CATCHUP: frozenset({Phase.VERIFY, Phase.ABORT}),
-    Phase.VERIFY: frozenset({Phase.FENCE, Phase.CATCHUP, Phase.ABORT}),
-    Phase.FENCE: frozenset({Phase.CUTOVER, Phase.CATCHUP, Phase.ABORT}),
+    Phase.VERIFY: frozenset({Phase.FENCE, Phase.ABORT}),
+    Phase.FENCE: frozenset({Phase.CUTOVER, Phase.ABORT}),
     Phase.CUTOVER: frozenset({Phase.CLEANUP}),
     Phase.CLEANUP: frozenset({Phase.DONE, Phase.ROLLBACK}),
     Phase.ABORT: frozenset({Phase.ABORTED, Phase.CUTOVER}),  # the latter when it was fenced already

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from typing import Any, Final
-from uuid import UUID
 
 import asyncpg
 
@@ -71,12 +70,13 @@ UPDATE move SET phase = 'abort', updated_at = now(), last_error = $3 WHERE move_
 _ROLL_BACK: Final = """
 UPDATE move SET phase = 'rollback', updated_at = now() WHERE phase = 'cleanup' AND ($1::bigint IS NULL OR move_id = $1)
 """
-_RUNNER: Final = """
-INSERT INTO runner (runner_id, name) VALUES ($1, $2)
-ON CONFLICT (singleton) DO UPDATE SET seen_at = now(), name = excluded.name,
-    since = CASE WHEN runner.runner_id = excluded.runner_id THEN runner.since ELSE now() END,
-    runner_id = excluded.runner_id
+_LEAD: Final = """
+INSERT INTO runner (name) VALUES ($1)
+ON CONFLICT (singleton) DO UPDATE
+SET generation = runner.generation + 1, name = excluded.name, since = now(), seen_at = now()
+RETURNING generation
 """
+_ALIVE: Final = "UPDATE runner SET seen_at = now() WHERE generation = $1"
 _RUNNER_SEEN: Final = "SELECT name, since, extract(epoch FROM now() - seen_at)::float8 AS silent_s FROM runner"
 _COPY_RATE: Final = """
 SELECT sum(bytes_done) / nullif(sum(copy_s), 0) FROM (
@@ -239,10 +239,16 @@ async def roll_back(catalog: Catalog, move_id: int | None, deadline: float) -> i
     return int(answer.removeprefix("UPDATE "))
 
 
-async def sign_in(catalog: Catalog, runner: UUID, name: str, deadline: float) -> None:
-    """The runner is alive."""
+async def lead(catalog: Catalog, name: str, deadline: float) -> int:
+    """Begin a leadership; its generation, greater than all before."""
     async with catalog.pool.connection(deadline) as connection:
-        await connection.execute(_RUNNER, runner, name)
+        return int(await connection.fetchval(_LEAD, name))
+
+
+async def is_alive(catalog: Catalog, generation: int, deadline: float) -> bool:
+    """Say that the runner is alive; False when another one leads by now."""
+    async with catalog.pool.connection(deadline) as connection:
+        return (await connection.execute(_ALIVE, generation)) == "UPDATE 1"
 
 
 async def runner_seen(catalog: Catalog, deadline: float) -> Details | None:

@@ -56,8 +56,8 @@ async def _fence(work: Work, move: Move, source: Connection, target: Connection,
         async with source.transaction():
             await work.token(move, SOURCE).hold(source)
             await carrier.make_leaves(source, move.bucket, await carrier.leaves(target, move.bucket))
-            await carrier.carry_delta(target, source, move.bucket, since, work.throttle.passed)
-            await carrier.carry_status(target, source, move.bucket, work.throttle.passed)
+            await carrier.carry_delta(target, source, move.bucket, since)
+            await carrier.carry_status(target, source, move.bucket)
         await fingerprints.compare_history(target, source, move.bucket, since, END)
         await fingerprints.compare_status(target, source, move.bucket)
     await work.step(move, "after reverse fence")

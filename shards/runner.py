@@ -9,7 +9,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final
-from uuid import UUID, uuid4
 
 import asyncpg
 
@@ -52,7 +51,7 @@ class Runner:
     catalog: Catalog
     name: str
     watcher: Watcher = field(default_factory=Watcher)
-    runner_id: UUID = field(default_factory=uuid4)
+    generation: int = 0
     leads: bool = False
     phases: Counter[Phase] = field(default_factory=Counter)  # open moves, as of the last look at the catalog
     _tasks: dict[int, asyncio.Task[None]] = field(default_factory=dict)
@@ -71,7 +70,8 @@ class Runner:
         async with self._election() as connection:
             if connection is None:
                 return
-            self.leads, self.runner_id = True, uuid4()
+            self.generation = await rebalances.lead(self.catalog, self.name, deadline_in(CATALOG_TIMEOUT_S))
+            self.leads = True
             try:
                 while True:
                     with translated("catalog"):
@@ -111,7 +111,9 @@ class Runner:
     async def _tick(self) -> None:
         """Give every move that may run a task, and end a rebalance that has none left."""
         deadline = deadline_in(CATALOG_TIMEOUT_S)
-        await rebalances.sign_in(self.catalog, self.runner_id, self.name, deadline)
+        if not await rebalances.is_alive(self.catalog, self.generation, deadline):
+            message = "another runner leads by now"
+            raise Replaced(message)
         self._tasks = {number: task for number, task in self._tasks.items() if not task.done()}
         rebalance = await rebalances.open_rebalance(self.catalog, deadline)
         if rebalance is None:
@@ -146,7 +148,7 @@ class Runner:
         attempts = 0
         throttle = Throttle(rebalance.bytes_per_s_max, self.watcher.busy)
         source, target = records[move.source], records[move.target]
-        work = Work(self.catalog, source, target, self.runner_id, throttle, self.watcher.step, self.watcher.measure)
+        work = Work(self.catalog, source, target, self.generation, throttle, self.watcher.step, self.watcher.measure)
         while move.phase not in ENDED:
             before = move.phase
             try:

@@ -49,10 +49,11 @@ CREATE TABLE move (
 CREATE UNIQUE INDEX move_open ON move (bucket) WHERE ended_at IS NULL;
 CREATE INDEX move_rebalance ON move (rebalance_id);
 
--- Who carries the moves out at the moment, for those who ask why nothing happens.
+-- Who carries the moves out at the moment, for those who ask why nothing happens. Each leadership has a generation of
+-- its own, by which shards tell a runner from one that was replaced.
 CREATE TABLE runner (
     singleton boolean PRIMARY KEY DEFAULT true CHECK (singleton),
-    runner_id uuid NOT NULL,
+    generation bigint NOT NULL DEFAULT 1,
     name text NOT NULL,
     since timestamptz NOT NULL DEFAULT now(),
     seen_at timestamptz NOT NULL DEFAULT now()

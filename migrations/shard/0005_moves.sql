@@ -1,12 +1,13 @@
 -- What a shard knows of moves. On the source, `state` is the authority for going on or aborting; on the target, the row is
--- what makes its tables findable. `runner` is a fencing token: who was replaced as runner can write here no more.
+-- what makes its tables findable. `runner` is a fencing token, the runner's generation: an older one can
+-- neither take over nor write here any more.
 
 CREATE TABLE bucket_move (
     move_id bigint NOT NULL,
     low_water timestamptz,
     fenced_at timestamptz,
     created_at timestamptz NOT NULL DEFAULT now(),
-    runner uuid NOT NULL,
+    runner bigint NOT NULL,
     bucket smallint NOT NULL,
     role text NOT NULL CHECK (role IN ('source', 'target')),
     state text NOT NULL DEFAULT 'copying'

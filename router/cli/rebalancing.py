@@ -25,14 +25,14 @@ from router.cli.planning import (
 )
 from router.cli.target import DataOption, JsonOption, find_catalog, load_settings
 from router.server import stop_on_signals
-from shards import fingerprints, invariants, rebalances
+from shards import invariants, rebalances
 from shards.catalog import Catalog, deadline_in
+from shards.cleanup import compare_kept
 from shards.errors import InvalidArgument, Refused
+from shards.fingerprints import Different
 from shards.loads import written_since
-from shards.mover import BEGINNING
 from shards.moves import Phase
 from shards.placement import THRESHOLD_DEFAULT, PlannedMove
-from shards.sessions import owner_session
 
 KEEP_S: Final = 60.0
 
@@ -216,14 +216,12 @@ def verify(data: DataOption = None, json: JsonOption = False) -> None:
         moves = [m for m in await rebalances.open_moves(catalog, deadline) if m.phase is Phase.CLEANUP]
         found = []
         for each in moves:
-            async with owner_session(records[each.source]) as source, owner_session(records[each.target]) as target:
-                sql = "SELECT fenced_at FROM bucket_move WHERE bucket = $1"
-                fenced_at = await source.fetchval(sql, each.bucket)
-                try:
-                    rows = await fingerprints.compare_history(source, target, each.bucket, BEGINNING, fenced_at)
-                    found.append({"bucket": each.bucket, "ok": True, "found": f"{rows:,} readings are the same"})
-                except fingerprints.Different as error:
-                    found.append({"bucket": each.bucket, "ok": False, "found": str(error)})
+            try:
+                rows = await compare_kept(records[each.source], records[each.target], each)
+            except Different as error:
+                found.append({"bucket": each.bucket, "ok": False, "found": str(error)})
+            else:
+                found.append({"bucket": each.bucket, "ok": True, "found": f"{rows:,} readings are the same"})
         return found
 
     found = with_catalog(data, work)

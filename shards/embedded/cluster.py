@@ -1,6 +1,7 @@
 """A catalog and some shards on this machine: made, started, resumed and stopped as one."""
 
 import asyncio
+import contextlib
 import fcntl
 import json
 import os
@@ -127,16 +128,19 @@ class EmbeddedCluster:
         directory = self._options.directory.absolute()
         while True:
             await asyncio.sleep(FOLLOW_S)
-            wanted = load_state(directory)
-            if wanted is None or wanted == self._state or self._binaries is None:
-                continue
-            for name in wanted.ports.keys() - self.state.ports.keys():
-                server = Server(name, directory / name, wanted.ports[name], self._binaries)
-                await _prepare(server, wanted.superuser_password)
-                await self._tell_keeper({"add": _described(server)})
-            for name in self.state.ports.keys() - wanted.ports.keys():
-                await self._tell_keeper({"remove": name})
-            self._state = wanted
+            with contextlib.suppress(ClusterError, OSError):  # tried again; who asked for the server waits, and says so
+                wanted = load_state(directory)
+                if wanted is not None and wanted != self._state and self._binaries is not None:
+                    await self._change_servers(directory, wanted, self._binaries)
+
+    async def _change_servers(self, directory: Path, wanted: State, binaries: Path) -> None:
+        for name in wanted.ports.keys() - self.state.ports.keys():
+            server = Server(name, directory / name, wanted.ports[name], binaries)
+            await _prepare(server, wanted.superuser_password)
+            await self._tell_keeper({"add": _described(server)})
+        for name in self.state.ports.keys() - wanted.ports.keys():
+            await self._tell_keeper({"remove": name})
+        self._state = wanted
 
     async def _tell_keeper(self, message: dict[str, Any]) -> None:
         if self._keeper is None or self._keeper.stdin is None:
