@@ -11,11 +11,11 @@ import pytest
 
 from shards import invariants, rebalances
 from shards.catalog import Catalog, deadline_in
-from shards.moves import Move
+from shards.moves import Move, Phase
 from shards.placement import PlannedMove
-from tests.support.ledger import fetch, statuses, stored
+from tests.support.ledger import execute, fetch, statuses, stored
 from tests.support.load import Recorder
-from tests.support.moving import Steps, ended, leftovers, running, start
+from tests.support.moving import Steps, ended, leftovers, reached, running, start
 from tests.support.processes import Breakable, breakable
 from tests.support.routers import router_process
 from tests.support.servers import TestCluster, new_cluster
@@ -30,6 +30,7 @@ STEPS = [
     "after entering done",
 ]  # fmt: skip
 STEPS_OF_ABORT = ["before give up", "after give up", "after drop", "after forget", "before entering aborted"]
+STEPS_OF_ROLLBACK = ["after reverse fence", "before return", "after return", "before detach", "after drop"]
 PHASES = ["after claim", "before leaf", "after pass", "inside fence", "after fence", "after adopt", "after dropping"]
 
 
@@ -118,6 +119,24 @@ async def test_a_runner_killed_while_giving_up_leaves_nothing(servers: list[str]
             assert await crash(cluster.catalog_dsn, "after entering catchup") == -signal.SIGKILL
             assert await rebalances.abort(under.catalog, number, "cancelled", deadline_in(5)) == 1
             assert await crash(cluster.catalog_dsn, step) == -signal.SIGKILL, step
+            async with running(under.catalog):
+                assert await ended(under.catalog) == "cancelled", step
+            assert await under.owner(0) == move.source
+            await under.whole()
+
+
+async def test_a_runner_killed_while_rolling_back_gives_the_bucket_back(servers: list[str]) -> None:
+    async with new_cluster(servers, shards=3, buckets=BUCKETS) as cluster, loaded(cluster) as under:
+        for step in STEPS_OF_ROLLBACK:
+            move = await under.next_move()
+            await start(under.catalog, [move], keep_s=3600)
+            async with running(under.catalog):
+                await reached(under.catalog, Phase.CLEANUP)
+            await under.recorder.more(20)
+            assert await rebalances.roll_back(under.catalog, None, deadline_in(5)) == 1
+            await execute(cluster.catalog_dsn, "UPDATE rebalance SET keep_s = 0")
+            assert await crash(cluster.catalog_dsn, step) == -signal.SIGKILL, step
+            await under.one_writer()
             async with running(under.catalog):
                 assert await ended(under.catalog) == "cancelled", step
             assert await under.owner(0) == move.source
