@@ -56,6 +56,7 @@ class Throttle:
 
     bytes_per_s_max: int | None = None
     busy: Callable[[], bool] = lambda: False
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
     _started: float = field(default_factory=time.monotonic)
     _bytes: int = 0
     _last: float = field(default_factory=time.monotonic)
@@ -67,10 +68,10 @@ class Throttle:
         if self.bytes_per_s_max is not None:
             ahead = self._started + self._bytes / self.bytes_per_s_max - now
             if ahead > 0:
-                await asyncio.sleep(min(ahead, 1.0))
+                await self.sleep(min(ahead, 1.0))
         elif self.busy():
             worked = min(now - self._last, BUSY_PAUSE_S)
-            await asyncio.sleep(worked * (1 / SHARE_WHEN_BUSY - 1))
+            await self.sleep(worked * (1 / SHARE_WHEN_BUSY - 1))
         self._last = time.monotonic()
 
 
