@@ -95,8 +95,13 @@ async def crash(dsn: str, step: str) -> int:
 
 @pytest.mark.timeout(400)
 async def test_a_runner_killed_at_any_step_is_replaced_and_nothing_is_lost(servers: list[str]) -> None:
+    """Several clusters at once, because most of the time goes by waiting for processes."""
+    await asyncio.gather(*(kill_at(servers, STEPS[part::3]) for part in range(3)))
+
+
+async def kill_at(servers: list[str], steps: list[str]) -> None:
     async with new_cluster(servers, shards=3, buckets=BUCKETS) as cluster, loaded(cluster) as under:
-        for step in STEPS:
+        for step in steps:
             move = await under.next_move()
             await start(under.catalog, [move])
             assert await crash(cluster.catalog_dsn, step) == -signal.SIGKILL, step
@@ -108,10 +113,12 @@ async def test_a_runner_killed_at_any_step_is_replaced_and_nothing_is_lost(serve
         assert set(under.recorder.statuses) == {200}
 
 
-async def test_a_runner_killed_while_giving_up_leaves_nothing(servers: list[str]) -> None:
-    async def cancel(move: Move) -> None:
-        await rebalances.abort(under.catalog, move.rebalance_id, "cancelled", deadline_in(5))
+@pytest.mark.timeout(400)
+async def test_a_runner_killed_while_undoing_leaves_nothing(servers: list[str]) -> None:
+    await asyncio.gather(kill_giving_up(servers), kill_rolling_back(servers))
 
+
+async def kill_giving_up(servers: list[str]) -> None:
     async with new_cluster(servers, shards=3, buckets=BUCKETS) as cluster, loaded(cluster) as under:
         for step in STEPS_OF_ABORT:
             move = await under.next_move()
@@ -125,7 +132,7 @@ async def test_a_runner_killed_while_giving_up_leaves_nothing(servers: list[str]
             await under.whole()
 
 
-async def test_a_runner_killed_while_rolling_back_gives_the_bucket_back(servers: list[str]) -> None:
+async def kill_rolling_back(servers: list[str]) -> None:
     async with new_cluster(servers, shards=3, buckets=BUCKETS) as cluster, loaded(cluster) as under:
         for step in STEPS_OF_ROLLBACK:
             move = await under.next_move()
