@@ -13,9 +13,7 @@ import pytest
 import pytest_asyncio
 
 from shards import fingerprints, invariants, mover, rebalances
-from shards.bucket_moves import SOURCE, Replaced, Token
 from shards.catalog import Catalog, deadline_in
-from shards.errors import Refused
 from shards.kinds import KINDS, METER
 from shards.moves import Move, Phase
 from shards.partitions import month_of, next_month
@@ -371,37 +369,3 @@ async def test_a_move_that_cannot_be_made_says_why(moving: Moving) -> None:
     assert [rule.name for rule in broken] == ["no table, trigger or record without a move"]
     await execute(moving.cluster.shards["s2"], "DROP TABLE meter_current_status_b0000")
     await moving.whole()
-
-
-async def test_who_was_replaced_as_runner_can_write_no_more(moving: Moving) -> None:
-    move = Move(7, 1, 0, "s1", "s2", Phase.CATCHUP)
-    old, new = Token(move, SOURCE, 3), Token(move, SOURCE, 4)
-    connection = await asyncpg.connect(moving.cluster.shards["s1"])
-    try:
-        assert await old.take_over(connection) is None
-        assert (await old.claim(connection, datetime.now(UTC))).state == "copying"
-        assert (await new.claim(connection)).low_water is not None
-        for attempt in (old.claim, old.take_over, old.read, old.hold):
-            with pytest.raises(Replaced):
-                await attempt(connection)
-        with pytest.raises(Replaced):
-            await old.change(connection, "copying", "fenced")
-        with pytest.raises(Replaced):
-            await old.set_low_water(connection, datetime.now(UTC))
-        await new.change(connection, "copying", "aborted")
-        with pytest.raises(Replaced):
-            await new.change(connection, "copying", "fenced")
-        other = Token(Move(8, 1, 0, "s1", "s2", Phase.CATCHUP), SOURCE, 9)
-        with pytest.raises(Refused, match="still in another move"):
-            await other.claim(connection)
-        await new.forget(connection)
-    finally:
-        await connection.close()
-    await moving.whole()
-
-
-async def test_every_leadership_has_a_later_generation(moving: Moving) -> None:
-    generations = [await rebalances.lead(moving.catalog, name, deadline_in(5)) for name in ("a", "b", "a")]
-    assert generations == sorted(set(generations))
-    assert await rebalances.is_alive(moving.catalog, generations[-1], deadline_in(5))
-    assert not await rebalances.is_alive(moving.catalog, generations[0], deadline_in(5))
