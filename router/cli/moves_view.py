@@ -148,6 +148,6 @@ def closing_line(found: Rebalance, moves: Sequence[Mapping[str, Any]], written: 
     whole = "0 acknowledged readings missing" if len(done) == len(moves) else f"{len(moves) - len(done)} moves not done"
     return (
         f"{found.state}: {len(done)} moves in {seconds:,.1f} s; {written:,} readings written meanwhile; "
-        f"{retries} errors, each tried again; longest write pause {pause:.0f} ms; {whole} "
+        f"{retries} errors{', each tried again' if retries else ''}; longest write pause {pause:.0f} ms; {whole} "
         f"(verified: {verified:,} readings compared on both shards)"
     )
