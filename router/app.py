@@ -1,84 +1,89 @@
 """The ASGI application: routes, and what runs beside them."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from functools import cached_property
+from typing import Final
 
 import structlog
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.responses import HTMLResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import Receive, Scope, Send
 from swagger_ui_bundle import swagger_ui_path
 
-from router import analytics, devices, front, openapi, ops, pairing, rebalance
-from router.batcher import LaneLimits
+from router.background import leader_of, told
 from router.context import Router
-from router.dispatch import Dispatcher
-from router.ingest import ENDPOINTS
-from router.metrics import PARTITIONS_MADE
-from router.problems import ProblemError
+from router.http import analytics, devices, health, middleware, pairings, rebalance, shards
+from router.http.endpoint import Endpoint, routes_of
+from router.http.protocol import ConnectionLimits, Connections
+from router.ingest.batcher import LaneLimits
+from router.ingest.body import BodyLimits
+from router.ingest.budget import BodyBudget
+from router.ingest.dispatch import Dispatcher
+from router.ingest.endpoint import ENDPOINTS, OPERATIONS
+from router.ingest.intake import Intake
 from router.settings import Settings
-from shards.catalog import Catalog
-from shards.cluster import Cluster
-from shards.errors import ClusterError, ShardError
-from shards.housekeeping import keep_house
+from router.wire import openapi
+from router.wire.problems import ProblemError
+from shards.catalog.database import Catalog
+from shards.cluster.live import Cluster
+from shards.errors import ClusterError, NoCluster, ShardError
 
-_log = structlog.stdlib.get_logger(__name__)
-RESTART_PAUSE_S = 1.0
+_log: Final = structlog.stdlib.get_logger(__name__)
+RESTART_PAUSE_S: Final = 1.0
 
-ROUTES = [
+DOCUMENTED: Final[tuple[Endpoint, ...]] = (
+    *devices.ENDPOINTS,
+    *analytics.ENDPOINTS,
+    *pairings.ENDPOINTS,
+    *shards.ENDPOINTS,
+    *rebalance.ENDPOINTS,
+    *health.ENDPOINTS,
+)
+ROUTES: Final = [
     *(Route(path, endpoint, methods=["POST"]) for path, endpoint in ENDPOINTS.items()),
-    Route("/v1/meters/{id}/status", devices.meter_status),
-    Route("/v1/meters/{id}/history", devices.meter_history),
-    Route("/v1/vehicles/{id}/status", devices.vehicle_status),
-    Route("/v1/vehicles/{id}/history", devices.vehicle_history),
-    Route("/v1/analytics/performance/{id}", analytics.performance),
-    Route("/v1/analytics/fleet", analytics.fleet),
-    Route("/v1/analytics/activity", analytics.activity),
-    Route("/v1/pairings", pairing.Pairings),
-    Route("/v1/shards", ops.shard_list),
-    Route("/v1/rebalance", rebalance.show),
-    Route("/livez", ops.livez),
-    Route("/readyz", ops.readyz),
-    Route("/metrics", ops.metrics),
-    Route("/problems/{slug}", ops.problem),
-    Route("/openapi.json", openapi.openapi_json),
-    Route("/docs", openapi.docs),
+    *routes_of((*DOCUMENTED, *health.UNDOCUMENTED)),
     Mount("/docs/assets", StaticFiles(directory=swagger_ui_path)),
 ]
 
 
 class RouterApp(Starlette):
-    """Starlette behind the front, which lets the hot path around it."""
+    """Starlette behind the middleware, which lets the hot path around it."""
+
+    hosts: frozenset[str] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._front(scope, receive, send)
+        await self._outermost(scope, receive, send)
 
     @cached_property
-    def _front(self) -> front.Front:
-        return front.Front(super().__call__, self)
+    def _outermost(self) -> middleware.Middleware:
+        return middleware.Middleware(super().__call__, self, self.hosts)
 
 
-def create_app(settings: Settings) -> Starlette:
-    """A router for the cluster of `settings.catalog_dsn`. ClusterError when that is missing."""
+def create_app(settings: Settings, connections: Connections | None = None) -> Starlette:
+    """A router for the cluster of `settings.catalog_dsn`. NoCluster when that is missing."""
     if settings.catalog_dsn is None:
-        message = "no cluster to serve: set VOLTROUTE_CATALOG_DSN, or use --data with an embedded cluster"
-        raise ClusterError(message)
+        raise NoCluster("no cluster to serve: set VOLTROUTE_CATALOG_DSN, or use --data with an embedded cluster")
     catalog_dsn = settings.catalog_dsn.get_secret_value()
+    connections = connections or Connections(ConnectionLimits(2**31, 2**31, 3600, 3600))
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        cluster = Cluster(Catalog(catalog_dsn), settings.pool_limits(), settings.query_timeout_s)
-        router = Router(settings, cluster, Dispatcher(cluster, _lane_limits(settings), _log_fault))
-        app.state.router = router
+        catalog = Catalog(catalog_dsn, changed=told)
+        cluster = Cluster(catalog, settings.pool_limits(), settings.query_timeout_s, told)
+        router = Router(settings, cluster, _intake(settings, cluster), connections=lambda: len(connections.open))
+        app.state.router, app.state.intake = router, router.intake
         try:
             await cluster.refresh()
         except (ShardError, ClusterError) as error:
             _log.warning("no_map_yet", detail=str(error))
-        background = asyncio.create_task(_background(router))
+        background = asyncio.create_task(_background(router, connections))
         try:
             yield
         finally:
@@ -86,27 +91,49 @@ def create_app(settings: Settings) -> Starlette:
             await _stop(router, background)
 
     app = RouterApp(
-        routes=ROUTES,
+        routes=[*ROUTES, *_document()],
         exception_handlers={
-            ProblemError: front.on_problem,
-            HTTPException: front.on_http_exception,
-            ShardError: front.on_shard_error,
-            ClusterError: front.on_cluster_error,
-            Exception: front.on_bug,
+            ProblemError: middleware.on_problem,
+            HTTPException: middleware.on_http_exception,
+            ShardError: middleware.on_shard_error,
+            NoCluster: middleware.on_no_map,
+            Exception: middleware.on_bug,
         },
         lifespan=lifespan,
     )
+    app.hosts = settings.hosts()
     app.router.redirect_slashes = False
-    app.state.openapi = openapi.encoded_document()
     return app
 
 
-def _lane_limits(settings: Settings) -> LaneLimits:
-    return LaneLimits(
+def _document() -> list[Route]:
+    """The OpenAPI document, made once, and its page."""
+    content = openapi.encoded_document([*OPERATIONS, *(endpoint.operation for endpoint in DOCUMENTED)])
+
+    async def document(_request: object) -> Response:
+        return Response(content, media_type="application/json")
+
+    async def page(_request: object) -> Response:
+        return HTMLResponse(openapi.PAGE)
+
+    return [Route("/openapi.json", document), Route("/docs", page)]
+
+
+def _intake(settings: Settings, cluster: Cluster) -> Intake:
+    limits = LaneLimits(
         batch_readings_max=min(settings.batch_readings_max, settings.queue_readings_max),
         in_flight_max=settings.batches_in_flight_max,
         queue_readings_max=settings.queue_readings_max,
         commit_timeout_s=settings.ingest_timeout_s,
+    )
+    return Intake(
+        Dispatcher(cluster, limits, _log_fault),
+        BodyBudget(settings.bodies_bytes_max),
+        BodyLimits(settings.body_bytes_max, settings.body_idle_s, settings.body_rate_min),
+        timeout_s=settings.ingest_timeout_s,
+        readings_max=settings.readings_max,
+        age_max=timedelta(days=settings.reading_age_max_days),
+        ahead_max=timedelta(seconds=settings.reading_ahead_max_s),
     )
 
 
@@ -114,13 +141,16 @@ def _log_fault(error: ShardError) -> None:
     _log.error("shard_fault", shard=error.shard, detail=error.detail)
 
 
-async def _background(router: Router) -> None:
+async def _background(router: Router, connections: Connections) -> None:
     async with asyncio.TaskGroup() as group:
         group.create_task(_forever(lambda: router.cluster.watch(router.settings.map_poll_s)))
-        group.create_task(_forever(lambda: _housekeeping(router)))
+        group.create_task(_forever(connections.sweep))
         if router.settings.runner:
-            router.runner = rebalance.new_runner(router.cluster.catalog, router)
-            group.create_task(_forever(router.runner.run))
+            name = f"{socket.gethostname()}:{id(router) & 0xFFFF:04x}"
+            router.leader, router.moves = leader_of(
+                router.cluster.catalog, name, router.settings.partitions_s, router.intake.dispatcher
+            )
+            group.create_task(_forever(router.leader.run))
 
 
 async def _forever(work: Callable[[], Awaitable[None]]) -> None:
@@ -133,27 +163,13 @@ async def _forever(work: Callable[[], Awaitable[None]]) -> None:
         await asyncio.sleep(RESTART_PAUSE_S)
 
 
-async def _housekeeping(router: Router) -> None:
-    while True:
-        try:
-            done = await keep_house(router.cluster)
-        except ShardError as error:
-            _log.warning("housekeeping_failed", detail=str(error))
-        else:
-            for shard, made in done.made.items():
-                PARTITIONS_MADE.labels(shard).inc(made)
-            if any(done.made.values()) or done.failed:
-                _log.info("housekeeping", made=done.made, failed=done.failed)
-        await asyncio.sleep(router.settings.housekeeping_s)
-
-
 async def _stop(router: Router, background: asyncio.Task[None]) -> None:
     """Finish what was accepted, then let go of everything."""
     background.cancel()
     await asyncio.gather(background, return_exceptions=True)
     try:
         async with asyncio.timeout(router.settings.drain_timeout_s):
-            await router.dispatcher.drain()
+            await router.intake.dispatcher.drain()
     except TimeoutError:
         _log.warning("drain_timed_out")
     await router.cluster.close()

@@ -1,31 +1,46 @@
-"""What the endpoints share: settings, cluster, dispatcher, and whether the router is stopping."""
+"""What the endpoints share: settings, cluster, the way of readings, and whether the router is stopping."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from starlette.requests import Request
 
-from router.dispatch import Dispatcher
+from router.ingest.intake import Intake
+from router.reads.scope import Scope
 from router.settings import Settings
-from shards.cluster import Cluster
-from shards.runner import Runner
+from shards.cluster.live import Cluster
+from shards.duties.leader import Leader
+from shards.moves.runner import Moves
 
 
 @dataclass
 class Router:
-    """One running router."""
+    """One running router. `leader` and `moves` are None when it does not stand for election."""
 
     settings: Settings
     cluster: Cluster
-    dispatcher: Dispatcher
+    intake: Intake
     stopping: bool = False
-    body_bytes: int = field(default=0)  # of all request bodies being worked on
-    runner: Runner | None = None
+    leader: Leader | None = None
+    moves: Moves | None = None
+    connections: Callable[[], int] = field(default=lambda: 0)
 
     def query_deadline(self) -> float:
         """When a request other than ingest that begins now must be answered (monotonic seconds)."""
         return time.monotonic() + self.settings.query_timeout_s
+
+    def scope(self) -> Scope:
+        """What a read that begins now gets."""
+        settings = self.settings
+        return Scope(
+            self.cluster,
+            self.query_deadline(),
+            datetime.now(UTC),
+            settings.efficiency_warning,
+            settings.efficiency_critical,
+        )
 
 
 def router_of(request: Request) -> Router:
@@ -34,8 +49,3 @@ def router_of(request: Request) -> Router:
     if not isinstance(router, Router):
         raise TypeError(router)
     return router
-
-
-def now() -> datetime:
-    """The wall clock, in UTC."""
-    return datetime.now(UTC)

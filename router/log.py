@@ -8,8 +8,7 @@ from typing import Any, Final
 import structlog
 from structlog.typing import EventDict, WrappedLogger
 
-from router.settings import LogFormat, Settings
-from shards.dsn import redact_text
+from shards.postgres.dsn import redact_text
 
 REQUEST_ID: Final[ContextVar[str]] = ContextVar("request_id", default="")
 _LEVELS: Final = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
@@ -29,11 +28,10 @@ def _redact(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict
     return event
 
 
-def configure(settings: Settings) -> None:
-    """Set up structlog, and send what uvicorn, asyncpg and others say through it."""
-    console = settings.log_format is LogFormat.CONSOLE or (
-        settings.log_format is LogFormat.AUTO and sys.stderr.isatty()
-    )
+def configure(level_name: str, *, console: bool | None = None) -> None:
+    """Set up structlog, and send what uvicorn, asyncpg and others say through it. `console` None: on a terminal."""
+    if console is None:
+        console = sys.stderr.isatty()
     shared: list[Any] = [
         _add_request_id,
         structlog.stdlib.add_log_level,
@@ -44,7 +42,7 @@ def configure(settings: Settings) -> None:
         if console
         else [structlog.processors.format_exc_info, _redact, structlog.processors.JSONRenderer()]
     )
-    level = _LEVELS[settings.log_level]
+    level = _LEVELS[level_name]
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,

@@ -46,6 +46,12 @@ MOVE_PAUSE_S: Final = Histogram(
     "voltroute_move_write_pause_seconds", "How long a bucket's writers waited at its fence", buckets=_SECONDS
 )
 PARTITIONS_MADE: Final = Counter("voltroute_partitions_made_total", "Partitions made ahead of time", ("shard",))
+PARTITIONS_FAILED: Final = Gauge(
+    "voltroute_buckets_without_partitions", "Buckets for which partitions could not be made ahead of time", ("shard",)
+)
+SHARD_ERRORS: Final = Counter(
+    "voltroute_shard_errors_total", "Times a database became unavailable, by cause", ("shard", "cause")
+)
 
 # (metric name, help, label names, samples of (label values, value))
 Gauges: TypeAlias = Iterable[tuple[str, str, tuple[str, ...], Iterable[tuple[tuple[str, ...], float]]]]

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import resource
 import signal
 import socket
 from collections.abc import Awaitable, Callable, Iterator
@@ -11,8 +12,9 @@ import structlog
 import uvicorn
 
 from router.app import create_app
+from router.http.protocol import ConnectionLimits, Connections, protocol_for
 from router.settings import Settings
-from shards.errors import ClusterError
+from shards.errors import MachineError
 
 _log = structlog.stdlib.get_logger(__name__)
 BACKLOG = 2048
@@ -20,7 +22,7 @@ _COLLECT_AFTER = 10_000  # new container objects; the interpreter's own 700 are 
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A listening socket. ClusterError when the address cannot be had."""
+    """A listening socket. MachineError when the address cannot be had."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
@@ -30,7 +32,7 @@ def listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         listener.close()
         message = f"cannot listen on {host}:{port}: {error.strerror}"
-        raise ClusterError(message) from error
+        raise MachineError(message) from error
     return listener
 
 
@@ -41,10 +43,10 @@ def url_of(listener: socket.socket) -> str:
 
 
 def stop_on_signals() -> asyncio.Event:
-    """An event that SIGINT and SIGTERM set."""
+    """An event that SIGINT, SIGTERM and SIGHUP set: a terminal that is closed stops nothing halfway."""
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, stopping.set)
     return stopping
 
@@ -53,16 +55,22 @@ async def serve(
     settings: Settings, listener: socket.socket, stopping: asyncio.Event, on_ready: Callable[[str], Awaitable[None]]
 ) -> None:
     """Serve until `stopping` is set, then drain. `on_ready` gets the URL once requests are answered."""
-    app = create_app(settings)
+    connections = Connections(
+        ConnectionLimits(
+            settings.connections_max, settings.header_bytes_max, settings.header_timeout_s, settings.write_timeout_s
+        )
+    )
+    app = create_app(settings, connections)
+    _allow_descriptors(settings.connections_max + 1_000)
     config = uvicorn.Config(
         app,
-        http="httptools",
+        http=protocol_for(connections),
         lifespan="on",
         log_config=None,
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        timeout_keep_alive=75,
+        timeout_keep_alive=int(max(settings.idle_timeout_s, 1)),
         timeout_graceful_shutdown=int(settings.drain_timeout_s),
     )
     server = _Server(config)
@@ -71,7 +79,7 @@ async def serve(
     if serving.done():
         serving.result()
         message = "the router did not start; its log says why"
-        raise ClusterError(message)
+        raise MachineError(message)
     _settle_garbage_collector()
     await on_ready(url_of(listener))
     await _first(serving, asyncio.create_task(stopping.wait()))
@@ -80,6 +88,16 @@ async def serve(
         await asyncio.sleep(settings.drain_delay_s)
         server.should_exit = True
     await serving
+
+
+def _allow_descriptors(wanted: int) -> None:
+    """A connection takes a file descriptor: raise this process' own limit towards what the settings allow."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    enough = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < enough:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (enough, hard))
+    if enough < wanted:
+        _log.warning("few_file_descriptors", limit=enough, wanted=wanted)
 
 
 def _settle_garbage_collector() -> None:

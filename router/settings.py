@@ -1,15 +1,14 @@
 """Every setting of a router. The one place that reads the environment (prefix VOLTROUTE_)."""
 
 import os
-from datetime import timedelta
 from enum import StrEnum
 from typing import Annotated, Final
 
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from shards.dsn import redact
-from shards.pools import PoolLimits
+from shards.postgres.dsn import redact
+from shards.postgres.pools import PoolLimits
 
 PREFIX: Final = "VOLTROUTE_"
 _OTHER_VARIABLES: Final = {f"{PREFIX}URL", f"{PREFIX}TEST_POSTGRES"}  # of the commands that post, of the tests
@@ -36,13 +35,28 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8080, ge=0, le=65535, description="port to listen on; 0: any free one")
 
+    allowed_hosts: str = Field(
+        "", description="hosts, comma-separated, that requests may name; loopback: its own names"
+    )
+    connections_max: int = Field(4_096, ge=16, description="client connections; further ones are answered 503")
+    header_bytes_max: int = Field(32_768, ge=1_024, description="request line and headers of a request; then 431")
+    header_timeout_s: Seconds = Field(
+        10, description="from a connection, or a request's first byte, to its last header"
+    )
+    idle_timeout_s: Seconds = Field(75, description="between two requests of a connection")
+    write_timeout_s: Seconds = Field(30, description="a client that reads nothing of its answer is cut off after this")
+    body_idle_s: Seconds = Field(10, description="without a byte of a request's body; then 408")
+    body_rate_min: int = Field(
+        1_000, ge=1, description="bytes a second of a body, after its first body_idle_s; then 408"
+    )
+
     pool_min: int = Field(5, ge=0, le=1000, description="connections kept open, for each shard and login")
     pool_max: int = Field(20, ge=1, le=1000, description="connections at most, for each shard and login")
     pool_idle_s: Seconds = Field(30, description="an idle connection above pool_min is closed after this")
     connect_timeout_s: Seconds = Field(2, description="to open a connection")
     acquire_timeout_s: Seconds = Field(2, description="to get a connection from a pool")
 
-    ingest_timeout_s: Seconds = Field(5, description="from the first byte of an ingest request to its answer")
+    ingest_timeout_s: Seconds = Field(5, description="from the last byte of an ingest request to its answer")
     query_timeout_s: Seconds = Field(10, description="from the first byte of any other request to its answer")
     batch_readings_max: int = Field(2_000, ge=1, le=50_000, description="readings in one transaction")
     batches_in_flight_max: int = Field(1, ge=1, le=64, description="transactions at a time, for each shard and kind")
@@ -58,8 +72,8 @@ class Settings(BaseSettings):
     efficiency_critical: float = Field(0.75, ge=0, le=1, description="below: healthStatus CRITICAL")
 
     map_poll_s: Seconds = Field(2, description="between two looks at the catalog's epoch")
-    runner: bool = Field(True, description="take part in carrying out moves (one router at a time does)")
-    housekeeping_s: Seconds = Field(600, description="between two rounds of housekeeping")
+    runner: bool = Field(True, description="stand for election as leader, who moves buckets and makes partitions")
+    partitions_s: Seconds = Field(600, description="between two looks at whether partitions are ahead of time")
     drain_delay_s: float = Field(0, ge=0, le=600, description="readyz says 503 for this long before a stop begins")
     drain_timeout_s: Seconds = Field(10, description="for requests in progress when stopping")
 
@@ -83,9 +97,12 @@ class Settings(BaseSettings):
             statement_timeout_s=self.ingest_timeout_s,
         )
 
-    def reading_age_max(self) -> timedelta:
-        """Oldest accepted reading."""
-        return timedelta(days=self.reading_age_max_days)
+    def hosts(self) -> frozenset[str] | None:
+        """Hosts that requests may name: the configured ones, on loopback its own names too; None: any."""
+        named = {host.strip().lower() for host in self.allowed_hosts.split(",") if host.strip()}
+        if self.host in {"127.0.0.1", "::1", "localhost"}:
+            return frozenset({"127.0.0.1", "localhost", "[::1]", *named})
+        return frozenset(named) or None
 
     def shown(self, name: str) -> object:
         """A setting's value as it may be shown: secrets redacted."""

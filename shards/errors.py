@@ -1,4 +1,25 @@
-"""What can go wrong with a shard or the catalog. Driver exceptions end here."""
+"""What can go wrong with a shard, the catalog or the cluster. Driver exceptions end here."""
+
+from enum import StrEnum
+
+
+class Cause(StrEnum):
+    """Why a database cannot be used now, as told in logs and metrics."""
+
+    UNREACHABLE = "unreachable"
+    SILENT = "silent"
+    STARTING_OR_STOPPING = "starting_or_stopping"
+    LOGIN_REFUSED = "login_refused"
+    CONNECTIONS_EXHAUSTED = "connections_exhausted"
+    DISK_FULL = "disk_full"
+    RESOURCES_EXHAUSTED = "resources_exhausted"
+    READ_ONLY = "read_only"
+    CANCELLED = "cancelled"
+    LOCKED = "locked"
+    BUSY = "busy"
+    BREAKER_OPEN = "breaker_open"
+    WRONG_DATABASE = "wrong_database"
+    PARTITION_MISSING = "partition_missing"
 
 
 class ShardError(Exception):
@@ -13,13 +34,22 @@ class ShardError(Exception):
 
 
 class ShardUnavailable(ShardError):
-    """The database cannot be reached, does not answer in time, or is shutting down."""
+    """The database cannot be reached, does not answer in time, or takes no work now."""
 
     retryable = True
 
-    def __init__(self, shard: str, detail: str, retry_after_s: float = 1.0) -> None:
+    def __init__(self, shard: str, detail: str, retry_after_s: float = 1.0, cause: Cause = Cause.UNREACHABLE) -> None:
         super().__init__(shard, detail)
         self.retry_after_s = retry_after_s
+        self.cause = cause
+
+
+class BucketUnavailable(ShardUnavailable):
+    """One bucket of the shard takes no writes now: a lock, or a partition that cannot be made. The others do."""
+
+    def __init__(self, shard: str, detail: str, buckets: frozenset[int], cause: Cause = Cause.LOCKED) -> None:
+        super().__init__(shard, detail, 1.0, cause)
+        self.buckets = buckets
 
 
 class StaleMap(ShardError):
@@ -33,9 +63,13 @@ class StaleMap(ShardError):
 
 
 class MissingLeaf(ShardError):
-    """The bucket is here, but has no partition for the reading's time."""
+    """The bucket is here, but `table`, its table, has no partition for the reading's time."""
 
     retryable = True
+
+    def __init__(self, shard: str, detail: str, table: str | None = None) -> None:
+        super().__init__(shard, detail)
+        self.table = table
 
 
 class WriteConflict(ShardError):
@@ -52,8 +86,32 @@ class ShardFault(ShardError):
     """Anything else: wrong privileges, missing tables, a bug. Not the sender's fault, and not curable by waiting."""
 
 
+class NotAsRecorded(ShardFault):
+    """A table is not the one that a move recorded: somebody changed it by hand. An operator must look."""
+
+
 class ClusterError(Exception):
-    """The cluster as a whole is not usable as asked; the message says what to do."""
+    """A command cannot do what it was asked; the message says what to do (exit code 1)."""
+
+
+class NoCluster(ClusterError):
+    """There is no cluster, it is not running, or making it was not finished."""
+
+
+class NoMap(NoCluster):
+    """No shard map was read from the catalog yet."""
+
+
+class SchemaError(ClusterError):
+    """A database's schema is not the one that this release knows, or could not be brought to it."""
+
+
+class MachineError(ClusterError):
+    """This machine does not give what is needed: a program, a folder, a port, a server that starts."""
+
+
+class MoveError(ClusterError):
+    """A move cannot go on as it is; subclasses say what becomes of it."""
 
 
 class Refused(ClusterError):

@@ -19,8 +19,8 @@ import httpx2
 import typer
 from rich.live import Live
 
-from router.cli.live import Snapshot, curl_lines, plain_line, snapshot_of, view
-from router.cli.output import console, errors
+from router.cli.show.live import Snapshot, curl_lines, plain_line, snapshot_of, view
+from router.cli.show.output import console, errors
 from router.fleet import sender
 from router.fleet.client import RouterClient
 from router.fleet.devices import REPORT_INTERVAL, Fleet, charging_power_kw, new_fleet

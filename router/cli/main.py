@@ -4,10 +4,10 @@ import sys
 
 import typer
 
-from router.cli import demo, doctor, inspecting, posting, rebalancing, running, sharding
-from router.cli.output import errors
-from shards.dsn import redact_text
+from router.cli import cluster, demo, doctor, fleet, rebalance, schema, shard
+from router.cli.show.output import errors
 from shards.errors import ClusterError, InvalidArgument, Refused, ShardError
+from shards.postgres.dsn import redact_text
 
 app = typer.Typer(
     help="Sharded ingestion router for device telemetry on PostgreSQL.",
@@ -15,25 +15,21 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command()(running.up)
-app.command()(running.down)
+app.command()(cluster.up)
+app.command()(cluster.down)
 app.command()(demo.demo)
-app.command()(running.init)
-app.command("serve")(running.serve_command)
-app.add_typer(inspecting.migrate_app, name="migrate")
-app.add_typer(inspecting.shard_app, name="shard")
-app.add_typer(rebalancing.rebalance_app, name="rebalance")
-app.add_typer(inspecting.map_app, name="map")
-app.add_typer(inspecting.config_app, name="config")
-app.command()(posting.post)
-app.command()(posting.simulate)
+app.command()(cluster.init)
+app.command("serve")(cluster.serve_command)
+app.add_typer(schema.migrate_app, name="migrate")
+app.add_typer(shard.shard_app, name="shard")
+app.add_typer(rebalance.rebalance_app, name="rebalance")
+app.add_typer(schema.map_app, name="map")
+app.add_typer(schema.config_app, name="config")
+app.command()(fleet.post)
+app.command()(fleet.simulate)
 app.command()(doctor.doctor)
-inspecting.shard_app.command("add")(sharding.add)
-inspecting.shard_app.command("drain")(sharding.drain)
-inspecting.shard_app.command("remove")(sharding.remove)
-inspecting.shard_app.command("weight")(sharding.weight)
-app.command()(rebalancing.check)
-app.command("runner")(rebalancing.runner_command)
+app.command()(rebalance.check)
+app.command("runner")(rebalance.runner_command)
 
 
 def _end(code: int, message: object) -> None:

@@ -1,16 +1,18 @@
 """Which cluster a command is about: --data, VOLTROUTE_CATALOG_DSN, VOLTROUTE_DATA, or the default folder."""
 
 import os
+import sys
 from pathlib import Path
 from typing import Annotated, Final, TypeAlias
 
 import typer
 from pydantic import ValidationError
 
-from router.settings import PREFIX, Settings
+from router import log
+from router.settings import PREFIX, LogFormat, Settings
 from shards.embedded.cluster import read_holder
 from shards.embedded.state import CATALOG, State, load_state
-from shards.errors import ClusterError
+from shards.errors import InvalidArgument, NoCluster
 
 DataOption: TypeAlias = Annotated[
     Path | None, typer.Option("--data", help="Folder of an embedded cluster.", show_default=False)
@@ -33,6 +35,31 @@ def load_settings(**overrides: object) -> Settings:
         raise typer.BadParameter(message) from None
 
 
+def configure_log(settings: Settings) -> None:
+    """Logs as the settings say."""
+    formats = {LogFormat.JSON: False, LogFormat.CONSOLE: True, LogFormat.AUTO: None}
+    log.configure(settings.log_level, console=formats[settings.log_format])
+
+
+def dsn_of(text: str) -> str:
+    """A DSN, or where it is: `@FILE`, `env:NAME`, `-` for a line of standard input. Passwords stay out of argv that way."""
+    try:
+        if text == "-":
+            found = sys.stdin.readline()
+        elif text.startswith("@"):
+            found = Path(text[1:]).read_text(encoding="utf-8")
+        elif text.startswith("env:"):
+            found = os.environ.get(text[4:], "")
+        else:
+            return text
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "is not text"
+        raise InvalidArgument(f"{text[1:]}: {reason}") from None
+    if not found.strip():
+        raise InvalidArgument(f"{text}: there is no DSN")
+    return found.strip()
+
+
 def default_data() -> Path:
     """Where an embedded cluster lies when nobody says: for root where PostgreSQL's account can enter, too."""
     if os.geteuid() == 0:
@@ -47,14 +74,14 @@ def data_folder(data: Path | None, settings: Settings) -> Path:
 
 
 def find_catalog(data: Path | None, settings: Settings) -> str:
-    """DSN of the catalog that a command is about. ClusterError when there is none, or it is not running."""
+    """DSN of the catalog that a command is about. NoCluster when there is none, or it is not running."""
     if data is None and settings.catalog_dsn is not None:
         return settings.catalog_dsn.get_secret_value()
     folder = data_folder(data, settings)
     state = _running_state(folder)
     if state is None:
         message = f"no cluster in {folder}: use --data DIR or {PREFIX}CATALOG_DSN, or start one with `voltroute up`"
-        raise ClusterError(message)
+        raise NoCluster(message)
     return state.dsn(CATALOG)
 
 
@@ -63,8 +90,8 @@ def _running_state(folder: Path) -> State | None:
         state = load_state(folder)
     except PermissionError:
         message = f"no permission to read {folder}"
-        raise ClusterError(message) from None
+        raise NoCluster(message) from None
     if state is not None and read_holder(folder) is None:
         message = f"the cluster in {folder} is not running: start it with `voltroute up --data {folder}`"
-        raise ClusterError(message)
+        raise NoCluster(message)
     return state

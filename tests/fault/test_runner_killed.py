@@ -9,10 +9,12 @@ from dataclasses import dataclass
 
 import pytest
 
-from shards import invariants, rebalances
-from shards.catalog import Catalog, deadline_in
-from shards.moves import Move, Phase
-from shards.placement import PlannedMove
+from shards.catalog.database import Catalog
+from shards.clock import deadline_in
+from shards.moves import rebalances
+from shards.moves.phases import Move, Phase
+from shards.moves.placement import PlannedMove
+from shards.operations import check as invariants
 from tests.support.ledger import execute, fetch, statuses, stored
 from tests.support.load import Recorder
 from tests.support.moving import Steps, ended, leftovers, reached, running, start

@@ -4,7 +4,7 @@ import httpx2
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from router.problems import PROBLEMS
+from router.wire.problems import PROBLEMS
 from tests.support.readings import ingest, meter, vehicle
 from tests.support.servers import TestCluster
 

@@ -6,7 +6,8 @@ import asyncpg
 import mmh3
 import pytest
 
-from shards.catalog import Catalog, deadline_in
+from shards.catalog.database import Catalog
+from shards.clock import deadline_in
 from tests.support.ledger import execute, fetch, stored
 from tests.support.maps import give, owners
 from tests.support.readings import at, ingest, meter, vehicle

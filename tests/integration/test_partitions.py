@@ -5,11 +5,10 @@ from datetime import UTC, datetime, timedelta
 import httpx2
 import pytest
 
-from shards.catalog import Catalog
-from shards.cluster import Cluster
-from shards.housekeeping import keep_house
-from shards.partitions import MONTHS_AHEAD, month_of, runway
-from shards.pools import PoolLimits
+from shards.catalog.database import Catalog
+from shards.clock import deadline_in
+from shards.duties.partitions import extend
+from shards.storage.partitions import MONTHS_AHEAD, month_of, runway
 from tests.support.ledger import execute, fetch, stored
 from tests.support.readings import ingest, meter
 from tests.support.servers import TestCluster
@@ -52,25 +51,26 @@ async def test_a_missing_month_is_made_by_the_first_reading(
     assert await leaves(cluster.shards["s1"], 0) == [months[0], "past"]
 
 
-async def test_housekeeping_extends_the_runway_with_one_leader(
+async def test_the_runway_is_extended_bucket_by_bucket(
     client: httpx2.AsyncClient, cluster: TestCluster, months: list[str]
 ) -> None:
     await drop_months(cluster, months[1:])
-    view = Cluster(Catalog(cluster.catalog_dsn), PoolLimits(min_size=0), 5)
-    await view.refresh()
-    try:
-        async with view.catalog.housekeeping_lock(deadline=float("inf")) as leader:
-            assert leader
-            assert not (await keep_house(view)).led
-        done = await keep_house(view)
-        assert (done.led, done.failed) == (True, {})
-        assert sum(done.made.values()) == 16 * 2 * 2
-        assert sum((await keep_house(view)).made.values()) == 0
-        for bucket in range(16):
-            shard = list(cluster.shards)[bucket % 4]
-            assert await leaves(cluster.shards[shard], bucket) == [*months, "past"]
-    finally:
-        await view.close()
+    catalog = Catalog(cluster.catalog_dsn)
+    records = await catalog.shards(deadline_in(5))
+    await catalog.close()
+    blocker = f"meter_telemetry_history_b0000_{months[2]}"
+    await execute(cluster.shards["s1"], f"CREATE TABLE {blocker} (made_by_hand int)")
+    first = {record.name: await extend(record) for record in records}
+    assert all(made.error is None and made.extended for made in first.values())
+    assert first["s1"].extended is not None
+    assert {bucket: blocker in why for bucket, why in first["s1"].extended.failed.items()} == {0: True}
+    await execute(cluster.shards["s1"], f"DROP TABLE {blocker}")
+    again = [await extend(record) for record in records]
+    assert sum(made.extended.made for made in again if made.extended) == 2 * 2  # of the bucket that failed, rolled back
+    assert all(made.extended is not None and made.extended.failed == {} for made in again)
+    for bucket in range(16):
+        shard = list(cluster.shards)[bucket % 4]
+        assert await leaves(cluster.shards[shard], bucket) == [*months, "past"]
 
 
 async def test_what_is_older_than_the_cluster_goes_to_the_past_leaf(

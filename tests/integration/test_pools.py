@@ -3,7 +3,7 @@
 import asyncio
 import time
 
-from shards.pools import Connection, PoolLimits, ShardPool
+from shards.postgres.pools import Connection, PoolLimits, ShardPool
 from tests.support.ledger import execute
 from tests.support.processes import eventually
 from tests.support.servers import TestCluster

@@ -8,8 +8,8 @@ import orjson
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.decode import METER_FORMAT, MIXED_FORMAT, VEHICLE_FORMAT, decode
-from router.problems import ProblemError
+from router.ingest.decode import METER_FORMAT, MIXED_FORMAT, VEHICLE_FORMAT, decode
+from router.wire.problems import ProblemError
 from tests.support.readings import meter, vehicle
 
 FORMATS = st.sampled_from([METER_FORMAT, VEHICLE_FORMAT, MIXED_FORMAT])

@@ -10,10 +10,10 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from shards.invariants import Facts, judge
-from shards.moves import ABORTABLE, ENDED, Move, Phase, check_step, startable
-from shards.placement import Place, make_plan
-from shards.shard_map import ShardMap
+from shards.catalog.shard_map import ShardMap
+from shards.moves.phases import ABORTABLE, ENDED, Move, Phase, check_step, startable
+from shards.moves.placement import Place, make_plan
+from shards.operations.check import Facts, judge
 
 BUCKETS = 4
 SHARDS = ("a", "b", "c")
@@ -40,8 +40,8 @@ class Store:
         self.data.pop(bucket, None)
 
     def facts(self) -> Facts:
-        sets = {name: frozenset(getattr(self, name)) for name in ("owned", "attached", "loose", "fenced")}
-        return Facts(**sets, half_detached=0, moves={bucket: number for bucket, (number, _) in self.moves.items()})
+        owned, attached, fenced = (frozenset(each) for each in (self.owned, self.attached, self.fenced))
+        return Facts(None, owned, attached, fenced, half_detached=0, strangers=(), moves=dict(self.moves))
 
 
 class Ownership(RuleBasedStateMachine):
@@ -222,7 +222,7 @@ class Ownership(RuleBasedStateMachine):
     @invariant()
     def one_writer(self) -> None:
         facts = {name: store.facts() for name, store in self.stores.items()}
-        broken = [each for each in judge(self.map, facts, list(self.moves.values())) if not each.ok]
+        broken = [each for each in judge("cluster", self.map, facts, list(self.moves.values())) if not each.ok]
         assert broken == []
         for bucket in range(BUCKETS):
             assert sum(store.writable(bucket) for store in self.stores.values()) <= 1

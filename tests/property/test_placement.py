@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shards.placement import Load, Place, costs_of, imbalance, make_plan, spread
+from shards.moves.placement import Load, Place, costs_of, imbalance, make_plan, spread
 
 NAMES = ["a", "b", "c", "d", "e"]
 clusters = st.integers(2, 5).flatmap(

@@ -5,9 +5,10 @@ import os
 import signal
 import sys
 
-from shards.catalog import Catalog
-from shards.moves import Move
-from shards.runner import Runner, Watcher
+from shards.catalog.database import Catalog
+from shards.duties.leader import Leader
+from shards.moves.phases import Move
+from shards.moves.runner import Moves, Watcher
 
 
 async def main(dsn: str, step: str) -> None:
@@ -15,7 +16,8 @@ async def main(dsn: str, step: str) -> None:
         if name == step:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    await Runner(Catalog(dsn), f"crashes at {step}", Watcher(step=kill)).run()
+    catalog = Catalog(dsn)
+    await Leader(catalog, f"crashes at {step}", [Moves(catalog, Watcher(step=kill))]).run()
 
 
 if __name__ == "__main__":

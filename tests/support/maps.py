@@ -3,18 +3,15 @@
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from shards.kinds import KINDS
-from shards.partitions import month_of, runway
+from shards.storage.partitions import month_of, runway
 from tests.support.ledger import execute, fetch
 from tests.support.servers import TestCluster
 
 
 async def give(cluster: TestCluster, bucket: int, source: str, target: str) -> None:
     """Take an (empty or expendable) bucket from `source` and let `target` own it; the catalog learns of it last."""
-    suffix = f"_b{bucket:04d}"
-    for kind in KINDS:
-        for table in (kind.history, kind.status):
-            await execute(cluster.shards[source], f"DROP TABLE {table}{suffix} CASCADE")
+    for record in await fetch(cluster.shards[source], "SELECT name FROM bucket_table WHERE bucket = $1", bucket):
+        await execute(cluster.shards[source], f"DROP TABLE {record['name']} CASCADE")
     await execute(cluster.shards[source], "DELETE FROM owned_bucket WHERE bucket = $1", bucket)
     now = datetime.now(UTC)
     attach = "SELECT attach_bucket($1::smallint, $2, $3::date[])"

@@ -8,11 +8,15 @@ from typing import Any
 
 import pytest
 
-from shards import rebalances
-from shards.catalog import Catalog, deadline_in
-from shards.moves import ENDED, Move, Phase
-from shards.placement import PlannedMove
-from shards.runner import Runner, Watcher
+from shards.catalog.database import Catalog
+from shards.clock import deadline_in
+from shards.duties.leader import Leader
+from shards.moves import rebalances
+from shards.moves.phases import ENDED, Move, Phase
+from shards.moves.placement import PlannedMove
+from shards.moves.runner import Moves, Watcher
+from shards.operations import rebalance
+from shards.operations.rebalance import Pace
 from tests.support.ledger import fetch
 from tests.support.servers import TestCluster
 
@@ -28,7 +32,8 @@ WHERE c.relname ~ '^(meter|vehicle)_(current_status|telemetry_history)_b[0-9]{4}
   AND c.relkind IN ('r', 'p') AND NOT EXISTS (SELECT FROM pg_inherits WHERE inhrelid = c.oid)
 UNION ALL
 SELECT 'owned without tables ' || bucket FROM owned_bucket AS o
-WHERE NOT EXISTS (SELECT FROM pg_class WHERE relname = format('meter_current_status_b%s', lpad(o.bucket::text, 4, '0')))
+WHERE (SELECT count(*) FROM bucket_table AS b WHERE b.bucket = o.bucket) <> 4
+UNION ALL SELECT 'move_table ' || name FROM move_table
 UNION ALL
 SELECT 'comment on ' || objoid::regclass FROM pg_description WHERE description LIKE 'voltroute move%'
 """
@@ -54,10 +59,10 @@ class Steps:
 
 
 @asynccontextmanager
-async def running(catalog: Catalog, steps: Steps | None = None) -> AsyncIterator[Runner]:
-    """A runner at work inside the block."""
+async def running(catalog: Catalog, steps: Steps | None = None) -> AsyncIterator[Leader]:
+    """A leader that carries out moves, at work inside the block."""
     steps = steps or Steps()
-    runner = Runner(catalog, "test", Watcher(step=steps, failed=steps.failed))
+    runner = Leader(catalog, "test", [Moves(catalog, Watcher(step=steps, failed=steps.failed))])
     task = asyncio.create_task(runner.run())
     try:
         yield runner
@@ -67,15 +72,9 @@ async def running(catalog: Catalog, steps: Steps | None = None) -> AsyncIterator
 
 
 async def start(catalog: Catalog, moves: Sequence[PlannedMove], *, keep_s: float = 0, parallel_max: int = 4) -> int:
-    return await rebalances.start(
-        catalog,
-        moves,
-        "test",
-        parallel_max=parallel_max,
-        bytes_per_s_max=None,
-        keep_s=keep_s,
-        deadline=deadline_in(10),
-    )
+    number = await rebalance.start(catalog, moves, "test", Pace(parallel_max, None, keep_s))
+    assert number is not None
+    return number
 
 
 async def reached(catalog: Catalog, *phases: Phase, timeout_s: float = WAIT_S) -> list[dict[str, Any]]:

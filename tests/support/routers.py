@@ -33,7 +33,7 @@ async def in_process(cluster: TestCluster, **overrides: Any) -> AsyncIterator[ht
     app = create_app(client_settings(cluster, **overrides))
     async with app.router.lifespan_context(app):
         transport = httpx2.ASGITransport(app=app, raise_app_exceptions=False)
-        async with httpx2.AsyncClient(transport=transport, base_url="http://router") as client:
+        async with httpx2.AsyncClient(transport=transport, base_url="http://localhost") as client:
             client.app = app  # type: ignore[attr-defined]
             yield client
 

@@ -12,9 +12,9 @@ from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
 
-from shards.bootstrap import init_cluster
 from shards.buckets import bucket_of
 from shards.embedded.cluster import EmbeddedCluster, Options
+from shards.operations.init import init_cluster
 
 IMAGE = "postgres:17-alpine"
 SERVERS = 4

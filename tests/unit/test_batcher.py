@@ -6,11 +6,11 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from router.batcher import Committed, Lane, LaneFull, LaneLimits
-from router.routing import Chunk
+from router.ingest.batcher import Committed, Lane, LaneFull, LaneLimits
+from router.ingest.routing import Chunk
 from shards.errors import DataRejected, ShardUnavailable, StaleMap
 from shards.kinds import METER, Row
-from shards.store import NewReadings
+from shards.storage.write import NewReadings
 
 LIMITS = LaneLimits(batch_readings_max=10, in_flight_max=1, queue_readings_max=30, commit_timeout_s=1)
 

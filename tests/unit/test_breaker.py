@@ -1,4 +1,4 @@
-from shards.breaker import Breaker, BreakerState
+from shards.postgres.breaker import Breaker, BreakerState
 
 
 def tripped() -> Breaker:

@@ -1,6 +1,6 @@
 """The throttle of copies: never faster than it may, and out of the way while readings wait."""
 
-from shards.carrier import SHARE_WHEN_BUSY, Throttle
+from shards.moves.throttle import SHARE_WHEN_BUSY, Throttle
 
 
 class Sleeps(list[float]):

@@ -1,8 +1,8 @@
 import pytest
 
-from shards.dsn import check_dsn, redact, redact_text, with_login
 from shards.errors import InvalidArgument
-from shards.sql import quote_identifier
+from shards.postgres.dsn import check_dsn, redact, redact_text, with_login
+from shards.postgres.sql import quote_identifier
 
 DSN = "postgresql://owner:s3cr%40t@db1:5432,db2:5433/volt?target_session_attrs=primary&password=also"
 

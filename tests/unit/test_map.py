@@ -1,8 +1,8 @@
 import pytest
 
+from shards.catalog.shard_map import ShardMap, map_from_rows
 from shards.errors import InvalidArgument
-from shards.placement import spread
-from shards.shard_map import ShardMap, map_from_rows
+from shards.moves.placement import spread
 
 
 def test_a_map_from_rows() -> None:

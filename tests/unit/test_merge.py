@@ -2,9 +2,9 @@ from datetime import UTC, datetime
 
 import pytest
 
-from router.answers import Health
-from router.efficiency import health, ratio
-from router.merge import Sums, add, add_series, mean, newest
+from router.reads.efficiency import health, ratio
+from router.reads.merge import Sums, add, add_series, mean, newest
+from router.wire.answers import Health
 
 
 def test_sums_add_up_whatever_the_order() -> None:

@@ -1,7 +1,7 @@
 import pytest
 
 from shards.errors import ClusterError
-from shards.migrate import CATALOG, SHARD, Migration, load, pending
+from shards.postgres.migrate import CATALOG, SHARD, Migration, load, pending
 
 KNOWN = [Migration(1, "one", "SELECT 1"), Migration(2, "two", "SELECT 2")]
 

@@ -1,8 +1,7 @@
 from datetime import UTC, date, datetime, timedelta, timezone
 
-from shards.pairings import union
-from shards.partitions import month_of, next_month, runway
-from shards.queries import Window
+from shards.storage.partitions import month_of, next_month, runway
+from shards.window import Window, union
 
 
 def test_months_are_utc() -> None:

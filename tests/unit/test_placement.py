@@ -3,7 +3,7 @@
 import pytest
 
 from shards.errors import InvalidArgument, Refused
-from shards.placement import Load, Place, PlannedMove, costs_of, imbalance, make_plan, spread, totals
+from shards.moves.placement import Load, Place, PlannedMove, costs_of, imbalance, make_plan, spread, totals
 
 EVEN = ("a", "b") * 4
 

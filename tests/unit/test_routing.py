@@ -3,11 +3,11 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.decode import MIXED_FORMAT, decode
-from router.readings import MeterReading
-from router.routing import Chunk, pieces, reroute, route
+from router.ingest.decode import MIXED_FORMAT, decode
+from router.ingest.routing import Chunk, pieces, reroute, route
+from router.wire.readings import MeterReading
+from shards.catalog.shard_map import ShardMap
 from shards.kinds import METER, VEHICLE
-from shards.shard_map import ShardMap
 from tests.support.readings import START, meter, vehicle
 
 NOW = START + timedelta(hours=1)

@@ -1,9 +1,9 @@
 import pytest
 from pydantic import SecretStr, ValidationError
 
-from router.cli.output import ranges
-from router.problems import INVALID_REQUEST, ProblemError, response, retry_after
+from router.cli.show.output import ranges
 from router.settings import Settings
+from router.wire.problems import INVALID_REQUEST, ProblemError, response, retry_after
 
 
 def test_defaults_are_safe() -> None:
@@ -11,7 +11,7 @@ def test_defaults_are_safe() -> None:
     assert settings.host == "127.0.0.1"
     limits = settings.pool_limits()
     assert (limits.min_size, limits.max_size, limits.idle_s, limits.connect_timeout_s) == (5, 20, 30, 2)
-    assert settings.reading_age_max().days >= 29 * 365
+    assert settings.reading_age_max_days >= 29 * 365
 
 
 def test_every_setting_says_what_it_is() -> None:

@@ -1,0 +1,83 @@
+"""The leader of a process: which duties it has, and how they are logged and counted."""
+
+from collections.abc import Callable
+from typing import Final
+
+import structlog
+
+from router.ingest.dispatch import Dispatcher
+from router.metrics import (
+    MOVE_BYTES,
+    MOVE_FAILURES,
+    MOVE_LAG_S,
+    MOVE_PAUSE_S,
+    MOVE_PHASES,
+    MOVE_ROWS,
+    PARTITIONS_FAILED,
+    PARTITIONS_MADE,
+    SHARD_ERRORS,
+)
+from shards.catalog.database import Catalog
+from shards.duties.leader import Leader
+from shards.duties.partitions import Partitions, Round
+from shards.errors import ShardUnavailable
+from shards.moves.phases import Move
+from shards.moves.runner import Moves, Watcher
+
+_log: Final = structlog.stdlib.get_logger(__name__)
+_MEASURES: Final[dict[str, Callable[[float], None]]] = {
+    "rows": MOVE_ROWS.inc,
+    "bytes": MOVE_BYTES.inc,
+    "lag_s": MOVE_LAG_S.set,
+    "pause_s": MOVE_PAUSE_S.observe,
+}
+BUSY_READINGS: Final = 200  # waiting in a lane: then copies take less of the time
+
+
+def leader_of(
+    catalog: Catalog, name: str, partitions_s: float, dispatcher: Dispatcher | None = None
+) -> tuple[Leader, Moves]:
+    """A leader for this process and its duty of moves; beside a router, copies make room for its readings."""
+    busy = (lambda: _is_busy(dispatcher)) if dispatcher else (lambda: False)
+    moves = Moves(catalog, Watcher(failed=_failed, entered=_entered, busy=busy, measure=_measure))
+    return Leader(catalog, name, [moves, Partitions(catalog, partitions_s, _extended)]), moves
+
+
+def told(shard: str, login: str, error: ShardUnavailable | None) -> None:
+    """A line when a database becomes unavailable, for another cause, or available again."""
+    if error is None:
+        _log.info("shard_available", shard=shard, login=login)
+    else:
+        SHARD_ERRORS.labels(shard, error.cause.value).inc()
+        _log.warning("shard_unavailable", shard=shard, login=login, cause=error.cause.value, detail=error.detail)
+
+
+def _is_busy(dispatcher: Dispatcher) -> bool:
+    return any(lane.queued > BUSY_READINGS for lane in dispatcher.lanes.values())
+
+
+def _entered(move: Move) -> None:
+    MOVE_PHASES.labels(move.phase.value).inc()
+    _log.info("move", bucket=move.bucket, source=move.source, target=move.target, phase=move.phase.value)
+
+
+def _measure(name: str, value: float) -> None:
+    _MEASURES[name](value)
+
+
+def _failed(move: Move, error: Exception) -> None:
+    MOVE_FAILURES.labels(move.phase.value).inc()
+    detail = str(error) or type(error).__name__
+    _log.warning("move_failed", bucket=move.bucket, phase=move.phase.value, detail=detail)
+
+
+def _extended(made: Round) -> None:
+    if made.extended is None:
+        _log.warning("partitions_failed", shard=made.shard, detail=made.error)
+        return
+    PARTITIONS_MADE.labels(made.shard).inc(made.extended.made)
+    PARTITIONS_FAILED.labels(made.shard).set(len(made.extended.failed))
+    if made.extended.made:
+        _log.info("partitions_made", shard=made.shard, made=made.extended.made)
+    for bucket, reason in made.extended.failed.items():
+        _log.warning("partition_failed", shard=made.shard, bucket=bucket, detail=reason)

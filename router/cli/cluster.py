@@ -1,0 +1,158 @@
+"""up, down, init, serve: the commands that make a cluster and run a router."""
+
+import asyncio
+import os
+import socket
+import sys
+from typing import Annotated, Any
+
+import typer
+import uvloop
+from pydantic import SecretStr
+
+from router.cli.show.output import errors, print_json, print_line
+from router.cli.target import DataOption, JsonOption, configure_log, data_folder, dsn_of, find_catalog, load_settings
+from router.server import listen, serve, stop_on_signals
+from router.settings import Settings
+from shards.buckets import BUCKETS_DEFAULT, check_bucket_count
+from shards.embedded.cluster import EmbeddedCluster, Options, stop_running
+from shards.errors import ClusterError
+from shards.operations.init import init_cluster
+
+HostOption = Annotated[str | None, typer.Option("--host", help="Address to listen on [127.0.0.1].")]
+PortOption = Annotated[
+    int | None, typer.Option("--port", min=0, max=65535, help="Port to listen on [8080, or a free one].")
+]
+
+
+def _listener(settings: Settings, port: int | None) -> socket.socket:
+    """The settings' address; another free port when the default one is taken and nobody insisted on it."""
+    try:
+        return listen(settings.host, settings.port)
+    except ClusterError:
+        if port is not None or "port" in settings.model_fields_set:
+            raise
+        listener = listen(settings.host, 0)
+        errors.print(f"port {settings.port} is taken; using {listener.getsockname()[1]}")
+        return listener
+
+
+def up(
+    data: DataOption = None,
+    shards: Annotated[int | None, typer.Option(min=1, max=64, help="Shards of a new cluster [3].")] = None,
+    buckets: Annotated[int | None, typer.Option(help=f"Buckets of a new cluster [{BUCKETS_DEFAULT}].")] = None,
+    host: HostOption = None,
+    port: PortOption = None,
+    json: JsonOption = False,
+    temporary: Annotated[bool, typer.Option(help="Delete the folder at the end.", hidden=True)] = False,
+    until_eof: Annotated[bool, typer.Option(help="Stop at the end of standard input.", hidden=True)] = False,
+) -> None:
+    """Start PostgreSQL servers (one a shard, one for the catalog) and a router; data is kept in --data."""
+    if buckets is not None:
+        check_bucket_count(buckets)
+    settings = load_settings(host=host, port=port)
+    folder = data_folder(data, settings)
+    options = Options(folder, shards, buckets, settings.pg_bin, temporary=temporary, progress=_progress)
+    configure_log(settings)
+    uvloop.run(_up(options, settings, port, json=json, until_eof=until_eof))
+
+
+async def _up(options: Options, settings: Settings, port: int | None, *, json: bool, until_eof: bool) -> None:
+    listener = _listener(settings, port)
+    async with EmbeddedCluster(options) as cluster:
+        ready: dict[str, Any] = {
+            "catalog_dsn": cluster.catalog_dsn,
+            "shards": [{"name": name, "dsn": dsn} for name, dsn in cluster.state.shard_dsns().items()],
+        }
+        settings = settings.model_copy(update={"catalog_dsn": SecretStr(cluster.catalog_dsn)})
+
+        async def say_ready(url: str) -> None:
+            if json:
+                print_json({"url": url, **ready})
+            else:
+                print_line(f"ready {url}")
+
+        stopping = stop_on_signals()
+        if until_eof:
+            asyncio.get_running_loop().add_reader(sys.stdin.fileno(), _stop_at_eof, stopping)
+        await serve(settings, listener, stopping, say_ready)
+
+
+def _progress(text: str) -> None:
+    """How far a long command is, for people only."""
+    if errors.is_terminal:
+        errors.print(text, markup=False)
+
+
+def _stop_at_eof(stopping: asyncio.Event) -> None:
+    if not os.read(sys.stdin.fileno(), 4096):
+        asyncio.get_running_loop().remove_reader(sys.stdin.fileno())
+        stopping.set()
+
+
+def down(data: DataOption = None) -> None:
+    """Stop the embedded cluster in --data, and wait until its servers are down."""
+    folder = data_folder(data, load_settings())
+    if stop_running(folder):
+        errors.print(f"stopped the cluster in {folder}")
+    else:
+        errors.print(f"no cluster is running in {folder}")
+
+
+def init(
+    shard: Annotated[
+        list[str],
+        typer.Option(
+            help="NAME=DSN of a shard's database, as its owner; or NAME=@FILE, NAME=env:VARIABLE. Repeatable."
+        ),
+    ],
+    catalog: Annotated[
+        str | None,
+        typer.Option(
+            help="DSN of the catalog's database, as its owner; or @FILE, env:NAME, -.  [VOLTROUTE_CATALOG_DSN]"
+        ),
+    ] = None,
+    buckets: Annotated[int, typer.Option(help="A power of two up to 1024; fixed for good.")] = BUCKETS_DEFAULT,
+    json: JsonOption = False,
+) -> None:
+    """Make a cluster on PostgreSQL servers (15 or newer) that exist. Repeating it finishes what was interrupted."""
+    settings = load_settings()
+    if catalog is None and settings.catalog_dsn is None:
+        raise typer.BadParameter("give the catalog's DSN with --catalog, or as VOLTROUTE_CATALOG_DSN")
+    catalog_dsn = dsn_of(catalog) if catalog else settings.catalog_dsn.get_secret_value()  # type: ignore[union-attr]
+    shards: dict[str, str] = {}
+    for entry in shard:
+        name, equals, dsn = entry.partition("=")
+        if not equals or not dsn:
+            message = f"--shard {name}: NAME=DSN is expected"
+            raise typer.BadParameter(message)
+        if name in shards:
+            message = f"--shard {name} is given twice"
+            raise typer.BadParameter(message)
+        shards[name] = dsn_of(dsn)
+    info = asyncio.run(init_cluster(catalog_dsn, shards, buckets, _progress))
+    if json:
+        print_json({"cluster_id": info.cluster_id, "buckets": info.bucket_count, "epoch": info.epoch})
+        return
+    errors.print(f"cluster {info.cluster_id}: {info.bucket_count} buckets on {len(shards)} shards")
+    errors.print("start a router with:  VOLTROUTE_CATALOG_DSN=... voltroute serve")
+
+
+def serve_command(
+    data: DataOption = None, host: HostOption = None, port: PortOption = None, json: JsonOption = False
+) -> None:
+    """Run a router against a cluster that exists; any number of them may run side by side."""
+    settings = load_settings(host=host, port=port)
+    settings = settings.model_copy(update={"catalog_dsn": SecretStr(find_catalog(data, settings))})
+    configure_log(settings)
+
+    async def run() -> None:
+        async def say_ready(url: str) -> None:
+            if json:
+                print_json({"url": url})
+            else:
+                print_line(f"ready {url}")
+
+        await serve(settings, _listener(settings, port), stop_on_signals(), say_ready)
+
+    uvloop.run(run())

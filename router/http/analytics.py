@@ -1,0 +1,63 @@
+"""/v1/analytics: performance of a vehicle, the fleet, recent activity."""
+
+from typing import Final
+
+import msgspec
+
+from router.http.endpoint import Call, Endpoint
+from router.reads import activity, fleet, performance
+from router.wire import answers as wire
+from router.wire.openapi import Operation
+from router.wire.queries import ActivityQuery, FleetQuery, PerformanceQuery
+
+
+async def _performance(call: Call) -> msgspec.Struct:
+    return await performance.performance(call.router.scope(), call.query)
+
+
+async def _fleet(call: Call) -> msgspec.Struct:
+    return await fleet.fleet(call.router.scope(), call.query)
+
+
+async def _activity(call: Call) -> msgspec.Struct:
+    return await activity.activity(call.router.scope(), call.query)
+
+
+ENDPOINTS: Final = (
+    Endpoint(
+        Operation(
+            "get",
+            "/v1/analytics/performance/{id}",
+            "performance",
+            "AC, DC and efficiency of a vehicle",
+            "analytics",
+            wire.Performance,
+            query=PerformanceQuery,
+        ),
+        _performance,
+    ),
+    Endpoint(
+        Operation(
+            "get",
+            "/v1/analytics/fleet",
+            "fleet",
+            "AC, DC and efficiency of all devices",
+            "analytics",
+            wire.Fleet,
+            query=FleetQuery,
+        ),
+        _fleet,
+    ),
+    Endpoint(
+        Operation(
+            "get",
+            "/v1/analytics/activity",
+            "activity",
+            "Newest readings of all devices",
+            "analytics",
+            wire.Activity,
+            query=ActivityQuery,
+        ),
+        _activity,
+    ),
+)

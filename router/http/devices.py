@@ -1,0 +1,43 @@
+"""/v1/meters and /v1/vehicles: status and history of one device."""
+
+from typing import Any, Final
+
+import msgspec
+
+from router.http.endpoint import Call, Endpoint, Handler
+from router.reads import devices
+from router.wire import answers as wire
+from router.wire.openapi import Operation
+from router.wire.queries import DeviceQuery, HistoryQuery
+from shards.kinds import METER, VEHICLE, Kind
+
+
+def _status(kind: Kind) -> Handler:
+    async def handle(call: Call) -> msgspec.Struct:
+        return await devices.status(call.router.scope(), kind, call.query.id)
+
+    return handle
+
+
+def _history(kind: Kind) -> Handler:
+    async def handle(call: Call) -> msgspec.Struct:
+        return await devices.history(call.router.scope(), kind, call.query)
+
+    return handle
+
+
+def _endpoints(kind: Kind, status_type: Any, page_type: Any) -> list[Endpoint]:
+    base, name = f"/v1/{kind.name}s/{{id}}", kind.name
+    status = Operation(
+        "get", f"{base}/status", f"{name}Status", "Newest reading", "devices", status_type, query=DeviceQuery
+    )
+    history = Operation(
+        "get", f"{base}/history", f"{name}History", "Readings, newest first", "devices", page_type, query=HistoryQuery
+    )
+    return [Endpoint(status, _status(kind)), Endpoint(history, _history(kind))]
+
+
+ENDPOINTS: Final = (
+    *_endpoints(METER, wire.MeterStatus, wire.Page[wire.StoredMeterReading]),
+    *_endpoints(VEHICLE, wire.VehicleStatus, wire.Page[wire.StoredVehicleReading]),
+)

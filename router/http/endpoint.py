@@ -1,0 +1,54 @@
+"""An endpoint, declared once: what it is called, what it takes and gives, and the function that answers."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from router.context import Router, router_of
+from router.wire.answers import json_response
+from router.wire.openapi import Operation
+from router.wire.parameters import read
+
+
+@dataclass(frozen=True)
+class Call:
+    """One request to an endpoint: the router, the typed query, and the request for what neither holds."""
+
+    router: Router
+    query: Any
+    request: Request
+
+
+# Answers with a wire type (200, JSON) or a whole response.
+Handler = Callable[[Call], Awaitable[msgspec.Struct | Response]]
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """One method of one path."""
+
+    operation: Operation
+    handler: Handler
+
+
+def routes_of(endpoints: Sequence[Endpoint]) -> list[Route]:
+    """A route for each path; its methods are those that are declared."""
+    by_path: dict[str, dict[str, Endpoint]] = {}
+    for endpoint in endpoints:
+        by_path.setdefault(endpoint.operation.path, {})[endpoint.operation.method.upper()] = endpoint
+    return [Route(path, _serve(methods), methods=list(methods)) for path, methods in by_path.items()]
+
+
+def _serve(methods: dict[str, Endpoint]) -> Callable[[Request], Awaitable[Response]]:
+    async def serve(request: Request) -> Response:
+        endpoint = methods.get(request.method) or methods["GET"]  # HEAD
+        query = read(endpoint.operation.query, request.query_params.multi_items(), request.path_params)
+        answer = await endpoint.handler(Call(router_of(request), query, request))
+        return answer if isinstance(answer, Response) else json_response(answer)
+
+    return serve

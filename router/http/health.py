@@ -1,0 +1,139 @@
+"""Liveness, readiness, metrics, and the texts behind the problems."""
+
+from collections.abc import Iterable
+from typing import Final
+
+import msgspec
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.responses import PlainTextResponse, Response
+
+from router.context import Router
+from router.http.endpoint import Call, Endpoint
+from router.metrics import Gauges, exposition
+from router.wire.answers import Live, Ready, ShardReady
+from router.wire.openapi import Operation
+from router.wire.problems import NOT_FOUND, NOT_READY, PROBLEMS, ProblemError, retry_after
+from router.wire.queries import ProblemQuery
+from shards.cluster.live import Shard
+from shards.errors import Cause
+from shards.postgres.breaker import BreakerState
+from shards.postgres.pools import ShardPool
+
+
+async def _livez(_call: Call) -> msgspec.Struct:
+    """The process answers. Depends on nothing else."""
+    return Live(live=True)
+
+
+async def _readyz(call: Call) -> msgspec.Struct:
+    """Whether to send requests here: not while stopping, not without a map, not when no shard takes writes."""
+    router = call.router
+    shards = {name: _ready(shard) for name, shard in router.cluster.shards.items()}
+    if router.stopping:
+        reason = "the router is stopping"
+    elif not router.cluster.has_map:
+        reason = "no shard map was read from the catalog yet"
+    elif not any(each.writes for each in shards.values()):
+        reason = "no shard takes writes"
+    else:
+        return Ready(ready=True, epoch=router.cluster.map.epoch, shards=shards)
+    told = {name: {"breaker": each.breaker, "writes": each.writes} for name, each in shards.items()}
+    raise ProblemError(NOT_READY, reason, headers=retry_after(1), extensions={"shards": told})
+
+
+def _ready(shard: Shard) -> ShardReady:
+    use = shard.writer.use()
+    return ShardReady(breaker=use.breaker.value, writes=not use.failing)
+
+
+async def _metrics(call: Call) -> Response:
+    """Prometheus' text format."""
+    return Response(exposition(lambda: gauges(call.router)), media_type=CONTENT_TYPE_LATEST)
+
+
+def gauges(router: Router) -> Gauges:
+    """Gauges of the moment: queues, pools, breakers, causes, buckets, epoch, moves."""
+    yield from _lane_gauges(router)
+    yield from _pool_gauges(router)
+    cluster = router.cluster
+    if cluster.has_map:
+        owned = [((name,), float(len(buckets))) for name, buckets in cluster.map.by_shard.items()]
+        yield "voltroute_shard_buckets", "Buckets that a shard owns", ("shard",), owned
+        yield "voltroute_map_epoch", "Epoch of the map in use", (), [((), cluster.map.epoch)]
+    phases = router.moves.phases.items() if router.moves else ()
+    moves = [((phase.value,), float(count)) for phase, count in phases]
+    yield "voltroute_moves_open", "Open moves, where this router leads", ("phase",), moves
+    held = router.moves.held if router.moves else 0
+    yield "voltroute_moves_held", "Open moves that wait for an operator, where this router leads", (), [((), held)]
+    leads = router.leader is not None and router.leader.leads
+    yield "voltroute_runner_leads", "1 when this router is the leader", (), [((), float(leads))]
+    yield "voltroute_request_body_bytes", "Memory held by request bodies", (), [((), router.intake.budget.held)]
+    yield "voltroute_connections", "Open client connections", (), [((), float(router.connections()))]
+
+
+def _lane_gauges(router: Router) -> Gauges:
+    lanes, labels = router.intake.dispatcher.lanes.items(), ("shard", "kind")
+    yield (
+        "voltroute_queue_readings",
+        "Readings waiting for a transaction",
+        labels,
+        [((shard, kind.name), lane.queued) for (shard, kind), lane in lanes],
+    )
+    yield (
+        "voltroute_batches_in_flight",
+        "Transactions under way",
+        labels,
+        [((shard, kind.name), lane.in_flight) for (shard, kind), lane in lanes],
+    )
+
+
+def _pool_gauges(router: Router) -> Gauges:
+    pools = [(name, role, pool.use()) for name, s in router.cluster.shards.items() for role, pool in _pools(s)]
+    samples = [((name, role, "idle"), float(use.idle)) for name, role, use in pools]
+    samples += [((name, role, "in_use"), float(use.open - use.idle)) for name, role, use in pools]
+    yield "voltroute_pool_connections", "Connections to a shard", ("shard", "login", "state"), samples
+    yield (
+        "voltroute_pool_connections_max",
+        "Connections allowed to a shard",
+        ("shard", "login"),
+        [((name, role), use.max_size) for name, role, use in pools],
+    )
+    yield (
+        "voltroute_shard_up",
+        "0 when the breaker keeps requests away from a shard",
+        ("shard", "login"),
+        [((name, role), float(use.breaker is BreakerState.CLOSED)) for name, role, use in pools],
+    )
+    yield (
+        "voltroute_shard_unavailable",
+        "1 for the cause for which a shard was last unavailable, until it answers again",
+        ("shard", "login", "cause"),
+        [((name, role, cause.value), float(use.cause is cause)) for name, role, use in pools for cause in Cause],
+    )
+
+
+def _pools(shard: Shard) -> Iterable[tuple[str, ShardPool]]:
+    return (("writer", shard.writer), ("reader", shard.reader))
+
+
+async def _problem(call: Call) -> Response:
+    """Cause and remedy of a problem type, as text."""
+    found = PROBLEMS.get(call.query.slug)
+    if found is None:
+        raise ProblemError(NOT_FOUND, f"known problems: {', '.join(sorted(PROBLEMS))}")
+    return PlainTextResponse(f"{found.title} (HTTP {found.status})\n\nCause: {found.cause}\n\nRemedy: {found.remedy}\n")
+
+
+ENDPOINTS: Final = (
+    Endpoint(Operation("get", "/livez", "livez", "Whether the process answers", "operations", Live), _livez),
+    Endpoint(Operation("get", "/readyz", "readyz", "Whether to send requests here", "operations", Ready), _readyz),
+    Endpoint(
+        Operation("get", "/metrics", "metrics", "Prometheus metrics", "operations", media_type="text/plain"), _metrics
+    ),
+)
+UNDOCUMENTED: Final = (
+    Endpoint(
+        Operation("get", "/problems/{slug}", "problem", "What a problem means", "operations", query=ProblemQuery),
+        _problem,
+    ),
+)

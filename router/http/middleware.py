@@ -1,0 +1,173 @@
+"""What surrounds every request: an ID, a duration, a log line, and a problem for every error."""
+
+import itertools
+import re
+import secrets
+import time
+from typing import Final
+
+import structlog
+from prometheus_client import Histogram
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from router.ingest.endpoint import ENDPOINTS
+from router.log import REQUEST_ID
+from router.metrics import REQUEST_SECONDS
+from router.wire import problems
+from router.wire.problems import ProblemError, retry_after
+from shards.catalog.database import NAME as CATALOG
+from shards.errors import NoCluster, ShardError, ShardUnavailable
+
+_log: Final = structlog.stdlib.get_logger(__name__)
+_REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+_QUIET: Final = frozenset({"/livez", "/readyz", "/metrics"})
+_UNMATCHED: Final = "unmatched"
+_OBSERVERS: Final[dict[tuple[str, str, int], Histogram]] = {}  # (route, method, status) -> its time series
+_BY_STATUS: Final = {
+    problem.status: problem
+    for problem in (
+        problems.MALFORMED_BODY,
+        problems.NOT_FOUND,
+        problems.METHOD_NOT_ALLOWED,
+        problems.CONTENT_TOO_LARGE,
+        problems.UNSUPPORTED_MEDIA_TYPE,
+    )
+}
+
+
+class Middleware:
+    """The outermost ASGI application: everything passes it, POSTs to the ingest paths go straight to their endpoints.
+
+    Takes a client's X-Request-ID if it is harmless, makes one otherwise, and sends it back.
+    """
+
+    def __init__(self, app: ASGIApp, owner: Starlette, hosts: frozenset[str] | None = None) -> None:
+        self._app = app
+        self._hosts = hosts
+        self._owner = owner
+        self._prefix = secrets.token_hex(5)
+        self._numbers = itertools.count()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = time.monotonic()
+        request_id = self._request_id(scope)
+        token = REQUEST_ID.set(request_id)
+        direct = ENDPOINTS.get(scope["path"]) if scope["method"] == "POST" else None
+        status = 500
+        try:
+            if self._hosts is not None and not self._is_ours(scope):
+                status = await _refuse_host(send, request_id)
+            elif direct is not None:
+                scope["app"] = self._owner
+                status = await direct(scope, receive, send)
+            else:
+                status = await self._through_starlette(scope, receive, send, request_id)
+        finally:
+            route = scope["path"] if direct is not None else getattr(scope.get("route"), "path", _UNMATCHED)
+            _finish(scope, route, status, time.monotonic() - started)
+            REQUEST_ID.reset(token)
+
+    async def _through_starlette(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> int:
+        status = 500
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
+            await send(message)
+
+        await self._app(scope, receive, send_with_id)
+        return status
+
+    def _is_ours(self, scope: Scope) -> bool:
+        """Whether the Host header names this router: a page of another site can reach loopback, but not name it."""
+        for name, value in scope["headers"]:
+            if name == b"host":
+                return host_of(value.decode("latin-1")) in (self._hosts or ())
+        return scope.get("http_version") == "1.0"
+
+    def _request_id(self, scope: Scope) -> str:
+        for name, value in scope["headers"]:
+            if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
+                return str(value, "ascii")
+        return f"{self._prefix}{next(self._numbers):06x}"
+
+
+def host_of(header: str) -> str:
+    """The host of a Host header: without its port, in lower case."""
+    if header.startswith("["):
+        return header.partition("]")[0].lower() + "]"
+    return header.partition(":")[0].rstrip(".").lower()
+
+
+async def _refuse_host(send: Send, request_id: str) -> int:
+    error = ProblemError(problems.FORBIDDEN_HOST, "the Host header names another host than this router")
+    status, headers, body = problems.raw(error, request_id)
+    length = (b"content-length", b"%d" % len(body))
+    await send({"type": "http.response.start", "status": status, "headers": [*headers, length]})
+    await send({"type": "http.response.body", "body": body})
+    return status
+
+
+def _finish(scope: Scope, route: str, status: int, seconds: float) -> None:
+    """Metrics, and a line; ingest has its own lines (a POST of one reading has none), probes have none."""
+    key = (route, scope["method"], status)
+    observed = _OBSERVERS.get(key)
+    if observed is None:
+        observed = _OBSERVERS[key] = REQUEST_SECONDS.labels(route, scope["method"], str(status))
+    observed.observe(seconds)
+    if status < 400 and (route in _QUIET or route in ENDPOINTS):
+        return
+    level = _log.warning if status >= 500 else _log.info
+    level("request", method=scope["method"], path=scope["path"], status=status, duration_ms=round(seconds * 1000, 2))
+
+
+def _respond(error: ProblemError) -> Response:
+    return problems.response(error, REQUEST_ID.get())
+
+
+async def on_problem(_request: Request, error: Exception) -> Response:
+    """A problem that an endpoint raised."""
+    if not isinstance(error, ProblemError):
+        raise error
+    return _respond(error)
+
+
+async def on_http_exception(request: Request, error: Exception) -> Response:
+    """Starlette's own refusals: unknown path, wrong method."""
+    if not isinstance(error, HTTPException):
+        raise error
+    problem = _BY_STATUS.get(error.status_code, problems.INVALID_REQUEST)
+    detail = f"{request.method} {request.url.path[:200]}: {error.detail}"
+    return _respond(ProblemError(problem, detail, headers=error.headers))
+
+
+async def on_shard_error(_request: Request, error: Exception) -> Response:
+    """A database that failed a request which needs it."""
+    if not isinstance(error, ShardError):
+        raise error
+    if not error.retryable:
+        _log.error("shard_fault", shard=error.shard, detail=error.detail)
+    problem = problems.CATALOG_UNAVAILABLE if error.shard == CATALOG else problems.SHARD_UNAVAILABLE
+    wait = error.retry_after_s if isinstance(error, ShardUnavailable) else 1.0
+    return _respond(ProblemError(problem, f"{error.shard} did not answer", headers=retry_after(wait)))
+
+
+async def on_no_map(_request: Request, error: Exception) -> Response:
+    """No map yet."""
+    if not isinstance(error, NoCluster):
+        raise error
+    return _respond(ProblemError(problems.NOT_READY, str(error), headers=retry_after(1)))
+
+
+async def on_bug(_request: Request, _error: Exception) -> Response:
+    """Anything else. The trace goes to the log, not to the client."""
+    return _respond(problems.internal_error())

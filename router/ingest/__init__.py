@@ -1,0 +1,1 @@
+"""The path of a reading, from the body to the batch that commits it."""

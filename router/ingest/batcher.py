@@ -1,0 +1,222 @@
+"""Group commit: while one batch is being committed, the readings that arrive collect and go together in the next.
+
+There is no timer: an idle lane commits at once, a busy one fills its batches by itself.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+from router.ingest.routing import Chunk
+from router.metrics import BATCH_READINGS, BATCH_SECONDS
+from shards.errors import BucketUnavailable, DataRejected, ShardError, StaleMap
+from shards.kinds import Kind, Row
+from shards.storage.write import NewReadings
+
+# Commits rows of one kind on one shard by a deadline (monotonic seconds); ShardError: nothing was stored.
+Write: TypeAlias = Callable[[Sequence[Row], float], Awaitable[NewReadings]]
+
+
+class LaneFull(Exception):
+    """The lane already holds as many readings as it may. Try again in `retry_after_s`."""
+
+    def __init__(self, retry_after_s: float) -> None:
+        super().__init__("the queue is full")
+        self.retry_after_s = retry_after_s
+
+
+@dataclass(frozen=True)
+class LaneLimits:
+    """Readings in a transaction, transactions at a time, readings waiting, seconds for a transaction."""
+
+    batch_readings_max: int
+    in_flight_max: int
+    queue_readings_max: int
+    commit_timeout_s: float
+
+
+@dataclass(slots=True)
+class Committed:
+    """What became of a chunk: numbers of new and known readings, and (index, reason) of those PostgreSQL refused."""
+
+    accepted: int
+    duplicates: int
+    rejected: tuple[tuple[int, str], ...] = ()
+
+
+@dataclass(eq=False, slots=True)
+class _Ticket:
+    chunk: Chunk
+    future: asyncio.Future[Committed]
+
+
+_RETRY_FULL_S: Final = 1.0
+_SMALL_READINGS: Final = 10
+_SHUT_S: Final = 2.0  # a bucket that could not be written to is refused for this long, then tried again
+
+
+class Lane:
+    """The bounded queue of one (shard, kind)."""
+
+    def __init__(self, shard: str, kind: Kind, write: Write, limits: LaneLimits) -> None:
+        self._write = write
+        self._limits = limits
+        self._small: deque[_Ticket] = deque()  # devices that report as ever go before backlogs
+        self._large: deque[_Ticket] = deque()
+        self._large_left_out = False  # of the last batch: the next one takes them first
+        self._queued = 0
+        self._in_flight = 0
+        self._shut: dict[int, tuple[float, BucketUnavailable]] = {}  # bucket -> until when it is refused, and why
+        self._workers: set[asyncio.Task[None]] = set()
+        self._sizes = BATCH_READINGS.labels(shard, kind.name)
+        self._committed = BATCH_SECONDS.labels(shard, kind.name, "committed")
+        self._failed = BATCH_SECONDS.labels(shard, kind.name, "failed")
+
+    @property
+    def queued(self) -> int:
+        """Readings waiting for a transaction."""
+        return self._queued
+
+    @property
+    def in_flight(self) -> int:
+        """Transactions under way."""
+        return self._in_flight
+
+    def submit(self, chunk: Chunk) -> asyncio.Future[Committed]:
+        """Queue a chunk of at most `batch_readings_max` rows; the future ends after COMMIT, or with a ShardError.
+
+        Cancelling the future withdraws the chunk if its transaction has not begun. LaneFull when over the limit.
+        """
+        if self._queued + len(chunk.rows) > self._limits.queue_readings_max:
+            raise LaneFull(_RETRY_FULL_S)
+        ticket = _Ticket(chunk, asyncio.get_running_loop().create_future())
+        if self._shut and (refused := self._refused(chunk)) is not None:
+            ticket.future.set_exception(refused)
+            return ticket.future
+        (self._small if len(chunk.rows) <= _SMALL_READINGS else self._large).append(ticket)
+        self._queued += len(chunk.rows)
+        if self._in_flight < self._limits.in_flight_max:
+            self._in_flight += 1
+            task = asyncio.create_task(self._work())
+            self._workers.add(task)
+            task.add_done_callback(self._workers.discard)
+        return ticket.future
+
+    def _refused(self, chunk: Chunk) -> BucketUnavailable | None:
+        """Why a chunk need not be tried: a bucket of it could not be written to a moment ago."""
+        now = time.monotonic()
+        self._shut = {bucket: shut for bucket, shut in self._shut.items() if shut[0] > now}
+        found = {row[0] for row in chunk.rows} & self._shut.keys()
+        if not found:
+            return None
+        last = self._shut[min(found)][1]
+        return BucketUnavailable(last.shard, last.detail, frozenset(found), last.cause)
+
+    def _remember(self, error: ShardError) -> None:
+        if isinstance(error, BucketUnavailable):
+            until = time.monotonic() + _SHUT_S
+            self._shut |= dict.fromkeys(error.buckets, (until, error))
+
+    async def drain(self) -> None:
+        """Wait until nothing is queued or under way."""
+        while self._workers:
+            await asyncio.wait(self._workers)
+
+    async def _work(self) -> None:
+        # Nothing may be awaited between finding the queue empty and giving up the place: what is submitted in between
+        # would start no worker and wait for ever. (A task's done-callbacks run a turn of the loop later.)
+        try:
+            while tickets := self._take():
+                try:
+                    await self._commit(tickets)
+                except Exception as error:  # noqa: BLE001 - whatever it is, those who wait must hear of it
+                    _fail(tickets, error)
+        finally:
+            self._in_flight -= 1
+
+    def _take(self) -> list[_Ticket]:
+        """The next tickets whose rows fit into one transaction; withdrawn ones are dropped."""
+        taken: list[_Ticket] = []
+        room = self._limits.batch_readings_max
+        order = (self._large, self._small) if self._large_left_out else (self._small, self._large)
+        waiting = len(self._large)
+        for queue in order:
+            while queue and (not taken or len(queue[0].chunk.rows) <= room):
+                ticket = queue.popleft()
+                self._queued -= len(ticket.chunk.rows)
+                if not ticket.future.done():
+                    taken.append(ticket)
+                    room -= len(ticket.chunk.rows)
+        self._large_left_out = bool(waiting) and len(self._large) == waiting
+        return taken
+
+    async def _commit(self, tickets: list[_Ticket]) -> None:
+        rows = [row for ticket in tickets for row in ticket.chunk.rows]
+        started = time.monotonic()
+        refused: dict[Row, str] = {}
+        try:
+            new = await self._write_or_split(rows, started + self._limits.commit_timeout_s, refused)
+        except ShardError as error:
+            self._failed.observe(time.monotonic() - started)
+            self._remember(error)
+            rest = _spared(tickets, error)
+            _fail([ticket for ticket in tickets if ticket not in rest], error)
+            if rest:
+                await self._commit(rest)
+            return
+        self._committed.observe(time.monotonic() - started)
+        self._sizes.observe(len(rows))
+        for ticket in tickets:
+            if not ticket.future.done():
+                ticket.future.set_result(_attribute(ticket.chunk, new, refused))
+
+    async def _write_or_split(self, rows: list[Row], deadline: float, refused: dict[Row, str]) -> NewReadings:
+        """Write; when PostgreSQL refuses a value, halve until only the culprits are left out (into `refused`)."""
+        try:
+            return await self._write(rows, deadline)
+        except DataRejected as error:
+            if len(rows) == 1:
+                refused[rows[0]] = error.detail
+                return set()
+        new: set[tuple[str, object]] = set()
+        middle = len(rows) // 2
+        for half in (rows[:middle], rows[middle:]):
+            part = await self._write_or_split(half, deadline, refused)
+            new |= {(row[1], row[2]) for row in half} if part is None else part
+        return new  # type: ignore[return-value]
+
+
+def _spared(tickets: list[_Ticket], error: ShardError) -> list[_Ticket]:
+    """The tickets that a refused bucket does not concern: they are committed without the others."""
+    if isinstance(error, StaleMap) and error.bucket is not None:
+        refused = frozenset([error.bucket])
+    elif isinstance(error, BucketUnavailable):
+        refused = error.buckets
+    else:
+        return []
+    return [ticket for ticket in tickets if all(row[0] not in refused for row in ticket.chunk.rows)]
+
+
+def _fail(tickets: list[_Ticket], error: Exception) -> None:
+    for ticket in tickets:
+        if not ticket.future.done():
+            ticket.future.set_exception(error)
+
+
+def _attribute(chunk: Chunk, new: NewReadings, refused: dict[Row, str]) -> Committed:
+    """Which of the batch's new readings are this chunk's. A reading sent twice in a batch is new once."""
+    if new is None:
+        return Committed(len(chunk.rows), 0)
+    accepted = 0
+    rejected: list[tuple[int, str]] = []
+    for row, index in zip(chunk.rows, chunk.indexes, strict=True):
+        key = (row[1], row[2])
+        if key in new:
+            new.discard(key)
+            accepted += 1
+        elif row in refused:
+            rejected.append((index, refused[row]))
+    return Committed(accepted, len(chunk.rows) - accepted - len(rejected), tuple(rejected))

@@ -1,0 +1,213 @@
+"""Storing the readings of one request: to the right lanes, again when the map was stale, all under one deadline."""
+
+import asyncio
+import itertools
+import random
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import partial
+from typing import Final
+
+from router.ingest.batcher import Committed, Lane, LaneFull, LaneLimits
+from router.ingest.decode import Decoded
+from router.ingest.routing import Chunk, Chunks, pieces, reroute, route
+from router.metrics import MAP_REFRESH_FAILURES, READINGS, STALE_MAPS
+from router.wire.readings import ItemError
+from shards.cluster.live import Cluster
+from shards.errors import BucketUnavailable, ClusterError, ShardError, ShardUnavailable, StaleMap
+from shards.kinds import KINDS, Kind
+
+_STALE_PAUSE_S: Final = 0.02
+_STALE_PAUSE_MAX_S: Final = 0.1
+_OUTCOMES: Final = ("accepted", "duplicate", "rejected", "unavailable", "overloaded")
+_COUNTERS: Final = {(kind, outcome): READINGS.labels(kind.name, outcome) for kind in KINDS for outcome in _OUTCOMES}
+_UNEXPECTED_RETRY_S: Final = 5.0
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What became of a request's valid readings. `missing`: shard -> seconds after which to try again."""
+
+    accepted: int = 0
+    duplicates: int = 0
+    unavailable: int = 0
+    overloaded: int = 0
+    errors: list[ItemError] = field(default_factory=list)
+    missing: dict[str, float] = field(default_factory=dict)
+    retry_after_s: float = 1.0
+
+
+@dataclass(slots=True)
+class _Sent:
+    shard: str
+    kind: Kind
+    chunk: Chunk
+    future: asyncio.Future[Committed]
+
+
+@dataclass(slots=True)
+class _Again:
+    """Refused by a shard that does not own the bucket; spared because only other buckets of the chunk are shut."""
+
+    stale: list[_Sent]
+    spared: list[_Sent]
+
+
+def _split(each: _Sent, buckets: frozenset[int]) -> tuple[_Sent, _Sent]:
+    """The part of a chunk in these buckets, and the rest."""
+    parts = (Chunk(), Chunk())
+    for row, index in zip(each.chunk.rows, each.chunk.indexes, strict=True):
+        part = parts[0 if row[0] in buckets else 1]
+        part.rows.append(row)
+        part.indexes.append(index)
+    shut, rest = (_Sent(each.shard, each.kind, part, each.future) for part in parts)
+    return shut, rest
+
+
+class Dispatcher:
+    """Owns the lanes: one for each shard and kind, made when first needed."""
+
+    def __init__(self, cluster: Cluster, limits: LaneLimits, on_fault: Callable[[ShardError], None]) -> None:
+        self._cluster = cluster
+        self._limits = limits
+        self._on_fault = on_fault
+        self._lanes: dict[tuple[str, Kind], Lane] = {}
+
+    @property
+    def lanes(self) -> dict[tuple[str, Kind], Lane]:
+        return self._lanes
+
+    def route(self, decoded: Decoded, earliest: datetime, latest: datetime) -> tuple[Chunks, list[ItemError]]:
+        """Chunks by the current map, and the readings that are too old or from the future."""
+        return route(decoded, self._cluster.map, earliest, latest)
+
+    async def store(self, chunks: Chunks, deadline: float) -> Outcome:
+        """Commit the chunks; returns when each is committed, refused or out of time (`deadline`, monotonic)."""
+        outcome = Outcome()
+        for attempt in itertools.count(1):
+            sent = self._send(chunks, outcome)
+            again = await self._collect(sent, outcome, deadline)
+            if not again.stale and not again.spared:
+                break
+            if time.monotonic() >= deadline:
+                for each in again.stale + again.spared:
+                    self._unavailable(each, 1.0, outcome)
+                break
+            if again.stale:
+                await self._refresh(deadline, attempt)
+            parts = ((each.kind, each.chunk) for each in again.stale + again.spared)
+            chunks = reroute(parts, self._cluster.map)
+        return outcome
+
+    def _send(self, chunks: Chunks, outcome: Outcome) -> list[_Sent]:
+        sent = []
+        for (shard, kind), chunk in chunks.items():
+            lane = self._lane(shard, kind)
+            for piece in pieces(chunk, self._limits.batch_readings_max):
+                try:
+                    sent.append(_Sent(shard, kind, piece, lane.submit(piece)))
+                except LaneFull as full:
+                    outcome.overloaded += len(piece.rows)
+                    outcome.retry_after_s = max(outcome.retry_after_s, full.retry_after_s)
+                    _COUNTERS[kind, "overloaded"].inc(len(piece.rows))
+        return sent
+
+    def _lane(self, shard: str, kind: Kind) -> Lane:
+        lane = self._lanes.get((shard, kind))
+        if lane is None:
+            write = partial(self._cluster.write, shard, kind)
+            lane = self._lanes[shard, kind] = Lane(shard, kind, write, self._limits)
+        return lane
+
+    async def _collect(self, sent: list[_Sent], outcome: Outcome, deadline: float) -> "_Again":
+        """Count what ended; returns what may be stored in another try."""
+        await _all_done([each.future for each in sent], deadline)
+        again = _Again([], [])
+        for each in sent:
+            if each.future.cancelled():
+                self._unavailable(each, 1.0, outcome)
+                continue
+            error = each.future.exception()
+            if error is None:
+                _count(each, each.future.result(), outcome)
+            elif isinstance(error, StaleMap):
+                STALE_MAPS.labels(each.shard).inc()
+                again.stale.append(each)
+            elif isinstance(error, BucketUnavailable):
+                shut, rest = _split(each, error.buckets)
+                self._unavailable(shut, error.retry_after_s, outcome)
+                if rest.chunk.rows:
+                    again.spared.append(rest)
+            elif isinstance(error, ShardUnavailable):
+                self._unavailable(each, error.retry_after_s, outcome)
+            elif isinstance(error, ShardError):
+                self._on_fault(error)
+                self._unavailable(each, _UNEXPECTED_RETRY_S, outcome)
+            else:
+                raise error
+        return again
+
+    def _unavailable(self, each: _Sent, retry_after_s: float, outcome: Outcome) -> None:
+        outcome.unavailable += len(each.chunk.rows)
+        outcome.missing[each.shard] = max(retry_after_s, outcome.missing.get(each.shard, 0))
+        outcome.retry_after_s = max(retry_after_s, outcome.retry_after_s)
+        _COUNTERS[each.kind, "unavailable"].inc(len(each.chunk.rows))
+
+    async def _refresh(self, deadline: float, attempt: int) -> None:
+        """Read the map again. If that was tried already, a move is between its fence and its cutover: wait a little."""
+        if attempt > 1:
+            pause = min(_STALE_PAUSE_S * attempt, _STALE_PAUSE_MAX_S) * random.uniform(0.5, 1.5)
+            await self._cluster.newer_map(self._cluster.map.epoch, pause)
+        try:
+            await self._cluster.refresh(max(deadline - time.monotonic(), 0.05))
+        except (ShardError, ClusterError):
+            MAP_REFRESH_FAILURES.inc()
+            await asyncio.sleep(_STALE_PAUSE_S)  # no catalog: the old map, until the deadline
+
+    async def drain(self) -> None:
+        """Wait until every lane is empty."""
+        await asyncio.gather(*(lane.drain() for lane in self._lanes.values()))
+
+
+async def _all_done(futures: list[asyncio.Future[Committed]], deadline: float) -> None:
+    """Wait until all futures are done, whatever came of them; at the deadline those that are not are cancelled.
+
+    One timer, and no task or callback for each future: this runs for every request.
+    """
+    loop = asyncio.get_running_loop()
+    expiry = loop.call_later(max(deadline - time.monotonic(), 0), _cancel, futures)
+    try:
+        for future in futures:
+            try:
+                await future
+            except asyncio.CancelledError:
+                if not future.cancelled():
+                    _cancel(futures)
+                    raise  # this task itself was cancelled
+            except Exception:  # noqa: BLE001, S110 - the caller looks at it
+                pass
+    finally:
+        expiry.cancel()
+
+
+def _cancel(futures: list[asyncio.Future[Committed]]) -> None:
+    for future in futures:
+        future.cancel()
+
+
+def _count(each: _Sent, committed: Committed, outcome: Outcome) -> None:
+    outcome.accepted += committed.accepted
+    outcome.duplicates += committed.duplicates
+    _COUNTERS[each.kind, "accepted"].inc(committed.accepted)
+    if committed.duplicates:
+        _COUNTERS[each.kind, "duplicate"].inc(committed.duplicates)
+    if committed.rejected:
+        _COUNTERS[each.kind, "rejected"].inc(len(committed.rejected))
+        outcome.errors += [ItemError(index, "", "refused_by_database", detail) for index, detail in committed.rejected]
+
+
+def count_rejected(errors: Collection[ItemError], kind: Kind | None) -> None:
+    """Count readings that never reached a shard. A mixed batch does not tell the kind of a broken item."""
+    READINGS.labels(kind.name if kind else "unknown", "rejected").inc(len(errors))

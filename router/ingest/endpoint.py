@@ -1,0 +1,189 @@
+"""POST /v1/ingest: readings in, an answer after COMMIT."""
+
+import time
+from datetime import UTC, datetime
+from typing import Final
+from urllib.parse import parse_qsl
+
+import structlog
+from msgspec import Struct
+from starlette.types import Receive, Scope, Send
+
+from router.ingest.body import decompress, is_ndjson, read_body
+from router.ingest.decode import METER_FORMAT, MIXED_FORMAT, VEHICLE_FORMAT, Decoded, Format, decode
+from router.ingest.dispatch import Outcome, count_rejected
+from router.ingest.intake import Intake
+from router.log import REQUEST_ID
+from router.wire import problems
+from router.wire.answers import IngestAnswer, encode
+from router.wire.openapi import Operation
+from router.wire.parameters import read
+from router.wire.problems import (
+    INVALID_READINGS,
+    NOT_READY,
+    OVERLOADED,
+    SHARD_UNAVAILABLE,
+    ProblemError,
+    invalid,
+    retry_after,
+)
+from router.wire.queries import IngestQuery
+from router.wire.readings import ItemError, MeterReading, VehicleReading
+from shards.errors import NoMap
+
+ERRORS_LISTED_MAX: Final = 100
+_JSON_HEADERS: Final = [(b"content-type", b"application/json")]
+_log: Final = structlog.stdlib.get_logger(__name__)
+
+
+class IngestEndpoint:
+    """An ASGI application for one path: the hot path does without Starlette's request, response and routing.
+
+    It answers every error itself, as problems.
+    """
+
+    def __init__(self, shape: Format) -> None:
+        self._shape = shape
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> int:
+        """Answer a POST; returns the status for whoever measures."""
+        request_id = REQUEST_ID.get()
+        try:
+            status, headers, body = 200, _JSON_HEADERS, await self._ingest(scope, receive)
+        except ProblemError as error:
+            status, headers, body = problems.raw(error, request_id)
+        except Exception:  # noqa: BLE001 - a bug; its trace goes to the log, not to the client
+            _log.exception("failed")
+            status, headers, body = problems.raw(problems.internal_error(), request_id)
+        length = (b"content-length", b"%d" % len(body))
+        identity = (b"x-request-id", request_id.encode())
+        await send({"type": "http.response.start", "status": status, "headers": [*headers, length, identity]})
+        await send({"type": "http.response.body", "body": body})
+        return status
+
+    async def _ingest(self, scope: Scope, receive: Receive) -> bytes:
+        intake: Intake = scope["app"].state.intake
+        strict = _strict(scope)
+        headers = dict(scope["headers"])
+        ndjson = is_ndjson(headers)
+        received = await read_body(headers, receive, intake.body, intake.budget)
+        # The device has done its part: from here on it is our time.
+        started = time.monotonic()
+        try:
+            body = decompress(received, headers, intake.body.bytes_max)
+            decoded = decode(body, self._shape, ndjson=ndjson, readings_max=intake.readings_max)
+            outcome = await _store(intake, decoded, self._shape, started + intake.timeout_s, strict=strict)
+        finally:
+            intake.budget.held -= len(received)
+        if len(decoded) > 1:
+            _log_batch(self._shape, outcome, time.monotonic() - started)
+        return _answer(outcome)
+
+
+def _strict(scope: Scope) -> bool:
+    if not scope["query_string"]:
+        return False
+    given = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
+    return read(IngestQuery, given, {}).strict == "true"
+
+
+def _log_batch(shape: Format, outcome: Outcome, seconds: float) -> None:
+    _log.info(
+        "ingested",
+        kind=shape.kind.name if shape.kind else "mixed",
+        accepted=outcome.accepted,
+        duplicates=outcome.duplicates,
+        rejected=len(outcome.errors),
+        unavailable=outcome.unavailable + outcome.overloaded,
+        duration_ms=round(seconds * 1000, 2),
+    )
+
+
+ENDPOINTS: Final = {
+    "/v1/ingest/meter": IngestEndpoint(METER_FORMAT),
+    "/v1/ingest/vehicle": IngestEndpoint(VEHICLE_FORMAT),
+    "/v1/ingest": IngestEndpoint(MIXED_FORMAT),
+}
+
+
+_BATCH_TEXT: Final = (
+    "One reading, an array of readings, or NDJSON (Content-Type application/x-ndjson: one reading a line). "
+    "Content-Encoding gzip and zstd are supported. 200 means committed; sending the same again is safe and counts "
+    "as duplicates. Invalid readings are listed by index and do not stop the others."
+)
+
+
+def _operation(path: str, name: str, summary: str, body: tuple[type[Struct], ...]) -> Operation:
+    return Operation(
+        "post", path, name, summary, "ingest", IngestAnswer, query=IngestQuery, body=body, batch=_BATCH_TEXT
+    )
+
+
+OPERATIONS: Final = (
+    _operation("/v1/ingest/meter", "ingestMeter", "Store readings of meters", (MeterReading,)),
+    _operation("/v1/ingest/vehicle", "ingestVehicle", "Store readings of vehicles", (VehicleReading,)),
+    _operation("/v1/ingest", "ingestMixed", "Store readings of both kinds", (MeterReading, VehicleReading)),
+)
+
+
+async def _store(intake: Intake, decoded: Decoded, shape: Format, deadline: float, *, strict: bool) -> Outcome:
+    """Validate in time, then store; ProblemError when nothing may be stored."""
+    moment = datetime.now(UTC)
+    try:
+        chunks, late = intake.dispatcher.route(decoded, moment - intake.age_max, moment + intake.ahead_max)
+    except NoMap as error:
+        raise ProblemError(NOT_READY, str(error), headers=retry_after(1)) from None
+    errors = decoded.errors + late
+    if errors:
+        count_rejected(errors, shape.kind)
+    if not len(decoded):
+        raise invalid("", "the body holds no reading", "empty")
+    if errors and (strict or not chunks):
+        raise _nothing_stored(errors, len(decoded))
+    outcome = await intake.dispatcher.store(chunks, deadline)
+    outcome.errors = errors + outcome.errors
+    if outcome.errors and not (outcome.accepted or outcome.duplicates or outcome.unavailable or outcome.overloaded):
+        raise _nothing_stored(outcome.errors, len(decoded))
+    return outcome
+
+
+def _listed(errors: list[ItemError]) -> list[dict[str, object]]:
+    shown = sorted(errors, key=lambda error: error.index)[:ERRORS_LISTED_MAX]
+    return [{"index": e.index, "pointer": e.pointer, "code": e.code, "detail": e.detail} for e in shown]
+
+
+def _nothing_stored(errors: list[ItemError], total: int) -> ProblemError:
+    first = min(errors, key=lambda error: error.index)
+    where = f"item {first.index}{': ' + first.pointer if first.pointer else ''}"
+    detail = f"{len(errors)} of {total} readings are invalid; {where} {first.detail}"
+    counts = {"accepted": 0, "duplicates": 0, "rejected": len(errors)}
+    return ProblemError(INVALID_READINGS, detail, extensions={**counts, "errors": _listed(errors)})
+
+
+def _answer(outcome: Outcome) -> bytes:
+    """The body of a 200, or a problem that says what was stored when some readings were not, but may be later."""
+    if not outcome.unavailable and not outcome.overloaded:
+        errors = sorted(outcome.errors, key=lambda error: error.index)
+        listed = errors[:ERRORS_LISTED_MAX]
+        return encode(IngestAnswer(outcome.accepted, outcome.duplicates, len(errors), listed))
+    extensions: dict[str, object] = {
+        "accepted": outcome.accepted,
+        "duplicates": outcome.duplicates,
+        "rejected": len(outcome.errors),
+        "unavailable": outcome.unavailable + outcome.overloaded,
+        "errors": _listed(outcome.errors),
+    }
+    stored = f"{_readings(outcome.accepted)} stored, {outcome.duplicates} known already"
+    if outcome.unavailable:
+        names = ", ".join(sorted(outcome.missing))
+        detail = f"{_readings(outcome.unavailable)} could not be stored on {names}; {stored}"
+        problem = SHARD_UNAVAILABLE
+        extensions["missing"] = sorted(outcome.missing)
+    else:
+        detail = f"{_readings(outcome.overloaded)} found their queue full; {stored}"
+        problem = OVERLOADED
+    raise ProblemError(problem, detail, headers=retry_after(outcome.retry_after_s), extensions=extensions)
+
+
+def _readings(count: int) -> str:
+    return "1 reading" if count == 1 else f"{count} readings"

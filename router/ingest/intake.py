@@ -1,0 +1,21 @@
+"""What the ingest endpoints share: the dispatcher, the limits of a request, the memory of all."""
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+from router.ingest.body import BodyLimits
+from router.ingest.budget import BodyBudget
+from router.ingest.dispatch import Dispatcher
+
+
+@dataclass(frozen=True)
+class Intake:
+    """`timeout_s` runs from the last byte of a body to its answer."""
+
+    dispatcher: Dispatcher
+    budget: BodyBudget
+    body: BodyLimits
+    timeout_s: float
+    readings_max: int
+    age_max: timedelta
+    ahead_max: timedelta

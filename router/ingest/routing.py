@@ -1,0 +1,80 @@
+"""From decoded readings to the chunks that go to each shard. Pure: the caller brings map and time limits."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TypeAlias
+
+from router.ingest.decode import Decoded
+from router.wire.readings import ItemError, meter_row, vehicle_row
+from shards.buckets import bucket_of
+from shards.catalog.shard_map import ShardMap
+from shards.kinds import METER, VEHICLE, Kind, Row
+
+
+@dataclass(slots=True)
+class Chunk:
+    """Rows of one request for one shard and kind; `indexes[i]` is the position of `rows[i]` in the request."""
+
+    rows: list[Row] = field(default_factory=list)
+    indexes: list[int] = field(default_factory=list)
+
+
+Chunks: TypeAlias = dict[tuple[str, Kind], Chunk]
+
+
+def route(
+    decoded: Decoded, shard_map: ShardMap, earliest: datetime, latest: datetime
+) -> tuple[Chunks, list[ItemError]]:
+    """Chunks by (shard, kind), and an error for each reading outside `earliest` .. `latest`."""
+    chunks: Chunks = {}
+    errors: list[ItemError] = []
+    owners, count = shard_map.owners, shard_map.bucket_count
+    for index, meter in decoded.meters:
+        if earliest <= meter.timestamp <= latest:
+            bucket = bucket_of(meter.meter_id, count)
+            _add(chunks, (owners[bucket], METER), meter_row(meter, bucket), index)
+        else:
+            errors.append(_out_of_time(index, meter.timestamp, earliest, latest))
+    for index, vehicle in decoded.vehicles:
+        if earliest <= vehicle.timestamp <= latest:
+            bucket = bucket_of(vehicle.vehicle_id, count)
+            _add(chunks, (owners[bucket], VEHICLE), vehicle_row(vehicle, bucket), index)
+        else:
+            errors.append(_out_of_time(index, vehicle.timestamp, earliest, latest))
+    return chunks, errors
+
+
+def _add(chunks: Chunks, key: tuple[str, Kind], row: Row, index: int) -> None:
+    chunk = chunks.get(key)
+    if chunk is None:
+        chunk = chunks[key] = Chunk()
+    chunk.rows.append(row)
+    chunk.indexes.append(index)
+
+
+def _out_of_time(index: int, timestamp: datetime, earliest: datetime, latest: datetime) -> ItemError:
+    if timestamp > latest:
+        return ItemError(index, "/timestamp", "in_future", f"must not be after {_shown(latest)}")
+    return ItemError(index, "/timestamp", "too_old", f"must not be before {_shown(earliest)}")
+
+
+def _shown(moment: datetime) -> str:
+    return moment.replace(microsecond=0, tzinfo=None).isoformat() + "Z"
+
+
+def reroute(stale: Iterable[tuple[Kind, Chunk]], shard_map: ShardMap) -> Chunks:
+    """The same rows by the owners of another map."""
+    chunks: Chunks = {}
+    for kind, chunk in stale:
+        for row, index in zip(chunk.rows, chunk.indexes, strict=True):
+            _add(chunks, (shard_map.owners[row[0]], kind), row, index)
+    return chunks
+
+
+def pieces(chunk: Chunk, rows_max: int) -> list[Chunk]:
+    """The chunk, cut into chunks of at most `rows_max` rows."""
+    if len(chunk.rows) <= rows_max:
+        return [chunk]
+    starts = range(0, len(chunk.rows), rows_max)
+    return [Chunk(chunk.rows[at : at + rows_max], chunk.indexes[at : at + rows_max]) for at in starts]

@@ -1,0 +1,1 @@
+"""Reading a cluster: typed query in, typed answer out; no request inside."""

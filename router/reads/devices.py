@@ -1,0 +1,61 @@
+"""One device: its current status and its history, from the shard that owns it."""
+
+from collections.abc import Iterable
+from datetime import timedelta
+from typing import Any, Final
+
+from router.reads.fanout import fan_out
+from router.reads.scope import Scope
+from router.wire.answers import MeterStatus, Page, StoredMeterReading, StoredVehicleReading, VehicleStatus
+from router.wire.parameters import decode_cursor, encode_cursor, read_moment, window
+from router.wire.problems import NOT_FOUND, ProblemError
+from router.wire.queries import HistoryQuery
+from shards.kinds import METER, Kind
+from shards.postgres.pools import Connection
+from shards.storage import read
+from shards.storage.read import Record, Rows
+from shards.window import Window
+
+RESOLUTION: Final = timedelta(microseconds=1)  # of PostgreSQL's timestamps
+
+
+async def status(scope: Scope, kind: Kind, device_id: str) -> MeterStatus | VehicleStatus:
+    """Current status of a device. ProblemError 404 when it is unknown, 503 when its shard does not answer."""
+    row = await find_status(scope, kind, device_id)
+    if row is None:
+        raise ProblemError(NOT_FOUND, f"no {kind.name} {device_id} has ever sent a reading")
+    fields = {name: value for name, value in row.items() if name not in {"bucket", "tenant_id"}}
+    return MeterStatus(**fields) if kind is METER else VehicleStatus(**fields)
+
+
+async def find_status(scope: Scope, kind: Kind, device_id: str) -> Record | None:
+    """The status row of a device, None when it is unknown."""
+    bucket = scope.cluster.map.bucket(device_id)
+
+    async def ask(connection: Connection, _buckets: list[int]) -> Iterable[Rows]:
+        return [await read.status(connection, kind, bucket, device_id)]
+
+    merged = await fan_out(scope.cluster, ask, scope.deadline, buckets=[bucket])
+    rows = [row for part in merged.parts for row in part.rows]
+    return rows[0] if rows else None
+
+
+async def history(scope: Scope, kind: Kind, query: HistoryQuery) -> Page[Any]:
+    """Readings of a device, newest first. A cursor carries the whole window, so that pages fit together."""
+    period = window(query.start, query.end, scope.now)
+    cursor = decode_cursor(query.cursor, 2)
+    if cursor is not None:
+        # The last timestamp of the page before, and the window's start: what follows is strictly older.
+        last, start = (read_moment(part, "cursor") for part in cursor)
+        period = Window(start, max(last - RESOLUTION, start))
+    bucket = scope.cluster.map.bucket(query.id)
+
+    async def ask(connection: Connection, _buckets: list[int]) -> Iterable[Rows]:
+        return [await read.history(connection, kind, bucket, query.id, period, query.limit + 1)]
+
+    merged = await fan_out(scope.cluster, ask, scope.deadline, buckets=[bucket])
+    rows = [row for part in merged.parts for row in part.rows]
+    page, rest = rows[: query.limit], rows[query.limit :]
+    following = encode_cursor(page[-1]["timestamp"].isoformat(), period.start.isoformat()) if rest else None
+    wire_type = StoredMeterReading if kind is METER else StoredVehicleReading
+    return Page([wire_type(**row) for row in page], following)

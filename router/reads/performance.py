@@ -1,0 +1,101 @@
+"""A vehicle's AC, DC and efficiency over a period."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import timedelta
+from typing import Final, TypeAlias
+
+from router.reads import merge
+from router.reads.devices import find_status
+from router.reads.efficiency import health, ratio
+from router.reads.fanout import Merged, Tagged, fan_out
+from router.reads.scope import Scope
+from router.wire.answers import Performance
+from router.wire.parameters import window
+from router.wire.problems import NOT_FOUND, ProblemError
+from router.wire.queries import PerformanceQuery
+from shards.catalog import pairings
+from shards.kinds import METER, VEHICLE, Kind
+from shards.postgres.pools import Connection
+from shards.storage import read
+from shards.storage.read import DeviceSums
+from shards.window import Window, union
+
+_MINUTE: Final = timedelta(minutes=1)
+_DeviceSums: TypeAlias = Tagged[Kind, DeviceSums]
+
+
+async def performance(scope: Scope, query: PerformanceQuery) -> Performance:
+    """ProblemError 404 when the vehicle was never heard of, 503 when a shard that is needed does not answer."""
+    period = window(query.start, query.end, scope.now)
+    catalog = scope.cluster.catalog
+    paired = await pairings.of_vehicle(catalog, query.id, period, scope.deadline)
+    meters: dict[str, list[Window]] = {}
+    for pairing in paired:
+        meters.setdefault(pairing.meter_id, []).append(pairing.clipped(period))
+    merged = await _sums(scope, query, meters, period)
+    if not paired and not any(each.part.readings for each in merged.parts) and not merged.is_partial:
+        await _check_known(scope, query.id)
+    return _performance(scope, query.id, period, sorted(meters), merged)
+
+
+async def _check_known(scope: Scope, vehicle_id: str) -> None:
+    """404 unless the vehicle was ever heard of; only asked when a period holds nothing of it."""
+    if await find_status(scope, VEHICLE, vehicle_id) is not None:
+        return
+    if await pairings.known(scope.cluster.catalog, vehicle_id, scope.deadline):
+        return
+    detail = f"vehicle {vehicle_id} has never sent a reading and was never paired with a meter"
+    raise ProblemError(NOT_FOUND, detail)
+
+
+async def _sums(
+    scope: Scope, query: PerformanceQuery, meters: Mapping[str, Sequence[Window]], period: Window
+) -> Merged[_DeviceSums]:
+    shard_map = scope.cluster.map
+    together = union([each for windows in meters.values() for each in windows])
+    devices = [(shard_map.bucket(query.id), VEHICLE, query.id, together)]
+    devices += [(shard_map.bucket(meter), METER, meter, union(own)) for meter, own in meters.items()]
+
+    async def ask(connection: Connection, buckets: list[int]) -> Iterable[_DeviceSums]:
+        return [
+            Tagged(kind, await read.device_sums(connection, kind, bucket, device, period, windows))
+            for bucket, kind, device, windows in devices
+            if bucket in buckets
+        ]
+
+    wanted = {bucket for bucket, *_ in devices}
+    return await fan_out(scope.cluster, ask, scope.deadline, buckets=wanted, partial=query.partial == "allow")
+
+
+def _performance(
+    scope: Scope, vehicle_id: str, period: Window, meter_ids: list[str], merged: Merged[_DeviceSums]
+) -> Performance:
+    vehicle = [each.part for each in merged.parts if each.tag is VEHICLE]
+    meter = [each.part for each in merged.parts if each.tag is METER]
+    readings = sum(part.readings for part in vehicle)
+    meter_readings = sum(part.paired_readings for part in meter)
+    consumed = sum(part.paired_energy for part in meter)
+    delivered = sum(part.paired_energy for part in vehicle)
+    efficiency = ratio(consumed, delivered, meter_readings, sum(part.paired_readings for part in vehicle))
+    return Performance(
+        vehicle_id=vehicle_id,
+        from_=period.start,
+        to=period.end,
+        total_energy_consumed_ac=consumed if meter_readings else None,
+        total_energy_delivered_dc=sum(part.energy for part in vehicle),
+        efficiency_ratio=efficiency,
+        avg_battery_temp=merge.mean(sum(part.temperature for part in vehicle), readings),
+        data_points=readings,
+        meter_data_points=meter_readings,
+        coverage=coverage(sum(part.minutes for part in vehicle), 1, period),
+        meter_ids=meter_ids,
+        health_status=health(efficiency, delivered, meter_readings, readings, scope.warning, scope.critical),
+        is_partial=merged.is_partial,
+        shards=merged.shards(),
+    )
+
+
+def coverage(readings: int, devices: int, period: Window) -> float:
+    """Share of the expected readings (one a minute and device) that are there."""
+    expected = devices * max((period.end - period.start) / _MINUTE, 1)
+    return min(readings / expected, 1.0) if expected else 0.0

@@ -1,0 +1,322 @@
+"""The wire types of answers: what msgspec writes, and what /openapi.json describes."""
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Final, Generic, TypeVar
+
+import msgspec
+from msgspec import Meta, Struct
+from starlette.responses import Response
+
+from router.wire.readings import DeviceId, ItemError, Timestamp
+
+Count = Annotated[int, Meta(ge=0)]
+Item = TypeVar("Item")
+
+
+class _Answer(Struct, frozen=True, rename="camel"):
+    pass
+
+
+class Health(StrEnum):
+    """How well AC energy becomes DC energy."""
+
+    HEALTHY = "HEALTHY"
+    WARNING = "WARNING"
+    CRITICAL = "CRITICAL"
+    ANOMALY = "ANOMALY"
+    NO_METER_DATA = "NO_METER_DATA"
+    NO_VEHICLE_DATA = "NO_VEHICLE_DATA"
+
+
+class IngestAnswer(_Answer, frozen=True):
+    """Counts of readings; `errors` lists the first 100 rejected ones."""
+
+    accepted: Count
+    duplicates: Count
+    rejected: Count
+    errors: list[ItemError]
+
+
+class MeterStatus(_Answer, frozen=True):
+    """The newest reading of a meter."""
+
+    meter_id: str
+    kwh_consumed_ac: float
+    voltage: float
+    last_updated: datetime
+    created_at: datetime
+
+
+class VehicleStatus(_Answer, frozen=True):
+    """The newest reading of a vehicle."""
+
+    vehicle_id: str
+    soc: float
+    kwh_delivered_dc: float
+    battery_temp: float
+    last_updated: datetime
+    created_at: datetime
+
+
+class StoredMeterReading(_Answer, frozen=True):
+    """A reading and when it was stored."""
+
+    meter_id: str
+    kwh_consumed_ac: float
+    voltage: float
+    timestamp: datetime
+    ingested_at: datetime
+
+
+class StoredVehicleReading(_Answer, frozen=True):
+    """A reading and when it was stored."""
+
+    vehicle_id: str
+    soc: float
+    kwh_delivered_dc: float
+    battery_temp: float
+    timestamp: datetime
+    ingested_at: datetime
+
+
+class Page(_Answer, Generic[Item], frozen=True):
+    """One page of a list; `next` is the cursor of the following page, null on the last."""
+
+    items: list[Item]
+    next: str | None
+
+
+class Shards(_Answer, frozen=True):
+    """How many shards were asked, how many answered, and the names of the others."""
+
+    total: Count
+    ok: Count
+    missing: list[str]
+
+
+class Performance(_Answer, frozen=True):
+    """AC into a vehicle's chargers and DC out, over (from, to]. Energies in kWh.
+
+    `efficiencyRatio` counts only the time in which a meter was paired; null without data of both sides.
+    """
+
+    vehicle_id: str
+    from_: datetime = msgspec.field(name="from")
+    to: datetime
+    total_energy_consumed_ac: float | None
+    total_energy_delivered_dc: float
+    efficiency_ratio: float | None
+    avg_battery_temp: float | None
+    data_points: Count
+    meter_data_points: Count
+    coverage: Annotated[float, Meta(ge=0, le=1, description="share of the period's minutes with a vehicle reading")]
+    meter_ids: list[str]
+    health_status: Health
+    is_partial: bool
+    shards: Shards
+
+
+class FleetTotals(_Answer, frozen=True):
+    """AC, DC and their ratio within the pairings alone."""
+
+    pairings: Count
+    total_energy_consumed_ac: float
+    total_energy_delivered_dc: float
+    efficiency_ratio: float | None
+
+
+class FleetInterval(_Answer, frozen=True):
+    """One interval (from, to] of the series."""
+
+    from_: datetime = msgspec.field(name="from")
+    to: datetime
+    total_energy_consumed_ac: float | None
+    total_energy_delivered_dc: float
+    efficiency_ratio: float | None
+    avg_battery_temp: float | None
+    data_points: Count
+    meter_data_points: Count
+
+
+class Fleet(_Answer, frozen=True):
+    """All devices over (from, to]: every meter's AC, every vehicle's DC, and `paired` for what pairings cover."""
+
+    from_: datetime = msgspec.field(name="from")
+    to: datetime
+    meters: Count
+    vehicles: Count
+    total_energy_consumed_ac: float | None
+    total_energy_delivered_dc: float
+    efficiency_ratio: float | None
+    avg_battery_temp: float | None
+    data_points: Count
+    meter_data_points: Count
+    coverage: Annotated[float, Meta(ge=0, le=1, description="readings of vehicles / (vehicles x minutes)")]
+    health_status: Health
+    paired: FleetTotals
+    series: list[FleetInterval] | None
+    is_partial: bool
+    shards: Shards
+
+
+class ActivityItem(_Answer, frozen=True):
+    """A recent reading of either kind; the fields of the other kind are null."""
+
+    kind: str
+    device_id: str
+    timestamp: datetime
+    ingested_at: datetime
+    kwh_consumed_ac: float | None = None
+    voltage: float | None = None
+    soc: float | None = None
+    kwh_delivered_dc: float | None = None
+    battery_temp: float | None = None
+
+
+class Activity(_Answer, frozen=True):
+    """The newest readings over all shards, newest first."""
+
+    items: list[ActivityItem]
+    next: str | None
+    is_partial: bool
+    shards: Shards
+
+
+class PairingBody(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
+    """A meter feeds a vehicle during (validFrom, validTo]; null: until further notice."""
+
+    vehicle_id: DeviceId
+    meter_id: DeviceId
+    valid_from: Timestamp
+    valid_to: Timestamp | None = None
+
+
+class ShardInfo(_Answer, frozen=True):
+    """A shard as this router sees it. Sizes are null when it does not answer."""
+
+    name: str
+    state: str
+    reachable: bool
+    buckets: list[int]
+    size_bytes: int | None
+    readings_estimate: int | None
+    breaker: str
+    pool_open: Count
+    pool_idle: Count
+    queued_readings: Count
+    detail: str | None
+
+
+class ShardList(_Answer, frozen=True):
+    """The shard map and the health of every shard."""
+
+    items: list[ShardInfo]
+    next: str | None
+    epoch: int
+    bucket_count: int
+    is_partial: bool
+    shards: Shards
+
+
+class MoveInfo(_Answer, frozen=True):
+    """A bucket on its way. Totals are PostgreSQL's estimates; `pauseMs`: how long its writers waited at the fence."""
+
+    move_id: int
+    bucket: int
+    source: str
+    target: str
+    phase: str
+    started_at: datetime | None
+    cut_over_at: datetime | None
+    ended_at: datetime | None
+    updated_at: datetime
+    rows_total: int | None
+    rows_done: Count
+    bytes_total: int | None
+    bytes_done: Count
+    delta_rows: Count
+    copy_s: float
+    lag_s: float | None
+    passes: Count
+    retries: Count
+    pause_ms: float | None
+    rows_verified: int | None
+    healed: Count
+    held: str | None
+    last_error: str | None
+
+
+class RebalanceInfo(_Answer, frozen=True):
+    """A plan that was started. `keepS`: seconds for which the source's copy is kept after a cutover."""
+
+    rebalance_id: int
+    state: str
+    reason: str
+    created_at: datetime
+    ended_at: datetime | None
+    note: str | None
+    parallel_max: int
+    bytes_per_s_max: int | None
+    keep_s: float
+
+
+class RunnerInfo(_Answer, frozen=True):
+    """Who carries moves out, or did last."""
+
+    name: str
+    since: datetime
+    silent_s: float
+
+
+class RebalanceStatus(_Answer, frozen=True):
+    """The newest rebalance and its moves; `idle`: why nothing is being done, if nothing is."""
+
+    rebalance: RebalanceInfo | None
+    moves: list[MoveInfo]
+    runner: RunnerInfo | None
+    idle: str | None
+
+
+class ShardReady(_Answer, frozen=True):
+    """A shard's breaker, and whether the last write to it went through (true before the first)."""
+
+    breaker: str
+    writes: bool
+
+
+class Ready(_Answer, frozen=True):
+    """Whether the router takes requests, and whether writes go through, for every shard."""
+
+    ready: bool
+    epoch: int
+    shards: dict[str, ShardReady]
+
+
+class Live(_Answer, frozen=True):
+    """The process answers."""
+
+    live: bool
+
+
+class ProblemBody(Struct, frozen=True):
+    """RFC 9457 problem details. Further members depend on the type."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+
+
+_JSON: Final = "application/json"
+_encoder: Final = msgspec.json.Encoder()
+
+
+def encode(answer: Struct) -> bytes:
+    """An answer as JSON; times in UTC with `Z`."""
+    return _encoder.encode(answer)
+
+
+def json_response(answer: Struct, status: int = 200) -> Response:
+    """An answer as a response."""
+    return Response(encode(answer), status, media_type=_JSON)

@@ -1,0 +1,173 @@
+"""/openapi.json, generated from the wire types, and /docs, which needs no internet."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Any, Final
+
+import msgspec
+import orjson
+from msgspec.structs import FieldInfo
+
+from router.wire import answers as wire
+from router.wire import problems
+from router.wire.problems import Problem
+from router.wire.queries import NoQuery
+
+_JSON: Final = "application/json"
+_REF: Final = "#/components/schemas/{name}"
+_COMMON: Final = (problems.NOT_FOUND, problems.METHOD_NOT_ALLOWED, problems.INVALID_REQUEST, problems.NOT_READY)
+_BODY: Final = (
+    problems.MALFORMED_BODY,
+    problems.CONTENT_TOO_LARGE,
+    problems.UNSUPPORTED_MEDIA_TYPE,
+    problems.TOO_SLOW,
+    problems.OVERLOADED,
+)
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One method of one path, as the document describes it."""
+
+    method: str
+    path: str
+    name: str
+    summary: str
+    tag: str
+    answer: Any = None
+    status: int = 200
+    query: type[msgspec.Struct] = NoQuery
+    body: tuple[Any, ...] = ()
+    batch: str = ""  # what a batch may be: then the body may also be an array of them
+    media_type: str = _JSON
+    also: tuple[int, ...] = ()
+    problems: tuple[Problem, ...] = ()
+
+
+def document(operations: Sequence[Operation]) -> dict[str, Any]:
+    """The OpenAPI 3.1 document of some operations."""
+    types = [op.answer for op in operations if op.answer] + [each for op in operations for each in op.body]
+    _, schemas = msgspec.json.schema_components([*types, wire.ProblemBody], ref_template=_REF)
+    paths: dict[str, dict[str, Any]] = {}
+    for operation in operations:
+        paths.setdefault(operation.path, {})[operation.method] = _describe(operation)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "voltroute",
+            "version": metadata.version("voltroute"),
+            "description": "Readings of smart meters and vehicles in; status and analytics out. "
+            "An answer to a POST means that the readings are committed. Every error is a problem (RFC 9457).",
+        },
+        "paths": paths,
+        "components": {"schemas": schemas},
+    }
+
+
+def _schema(wire_type: Any) -> dict[str, Any]:
+    (schema,), _ = msgspec.json.schema_components([wire_type], ref_template=_REF)
+    return schema
+
+
+def _describe(operation: Operation) -> dict[str, Any]:
+    described: dict[str, Any] = {
+        "operationId": operation.name,
+        "summary": operation.summary,
+        "tags": [operation.tag],
+        "responses": _responses(operation),
+    }
+    parameters = [
+        _parameter(field, "path" if f"{{{field.encode_name}}}" in operation.path else "query")
+        for field in msgspec.structs.fields(operation.query)
+    ]
+    if parameters:
+        described["parameters"] = parameters
+    if operation.batch:
+        described["description"] = operation.batch
+    if operation.body:
+        described["requestBody"] = {"required": True, "content": _request_content(operation)}
+    return described
+
+
+def _parameter(field: FieldInfo, place: str) -> dict[str, Any]:
+    described: dict[str, Any] = {"name": field.encode_name, "in": place, "required": field.required}
+    schema = _without_null(_schema(field.type))
+    if text := schema.pop("description", None):
+        described["description"] = text
+    if field.default is not msgspec.NODEFAULT and field.default is not None:
+        schema["default"] = field.default
+    return {**described, "schema": schema}
+
+
+def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
+    """A parameter is absent, never null."""
+    choices = [each for each in schema.get("anyOf", ()) if each != {"type": "null"}]
+    kept = {**schema, **choices[0]} if len(choices) == 1 else dict(schema)
+    kept.pop("anyOf", None)
+    if "enum" in kept:
+        kept["enum"] = [each for each in kept["enum"] if each is not None]
+        kept["type"] = "string"
+    return kept
+
+
+def _request_content(operation: Operation) -> dict[str, Any]:
+    schemas = [_schema(wire_type) for wire_type in operation.body]
+    one = schemas[0] if len(schemas) == 1 else {"anyOf": schemas}
+    if not operation.batch:
+        return {_JSON: {"schema": one}}
+    many = {"type": "array", "items": one, "minItems": 1}
+    return {_JSON: {"schema": {"anyOf": [one, many]}}}
+
+
+def _responses(operation: Operation) -> dict[str, Any]:
+    success: dict[str, Any] = {"description": "Done"}
+    if operation.answer is not None:
+        success["content"] = {_JSON: {"schema": _schema(operation.answer)}}
+    elif operation.media_type != _JSON:
+        success["content"] = {operation.media_type: {"schema": {"type": "string"}}}
+    responses = {str(status): success for status in (operation.status, *operation.also)}
+    for problem in _problems(operation):
+        responses[str(problem.status)] = _problem_response(problem)
+    return responses
+
+
+def _problems(operation: Operation) -> list[Problem]:
+    found = list(_COMMON)
+    if operation.body:
+        found += _BODY
+    return [*found, *operation.problems]
+
+
+def _problem_response(problem: Problem) -> dict[str, Any]:
+    response: dict[str, Any] = {
+        "description": f"{problem.title}. {problem.remedy}",
+        "content": {problems.MEDIA_TYPE: {"schema": _schema(wire.ProblemBody)}},
+    }
+    if problem.status in {429, 503}:
+        response["headers"] = {
+            "Retry-After": {"description": "Seconds to wait", "schema": {"type": "integer", "minimum": 1}}
+        }
+    return response
+
+
+PAGE: Final = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>voltroute API</title>
+<link rel="stylesheet" href="/docs/assets/swagger-ui.css">
+<link rel="icon" href="/docs/assets/favicon-32x32.png">
+</head>
+<body>
+<div id="ui"></div>
+<script src="/docs/assets/swagger-ui-bundle.js"></script>
+<script>SwaggerUIBundle({url: "/openapi.json", dom_id: "#ui", validatorUrl: null});</script>
+</body>
+</html>
+"""
+
+
+def encoded_document(operations: Sequence[Operation]) -> bytes:
+    """The document as JSON, made once when the router starts."""
+    return orjson.dumps(document(operations))

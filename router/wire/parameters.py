@@ -1,0 +1,168 @@
+"""Path and query parameters: read once into a typed query, refused with a problem that names them."""
+
+import base64
+import binascii
+import re
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+from router.wire.problems import INVALID_REQUEST, ProblemError, invalid
+from router.wire.readings import DeviceId, Timestamp, explain
+from shards.window import Window
+
+LIMIT_DEFAULT: Final = 100
+LIMIT_MAX: Final = 1_000
+PERIOD_DEFAULT: Final = timedelta(hours=24)
+SERIES_POINTS_MAX: Final = 1_000
+_INTERVAL: Final = re.compile(r"([1-9]\d{0,5})(m|h|d)")
+_UNITS: Final = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1)}
+
+Query = TypeVar("Query", bound=msgspec.Struct)
+Reader = Callable[[str, str], Any]  # (text, name of the parameter) -> value, or a ProblemError 422
+
+
+def read(query: type[Query], given: Iterable[tuple[str, str]], path: Mapping[str, str]) -> Query:
+    """The typed query of a request. A 422 problem names what is unknown, repeated, missing or malformed.
+
+    Unknown ones are refused because a misspelt one would silently give another answer.
+    """
+    fields = {field.encode_name: field for field in msgspec.structs.fields(query)}
+    texts = dict(path)
+    for name, value in given:
+        if name not in fields or name in path:
+            takes = ", ".join(sorted(fields.keys() - path.keys())) or "no parameters"
+            raise invalid(name[:64], f"is not a parameter of this resource, which takes {takes}", "unknown_parameter")
+        if name in texts:
+            raise invalid(name, "is given twice", "repeated_parameter")
+        texts[name] = value
+    values = {}
+    for name, field in fields.items():
+        if name in texts:
+            values[field.name] = reader_of(field.type)(texts[name], name)
+        elif field.required:
+            raise invalid(name, "is required", "missing_parameter")
+    return query(**values)
+
+
+def reader_of(annotation: Any) -> Reader:
+    """How the text of a parameter with this type is read: by its Meta, else as it is."""
+    for meta in metas(annotation):
+        if meta.extra and "read" in meta.extra:
+            found: Reader = meta.extra["read"]
+            return found
+    return _as_it_is
+
+
+def metas(annotation: Any) -> Iterable[msgspec.Meta]:
+    """Every Meta of a type, also inside `... | None`."""
+    for each in typing.get_args(annotation):
+        if isinstance(each, msgspec.Meta):
+            yield each
+        else:
+            yield from metas(each)
+
+
+def _as_it_is(text: str, _name: str) -> str:
+    return text
+
+
+def read_device(value: str, name: str) -> str:
+    """`value` if it can be a device's ID."""
+    try:
+        return msgspec.convert(value, DeviceId)
+    except (msgspec.ValidationError, UnicodeError) as error:
+        _, code, detail = explain(str(error))
+        raise invalid(name, detail, code) from None
+
+
+def read_moment(value: str, name: str) -> datetime:
+    """An RFC 3339 timestamp with offset, in UTC. A space stands for the `+` that URL decoding made of it."""
+    text = value.replace(" ", "+") if "T" in value.upper() else value
+    try:
+        return in_utc(msgspec.convert(text, Timestamp), name)
+    except (msgspec.ValidationError, UnicodeError) as error:
+        _, code, detail = explain(str(error))
+        raise invalid(name, detail, code) from None
+
+
+def read_limit(value: str, name: str) -> int:
+    """1 to 1,000."""
+    if not (value.isascii() and value.isdigit() and len(value) <= 9 and 1 <= int(value) <= LIMIT_MAX):
+        raise invalid(name, f"must be a whole number from 1 to {LIMIT_MAX}", "out_of_range")
+    return int(value)
+
+
+def read_interval(value: str, name: str) -> timedelta:
+    """Minutes, hours or days, as in 15m, 1h, 1d."""
+    match = _INTERVAL.fullmatch(value)
+    if match is None:
+        raise invalid(name, "must be a number of minutes, hours or days, as in 15m, 1h or 1d")
+    return int(match[1]) * _UNITS[match[2]]
+
+
+def read_choice(*choices: str) -> Reader:
+    """One of a few words."""
+
+    def choose(value: str, name: str) -> str:
+        if value not in choices:
+            raise invalid(name, f"must be {' or '.join(choices)}")
+        return value
+
+    return choose
+
+
+def in_utc(given: datetime, name: str) -> datetime:
+    """The same instant in UTC. The first and the last year are refused: asyncpg takes their ends for infinity."""
+    try:
+        moved = given.astimezone(UTC)
+    except OverflowError:
+        moved = datetime.min  # noqa: DTZ901 - only its year is looked at
+    if moved.year in {1, 9999}:
+        raise invalid(name, "must lie between the years 2 and 9998 in UTC", "out_of_range")
+    return moved
+
+
+def window(start: datetime | None, end: datetime | None, now: datetime) -> Window:
+    """`from` (default: 24 h before `to`) and `to` (default: now): readings with from < timestamp <= to."""
+    last = end or now
+    if start is None:
+        try:
+            start = last - PERIOD_DEFAULT
+        except OverflowError:
+            start = datetime.min.replace(tzinfo=UTC)
+    if start >= last:
+        raise invalid("from", "must be before `to`", "out_of_range")
+    return Window(start, last)
+
+
+def check_interval(step: timedelta | None, period: Window) -> None:
+    """Refuse an interval that would give too many points."""
+    if step is not None and (period.end - period.start) / step > SERIES_POINTS_MAX:
+        raise invalid("interval", f"gives more than {SERIES_POINTS_MAX} intervals in this period", "out_of_range")
+
+
+def encode_cursor(*parts: str) -> str:
+    """An opaque cursor that carries `parts`."""
+    return base64.urlsafe_b64encode("|".join(parts).encode()).decode().rstrip("=")
+
+
+def decode_cursor(value: str | None, count: int) -> list[str] | None:
+    """The `count` parts of a cursor; None of None."""
+    if value is None:
+        return None
+    try:
+        padded = value.encode("ascii") + b"=" * (-len(value) % 4)
+        parts = base64.b64decode(padded, altchars=b"-_", validate=True).decode("ascii").split("|")
+    except (ValueError, binascii.Error):
+        parts = []
+    if len(parts) != count:
+        raise ProblemError(
+            INVALID_REQUEST,
+            "cursor: must be the `next` of an earlier answer",
+            extensions={"errors": [{"pointer": "cursor", "code": "invalid", "detail": "is not a cursor"}]},
+        )
+    return parts

@@ -1,0 +1,154 @@
+"""The typed queries of the endpoints: each gives the parameters, their refusal and their description in one place.
+
+A field's type carries how its text is read (`Meta.extra["read"]`) and its JSON schema.
+"""
+
+from datetime import datetime, timedelta
+from typing import Annotated, Final, Literal, TypeAlias
+
+import msgspec
+from msgspec import Meta, Struct
+
+from router.wire.parameters import (
+    LIMIT_DEFAULT,
+    LIMIT_MAX,
+    read_choice,
+    read_device,
+    read_interval,
+    read_limit,
+    read_moment,
+)
+from router.wire.readings import ID_PATTERN
+
+_ID_SCHEMA: Final = {"type": "string", "pattern": ID_PATTERN, "minLength": 1, "maxLength": 64}
+_TIME_SCHEMA: Final = {"type": "string", "format": "date-time"}
+
+Device: TypeAlias = Annotated[str, Meta(extra={"read": read_device}, extra_json_schema=_ID_SCHEMA)]
+Vehicle: TypeAlias = Annotated[
+    str, Meta(description="Vehicle.", extra={"read": read_device}, extra_json_schema=_ID_SCHEMA)
+]
+Meter: TypeAlias = Annotated[str, Meta(description="Meter.", extra={"read": read_device}, extra_json_schema=_ID_SCHEMA)]
+From: TypeAlias = Annotated[
+    datetime,
+    Meta(
+        description="Start, exclusive. Default: 24 h before `to`.",
+        extra={"read": read_moment},
+        extra_json_schema=_TIME_SCHEMA,
+    ),
+]
+To: TypeAlias = Annotated[
+    datetime,
+    Meta(description="End, inclusive. Default: now.", extra={"read": read_moment}, extra_json_schema=_TIME_SCHEMA),
+]
+Since: TypeAlias = Annotated[
+    datetime,
+    Meta(
+        description="Only readings after this. Default: one hour ago.",
+        extra={"read": read_moment},
+        extra_json_schema=_TIME_SCHEMA,
+    ),
+]
+Start: TypeAlias = Annotated[
+    datetime,
+    Meta(description="Start of the pairing.", extra={"read": read_moment}, extra_json_schema=_TIME_SCHEMA),
+]
+Limit: TypeAlias = Annotated[
+    int,
+    Meta(
+        description="Items at most.",
+        extra={"read": read_limit},
+        extra_json_schema={"type": "integer", "minimum": 1, "maximum": LIMIT_MAX},
+    ),
+]
+Cursor: TypeAlias = Annotated[str, Meta(description="`next` of the page before.")]
+Interval: TypeAlias = Annotated[
+    timedelta,
+    Meta(
+        description="Adds a series: 15m, 1h, 1d, ...",
+        extra={"read": read_interval},
+        extra_json_schema={"type": "string", "pattern": "^[1-9][0-9]{0,5}[mhd]$"},
+    ),
+]
+Partial: TypeAlias = Annotated[
+    Literal["allow", "deny"],
+    Meta(description="allow: answer without shards that are down.", extra={"read": read_choice("allow", "deny")}),
+]
+Strict: TypeAlias = Annotated[
+    Literal["true", "false"],
+    Meta(description="true: store nothing if any reading is invalid.", extra={"read": read_choice("true", "false")}),
+]
+
+
+class NoQuery(Struct, frozen=True):
+    """Takes no parameters."""
+
+
+class IngestQuery(Struct, frozen=True):
+    """Parameters of an ingest request."""
+
+    strict: Strict | None = None
+
+
+class DeviceQuery(Struct, frozen=True):
+    """One device, by its path."""
+
+    id: Device
+
+
+class HistoryQuery(Struct, frozen=True):
+    """A device's readings in (from, to], in pages."""
+
+    id: Device
+    start: From | None = msgspec.field(name="from", default=None)
+    end: To | None = msgspec.field(name="to", default=None)
+    limit: Limit = LIMIT_DEFAULT
+    cursor: Cursor | None = None
+
+
+class PerformanceQuery(Struct, frozen=True):
+    """A vehicle's AC, DC and efficiency over (from, to]."""
+
+    id: Device
+    start: From | None = msgspec.field(name="from", default=None)
+    end: To | None = msgspec.field(name="to", default=None)
+    partial: Partial | None = None
+
+
+class FleetQuery(Struct, frozen=True):
+    """All devices over (from, to]."""
+
+    start: From | None = msgspec.field(name="from", default=None)
+    end: To | None = msgspec.field(name="to", default=None)
+    interval: Interval | None = None
+    partial: Partial | None = None
+
+
+class ActivityQuery(Struct, frozen=True):
+    """The newest readings of all devices."""
+
+    since: Since | None = None
+    limit: Limit = LIMIT_DEFAULT
+    partial: Partial | None = None
+
+
+class PairingsQuery(Struct, frozen=True):
+    """Pairings, optionally of one vehicle or meter, in pages."""
+
+    vehicle_id: Vehicle | None = msgspec.field(name="vehicleId", default=None)
+    meter_id: Meter | None = msgspec.field(name="meterId", default=None)
+    limit: Limit = LIMIT_DEFAULT
+    cursor: Cursor | None = None
+
+
+class PairingKey(Struct, frozen=True):
+    """One pairing."""
+
+    vehicle_id: Vehicle = msgspec.field(name="vehicleId")
+    meter_id: Meter = msgspec.field(name="meterId")
+    valid_from: Start = msgspec.field(name="validFrom")
+
+
+class ProblemQuery(Struct, frozen=True):
+    """One type of problem, by its path."""
+
+    slug: str

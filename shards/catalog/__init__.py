@@ -1,0 +1,1 @@
+"""The control database: shards, map, lease, pairings."""

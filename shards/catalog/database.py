@@ -1,0 +1,201 @@
+"""The catalog: shards, the map and its epoch. Everything that is said to it in SQL, but for pairings."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import date
+from typing import Final
+
+import asyncpg
+
+from shards.catalog.shard_map import ShardMap, map_from_rows
+from shards.errors import Cause, NoCluster, Refused, ShardUnavailable
+from shards.postgres.dsn import redact
+from shards.postgres.pools import Connection, PoolLimits, PoolOptions, ShardPool
+from shards.postgres.sessions import open_session
+from shards.shard import ShardRecord, ShardState
+
+NAME: Final = "catalog"
+MAP_CHANNEL: Final = "voltroute_map"
+
+_CLUSTER: Final = "SELECT cluster_id::text AS cluster_id, bucket_count, epoch, first_month, hash_seed FROM cluster"
+_EPOCH: Final = "SELECT epoch FROM cluster"
+_MAP: Final = """
+SELECT c.epoch, c.bucket_count, m.bucket, s.name
+FROM cluster AS c
+LEFT JOIN bucket_map AS m ON true
+LEFT JOIN shard AS s USING (shard_id)
+"""
+_SHARDS: Final = "SELECT name, state, owner_dsn, writer_dsn, reader_dsn, weight FROM shard ORDER BY shard_id"
+_SET_STATE: Final = "UPDATE shard SET state = $2 WHERE name = $1"
+_SET_WEIGHT: Final = "UPDATE shard SET weight = $2 WHERE name = $1"
+_REMOVE: Final = "DELETE FROM shard WHERE name = $1"
+_IN_USE: Final = """
+SELECT (SELECT count(*) FROM bucket_map JOIN shard USING (shard_id) WHERE name = $1) AS buckets,
+    (SELECT count(*) FROM move WHERE ended_at IS NULL AND $1 IN (source, target)) AS moves
+"""
+# One lock for everything that changes who is a member, and for starting what relies on it.
+_MEMBERSHIP: Final = "SELECT pg_advisory_xact_lock(hashtext('voltroute.membership'))"
+_PATIENCE: Final = "SET LOCAL idle_in_transaction_session_timeout = '60s'"
+_CREATE: Final = """
+INSERT INTO cluster (bucket_count, hash_seed, first_month) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING
+"""
+_REGISTER: Final = """
+INSERT INTO shard (name, owner_dsn, writer_dsn, reader_dsn, weight) VALUES ($1, $2, $3, $4, $5)
+ON CONFLICT (name) DO UPDATE
+SET owner_dsn = excluded.owner_dsn, writer_dsn = excluded.writer_dsn, reader_dsn = excluded.reader_dsn
+WHERE (shard.owner_dsn, shard.writer_dsn, shard.reader_dsn)
+    IS DISTINCT FROM (excluded.owner_dsn, excluded.writer_dsn, excluded.reader_dsn)
+"""
+_PUBLISH: Final = """
+INSERT INTO bucket_map (bucket, shard_id)
+SELECT o.bucket, s.shard_id
+FROM unnest($1::smallint[], $2::text[]) AS o (bucket, name) JOIN shard AS s USING (name)
+"""
+
+
+@dataclass(frozen=True)
+class ClusterInfo:
+    """What a cluster is from its making on."""
+
+    cluster_id: str
+    bucket_count: int
+    epoch: int
+    first_month: date
+    hash_seed: int
+
+
+class Catalog:
+    """Calls on the control database. Each takes a deadline (monotonic seconds) and raises ShardError."""
+
+    def __init__(
+        self,
+        dsn: str,
+        limits: PoolLimits | None = None,
+        changed: Callable[[str, str, ShardUnavailable | None], None] | None = None,
+    ) -> None:
+        self.dsn = dsn
+        limits = limits or PoolLimits(min_size=1, max_size=5, cooldown_max_s=1.0, lock_timeout_s=5.0)
+        options = PoolOptions("voltroute catalog", changed=changed) if changed else PoolOptions("voltroute catalog")
+        self.pool = ShardPool(NAME, dsn, limits, options)
+
+    @asynccontextmanager
+    async def transaction(self, deadline: float) -> AsyncIterator[Connection]:
+        """A connection inside a transaction that commits on leaving."""
+        async with self.pool.connection(deadline) as connection, connection.transaction():
+            yield connection
+
+    @asynccontextmanager
+    async def membership(self, deadline: float) -> AsyncIterator[Connection]:
+        """A transaction in which nobody else adds, removes or drains a shard, or starts a rebalance.
+
+        Refused when another command does so right now.
+        """
+        try:
+            async with self.transaction(deadline) as connection:
+                await connection.execute(_PATIENCE)
+                await connection.execute(_MEMBERSHIP)
+                yield connection
+        except ShardUnavailable as error:
+            if error.cause is not Cause.LOCKED:
+                raise
+            raise Refused("another command is changing the cluster's shards: try again when it has ended") from None
+
+    async def info(self, deadline: float) -> ClusterInfo:
+        """The cluster's constants and current epoch. NoCluster when this database holds none."""
+        async with self.pool.connection(deadline) as connection:
+            try:
+                record = await connection.fetchrow(_CLUSTER)
+            except asyncpg.UndefinedTableError:
+                record = None
+        if record is None:
+            message = f"{redact(self.dsn)} holds no voltroute cluster; make one with `voltroute init`"
+            raise NoCluster(message)
+        return ClusterInfo(**dict(record))
+
+    async def create_cluster(self, bucket_count: int, hash_seed: int, first_month: date, deadline: float) -> None:
+        """Write down what the cluster is; Refused when one exists with another number of buckets or seed."""
+        async with self.pool.connection(deadline) as connection:
+            await connection.execute(_CREATE, bucket_count, hash_seed, first_month)
+        info = await self.info(deadline)
+        if (info.bucket_count, info.hash_seed) != (bucket_count, hash_seed):
+            message = (
+                f"the cluster has {info.bucket_count} buckets and hash seed {info.hash_seed}: "
+                "both are fixed when it is made"
+            )
+            raise Refused(message)
+
+    async def shard_map(self, deadline: float) -> ShardMap | None:
+        """The current map and epoch, in one snapshot; None when no buckets were given out yet."""
+        async with self.pool.connection(deadline) as connection:
+            records = await connection.fetch(_MAP)
+        rows = [(r["bucket"], r["name"]) for r in records if r["bucket"] is not None]
+        if not rows:
+            return None
+        return map_from_rows(records[0]["epoch"], records[0]["bucket_count"], rows)
+
+    async def epoch(self, deadline: float) -> int:
+        """The current epoch."""
+        async with self.pool.connection(deadline) as connection:
+            return int(await connection.fetchval(_EPOCH))
+
+    async def shards(self, deadline: float) -> list[ShardRecord]:
+        """Registered shards, in the order of their registration."""
+        async with self.pool.connection(deadline) as connection:
+            records = await connection.fetch(_SHARDS)
+        return [ShardRecord(**{**dict(record), "state": ShardState(record["state"])}) for record in records]
+
+    async def set_shard_weight(self, name: str, weight: float, deadline: float) -> bool:
+        """How much a shard should hold beside the others; False when there is no such shard."""
+        async with self.pool.connection(deadline) as connection:
+            return (await connection.execute(_SET_WEIGHT, name, weight)) == "UPDATE 1"
+
+    async def publish_first_map(self, owners: tuple[str, ...], deadline: float) -> None:
+        """Give all buckets out at once. Only for a cluster that has no map yet."""
+        async with self.pool.connection(deadline) as connection:
+            await connection.execute(_PUBLISH, list(range(len(owners))), list(owners))
+
+    async def listen(self, changed: asyncio.Event, ping_s: float) -> None:
+        """Set `changed` at every NOTIFY of a new map; returns when the connection is lost. ShardError if it fails.
+
+        A connection that went silent is found by asking it something every `ping_s` seconds.
+        """
+        lost = asyncio.Event()
+        async with open_session(NAME, self.dsn, application_name="voltroute listener") as connection:
+            await connection.add_listener(MAP_CHANNEL, lambda *_: changed.set())
+            connection.add_termination_listener(lambda *_: lost.set())
+            changed.set()
+            while not lost.is_set():
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(ping_s):
+                        await lost.wait()
+                        return
+                await connection.execute("SELECT 1", timeout=ping_s)
+
+    async def close(self) -> None:
+        """Close the pool."""
+        await self.pool.close()
+
+
+async def register(connection: Connection, shard: ShardRecord) -> None:
+    """Add a shard, or change how it is reached, inside `Catalog.membership`. The map alone gives it buckets."""
+    values = (shard.owner_dsn, shard.writer_dsn, shard.reader_dsn, shard.weight)
+    await connection.execute(_REGISTER, shard.name, *values)
+
+
+async def set_state(connection: Connection, name: str, state: ShardState) -> bool:
+    """Change a shard's state, inside `Catalog.membership`; False when there is no such shard."""
+    return (await connection.execute(_SET_STATE, name, state)) == "UPDATE 1"
+
+
+async def uses(connection: Connection, name: str) -> tuple[int, int]:
+    """(buckets by the map, open moves) of a shard, inside `Catalog.membership`."""
+    record = (await connection.fetch(_IN_USE, name))[0]
+    return record["buckets"], record["moves"]
+
+
+async def remove(connection: Connection, name: str) -> None:
+    """Forget a shard, inside `Catalog.membership`."""
+    await connection.execute(_REMOVE, name)

@@ -1,0 +1,123 @@
+"""Pairings in the catalog: which meter feeds which vehicle, from when to when."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from shards.catalog.database import Catalog
+from shards.errors import Refused
+from shards.window import Window
+
+_COLUMNS: Final = "vehicle_id, meter_id, valid_from, valid_to"
+# Writers take turns, so that no two overlapping pairings can slip past the check; readers are not held up.
+_LOCK: Final = "LOCK TABLE pairing IN SHARE ROW EXCLUSIVE MODE"
+_OVERLAP: Final = f"""
+SELECT {_COLUMNS} FROM pairing
+WHERE meter_id = $2::text AND tenant_id = 0
+  AND valid_from < coalesce($4::timestamptz, 'infinity') AND coalesce(valid_to, 'infinity') > $3::timestamptz
+  AND (vehicle_id, valid_from) <> ($1::text, $3::timestamptz)
+LIMIT 1
+"""
+_PUT: Final = """
+INSERT INTO pairing (vehicle_id, meter_id, valid_from, valid_to) VALUES ($1, $2, $3, $4)
+ON CONFLICT (vehicle_id, meter_id, valid_from, tenant_id) DO UPDATE SET valid_to = excluded.valid_to
+RETURNING (xmax = 0) AS created
+"""
+_DELETE: Final = """
+DELETE FROM pairing WHERE vehicle_id = $1 AND meter_id = $2 AND valid_from = $3 AND tenant_id = 0
+"""
+_LIST: Final = f"""
+SELECT {_COLUMNS} FROM pairing
+WHERE tenant_id = 0 AND ($1::text IS NULL OR vehicle_id = $1) AND ($2::text IS NULL OR meter_id = $2)
+  AND ($3::text IS NULL OR (vehicle_id, meter_id, valid_from) > ($3, $4::text, $5::timestamptz))
+ORDER BY vehicle_id, meter_id, valid_from
+LIMIT $6
+"""
+_OF_VEHICLE: Final = f"""
+SELECT {_COLUMNS} FROM pairing
+WHERE vehicle_id = $1 AND tenant_id = 0 AND valid_from < $3 AND coalesce(valid_to, 'infinity') > $2
+ORDER BY meter_id, valid_from
+"""
+_IN_WINDOW: Final = f"""
+SELECT {_COLUMNS} FROM pairing
+WHERE tenant_id = 0 AND valid_from < $2 AND coalesce(valid_to, 'infinity') > $1
+ORDER BY vehicle_id, meter_id, valid_from
+"""
+_EXISTS: Final = "SELECT EXISTS (SELECT FROM pairing WHERE vehicle_id = $1 AND tenant_id = 0)"
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """The meter feeds the vehicle during (valid_from, valid_to]; None: until further notice."""
+
+    vehicle_id: str
+    meter_id: str
+    valid_from: datetime
+    valid_to: datetime | None
+
+    def clipped(self, window: Window) -> Window:
+        """The part of `window` in which the pairing holds; they must overlap."""
+        end = window.end if self.valid_to is None else min(self.valid_to, window.end)
+        return Window(max(self.valid_from, window.start), end)
+
+
+class PairingConflict(Refused):
+    """The meter already feeds a vehicle at that time."""
+
+
+async def put(catalog: Catalog, pairing: Pairing, deadline: float) -> bool:
+    """Store a pairing, or change the end of the one with the same vehicle, meter and start. True when it is new.
+
+    PairingConflict when the meter feeds any vehicle in an overlapping window: its energy would count twice.
+    """
+    key = (pairing.vehicle_id, pairing.meter_id, pairing.valid_from, pairing.valid_to)
+    async with catalog.transaction(deadline) as connection:
+        await connection.execute(_LOCK)
+        other = await connection.fetchrow(_OVERLAP, *key)
+        if other is not None:
+            message = (
+                f"meter {other['meter_id']} already feeds vehicle {other['vehicle_id']} "
+                f"from {other['valid_from'].isoformat()} to {_shown(other['valid_to'])}"
+            )
+            raise PairingConflict(message)
+        return bool(await connection.fetchval(_PUT, *key))
+
+
+def _shown(moment: datetime | None) -> str:
+    return "now on" if moment is None else moment.isoformat()
+
+
+async def delete(catalog: Catalog, vehicle_id: str, meter_id: str, valid_from: datetime, deadline: float) -> bool:
+    """Remove one pairing; False when there was none."""
+    async with catalog.pool.connection(deadline) as connection:
+        return (await connection.execute(_DELETE, vehicle_id, meter_id, valid_from)) != "DELETE 0"
+
+
+async def page(
+    catalog: Catalog, vehicle_id: str | None, meter_id: str | None, after: Pairing | None, limit: int, deadline: float
+) -> list[Pairing]:
+    """At most `limit` pairings after `after`, by vehicle, meter, start."""
+    start = (after.vehicle_id, after.meter_id, after.valid_from) if after else (None, None, None)
+    async with catalog.pool.connection(deadline) as connection:
+        records = await connection.fetch(_LIST, vehicle_id, meter_id, *start, limit)
+    return [Pairing(**dict(record)) for record in records]
+
+
+async def of_vehicle(catalog: Catalog, vehicle_id: str, window: Window, deadline: float) -> list[Pairing]:
+    """The pairings of a vehicle that overlap `window`."""
+    async with catalog.pool.connection(deadline) as connection:
+        records = await connection.fetch(_OF_VEHICLE, vehicle_id, window.start, window.end)
+    return [Pairing(**dict(record)) for record in records]
+
+
+async def in_window(catalog: Catalog, window: Window, deadline: float) -> list[Pairing]:
+    """All pairings that overlap `window`."""
+    async with catalog.pool.connection(deadline) as connection:
+        records = await connection.fetch(_IN_WINDOW, window.start, window.end)
+    return [Pairing(**dict(record)) for record in records]
+
+
+async def known(catalog: Catalog, vehicle_id: str, deadline: float) -> bool:
+    """Whether the vehicle was ever paired."""
+    async with catalog.pool.connection(deadline) as connection:
+        return bool(await connection.fetchval(_EXISTS, vehicle_id))

@@ -1,0 +1,1 @@
+"""A router's view of a cluster that runs."""

@@ -1,0 +1,243 @@
+"""A router's view of the cluster: the map it believes, and a writer and a reader pool for each shard."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from shards.catalog.database import Catalog
+from shards.catalog.shard_map import ShardMap
+from shards.clock import deadline_in, remaining
+from shards.errors import (
+    BucketUnavailable,
+    Cause,
+    ClusterError,
+    MissingLeaf,
+    NoCluster,
+    NoMap,
+    ShardError,
+    ShardUnavailable,
+    StaleMap,
+    WriteConflict,
+)
+from shards.kinds import Kind, Row
+from shards.postgres.pools import PoolLimits, PoolOptions, ShardPool
+from shards.shard import ShardRecord
+from shards.storage import read, tables, write
+from shards.storage.partitions import make_leaves_for
+
+WRITE_ATTEMPTS_MAX = 4
+REFRESH_TIMEOUT_S = 2.0
+
+# Told when a pool's database becomes unavailable, for another cause, or available again (None): (shard, login, error).
+Changed = Callable[[str, str, ShardUnavailable | None], None]
+
+
+def ignore(_shard: str, _login: str, _error: ShardUnavailable | None) -> None:
+    """Nobody wants to know."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One shard as a router reaches it."""
+
+    record: ShardRecord
+    writer: ShardPool
+    reader: ShardPool
+
+    async def write(self, kind: Kind, rows: Sequence[Row], deadline: float) -> write.NewReadings:
+        """Commit rows of one kind; returns which were new (None: all). Raises ShardError, then nothing is stored.
+
+        BucketUnavailable when only some buckets are the reason: the same rows without theirs can be stored.
+        """
+        for attempt in range(1, WRITE_ATTEMPTS_MAX + 1):
+            try:
+                async with self.writer.connection(deadline) as connection:
+                    return await write.write(connection, kind, rows, remaining(deadline))
+            except MissingLeaf as error:
+                if attempt == WRITE_ATTEMPTS_MAX:
+                    raise await self._of_table(error, deadline) from error
+                async with self.writer.connection(deadline) as connection:
+                    await make_leaves_for(connection, self.record.name, rows, remaining(deadline))
+            except WriteConflict:
+                if attempt == WRITE_ATTEMPTS_MAX:
+                    raise
+            except ShardUnavailable as error:
+                if error.cause is not Cause.LOCKED or isinstance(error, BucketUnavailable):
+                    raise
+                raise await self._of_lock(error, rows, deadline) from error
+        raise AssertionError  # the loop returns or raises
+
+    async def _of_table(self, error: MissingLeaf, deadline: float) -> ShardError:
+        """The same error, of the bucket whose table it names."""
+        async with self.writer.connection(deadline) as connection:
+            bucket = await tables.bucket_of_table(connection, error.table, remaining(deadline))
+        if bucket is None:
+            return error
+        return BucketUnavailable(self.record.name, error.detail, frozenset([bucket]), Cause.PARTITION_MISSING)
+
+    async def _of_lock(self, error: ShardUnavailable, rows: Sequence[Row], deadline: float) -> ShardError:
+        """The same error, of the buckets on whose tables somebody holds a lock."""
+        async with self.writer.connection(deadline) as connection:
+            locked = await tables.locked(connection, (row[0] for row in rows), remaining(deadline))
+        if not locked:
+            return error
+        detail = f"buckets {', '.join(map(str, sorted(locked)))} are locked by another session"
+        return BucketUnavailable(self.record.name, detail, locked)
+
+    def is_reached_by(self, record: ShardRecord) -> bool:
+        """Whether the pools go where `record` says; only its state may differ."""
+        known = self.record
+        return (known.writer_dsn, known.reader_dsn) == (record.writer_dsn, record.reader_dsn)
+
+    async def close(self) -> None:
+        """Close both pools."""
+        await asyncio.gather(self.writer.close(), self.reader.close())
+
+
+class Cluster:
+    """The catalog's shards and map, kept fresh: NOTIFY is the hint, polling the truth."""
+
+    def __init__(self, catalog: Catalog, limits: PoolLimits, query_timeout_s: float, changed: Changed = ignore) -> None:
+        self.catalog = catalog
+        self._limits = limits
+        self._query_timeout_s = query_timeout_s
+        self._changed = changed
+        self._cluster_id: str | None = None
+        self._map: ShardMap | None = None
+        self._shards: dict[str, Shard] = {}
+        self._refreshing: asyncio.Task[ShardMap] | None = None
+        self._closing: set[asyncio.Task[None]] = set()
+        self._newer = asyncio.Event()  # replaced whenever a newer map comes
+        self.map_read_at = 0.0  # monotonic; when the catalog last said that the map is this one
+
+    @property
+    def map(self) -> ShardMap:
+        """The map this router believes; NoMap before the first one was read."""
+        if self._map is None:
+            raise NoMap("no shard map was read from the catalog yet")
+        return self._map
+
+    @property
+    def has_map(self) -> bool:
+        return self._map is not None
+
+    @property
+    def shards(self) -> Mapping[str, Shard]:
+        return self._shards
+
+    def shard(self, name: str) -> Shard:
+        """The shard called `name`; StaleMap when it is not registered any more."""
+        shard = self._shards.get(name)
+        if shard is None:
+            raise StaleMap(name, "is not registered in the catalog")
+        return shard
+
+    async def write(self, shard: str, kind: Kind, rows: Sequence[Row], deadline: float) -> write.NewReadings:
+        """Commit rows on the shard of that name; see Shard.write."""
+        return await self.shard(shard).write(kind, rows, deadline)
+
+    async def refresh(self, timeout_s: float = REFRESH_TIMEOUT_S) -> ShardMap:
+        """Read shards and map again; callers at the same time share one read. ShardError when the catalog is silent.
+
+        The shared read has a deadline of its own, and each caller waits no longer than its `timeout_s`.
+        """
+        if self._refreshing is None or self._refreshing.done():
+            self._refreshing = asyncio.create_task(self._read(REFRESH_TIMEOUT_S))
+            self._refreshing.add_done_callback(_retrieve)
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await asyncio.shield(self._refreshing)
+        except TimeoutError:
+            raise ShardUnavailable("catalog", "did not answer in time", cause=Cause.SILENT) from None
+
+    async def newer_map(self, epoch: int, timeout_s: float) -> None:
+        """Wait until the map is newer than `epoch`, at most `timeout_s`."""
+        if self.map.epoch == epoch:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(timeout_s):
+                    await self._newer.wait()
+
+    async def _read(self, timeout_s: float) -> ShardMap:
+        deadline = deadline_in(timeout_s)
+        if self._cluster_id is None:
+            self._cluster_id = (await self.catalog.info(deadline)).cluster_id
+        shard_map = await self.catalog.shard_map(deadline)
+        if shard_map is None:
+            raise NoCluster("the catalog has no shard map: `voltroute init` was not finished")
+        retired = self._adopt({record.name: record for record in await self.catalog.shards(deadline)})
+        if self._map is None or shard_map.epoch > self._map.epoch:
+            self._map = shard_map
+            self._newer.set()
+            self._newer = asyncio.Event()
+        self.map_read_at = time.monotonic()
+        for shard in retired:
+            task = asyncio.create_task(shard.close())
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
+        return self._map
+
+    def _adopt(self, records: Mapping[str, ShardRecord]) -> list[Shard]:
+        """Take over what the catalog says; returns the shards that are not used any more. Pools that fit are kept."""
+        kept: dict[str, Shard] = {}
+        retired = dict(self._shards)
+        for name, record in records.items():
+            known = self._shards.get(name)
+            if known is not None and known.is_reached_by(record):
+                kept[name] = replace(known, record=record)
+                del retired[name]
+            else:
+                kept[name] = self._reach(record)
+        self._shards = kept
+        return list(retired.values())
+
+    def _reach(self, record: ShardRecord) -> Shard:
+        identity = f"{self._cluster_id} {record.name}"
+        reader_limits = replace(self._limits, statement_timeout_s=self._query_timeout_s)
+        options = PoolOptions("voltroute writer", None, identity, self._changed)
+        reading = PoolOptions("voltroute reader", read.SESSION, identity, self._changed)
+        return Shard(
+            record,
+            writer=ShardPool(record.name, record.writer_dsn, self._limits, options),
+            reader=ShardPool(record.name, record.reader_dsn, reader_limits, reading),
+        )
+
+    async def watch(self, poll_s: float) -> None:
+        """Follow the map until cancelled. A catalog that is unreachable changes nothing: the last map stays in force."""
+        changed = asyncio.Event()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._listen(changed, poll_s))
+            while True:
+                try:
+                    async with asyncio.timeout(poll_s):
+                        await changed.wait()
+                except TimeoutError:
+                    pass
+                changed.clear()
+                await self._follow(poll_s)
+
+    async def _follow(self, poll_s: float) -> None:
+        try:
+            if self._map is None or await self.catalog.epoch(deadline_in(poll_s)) != self._map.epoch:
+                await self.refresh()
+            else:
+                self.map_read_at = time.monotonic()
+        except (ShardError, ClusterError):
+            return
+
+    async def _listen(self, changed: asyncio.Event, poll_s: float) -> None:
+        while True:
+            with contextlib.suppress(ShardError):
+                await self.catalog.listen(changed, poll_s)
+            await asyncio.sleep(poll_s)
+
+    async def close(self) -> None:
+        """Close all pools."""
+        await asyncio.gather(*self._closing, *(shard.close() for shard in self._shards.values()), self.catalog.close())
+
+
+def _retrieve(task: "asyncio.Task[ShardMap]") -> None:
+    """Whoever waited has heard of the error; when nobody did, it is not to be complained about."""
+    if not task.cancelled():
+        task.exception()

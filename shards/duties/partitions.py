@@ -1,0 +1,54 @@
+"""The leader's duty to keep partitions ahead of time on every shard."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Final
+
+from shards.catalog.database import Catalog
+from shards.clock import deadline_in
+from shards.errors import ShardError
+from shards.postgres.sessions import BRIEF, owner_session
+from shards.shard import ShardRecord
+from shards.storage.partitions import Extended, extend_runway
+
+CATALOG_TIMEOUT_S: Final = 5.0
+
+
+@dataclass(frozen=True)
+class Round:
+    """What one round did on a shard: what was made and what failed, or why nothing was done."""
+
+    shard: str
+    extended: Extended | None
+    error: str | None = None
+
+
+@dataclass
+class Partitions:
+    """Looks at every shard every `every_s` seconds, and tells `done` what came of it."""
+
+    catalog: Catalog
+    every_s: float
+    done: Callable[[Round], None] = field(default=lambda _round: None)
+
+    async def run(self, _generation: int) -> None:
+        """Until cancelled; a shard that is unreachable is reported and left for the next round."""
+        while True:
+            try:
+                records = await self.catalog.shards(deadline_in(CATALOG_TIMEOUT_S))
+            except ShardError:
+                records = []
+            for made in await asyncio.gather(*map(extend, records)):
+                self.done(made)
+            await asyncio.sleep(self.every_s if records else 1.0)
+
+
+async def extend(record: ShardRecord) -> Round:
+    """Make the coming months' partitions of one shard. A bucket that cannot have them does not keep others from it."""
+    try:
+        async with owner_session(record, BRIEF) as connection:
+            return Round(record.name, await extend_runway(connection, datetime.now(UTC)))
+    except ShardError as error:
+        return Round(record.name, None, error.detail)

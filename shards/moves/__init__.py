@@ -1,0 +1,1 @@
+"""Online moves of buckets: their states, their steps, who carries them out."""

@@ -1,0 +1,171 @@
+"""Carrying a bucket's rows from one shard to another: table by table, then what was ingested since, or what differs."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from shards.errors import ClusterError
+from shards.kinds import KINDS, Kind
+from shards.moves.fingerprints import CHANGED, Tables
+from shards.moves.phases import Recorded
+from shards.moves.pipe import pipe
+from shards.moves.record import MOVER, Token
+from shards.moves.throttle import Passed, at_full_speed
+from shards.postgres.pools import Connection
+from shards.postgres.sql import quote_identifier
+from shards.storage.tables import BRIN_OF, Leaf, leaves
+
+_MAKE_LEAF: Final = "SELECT make_leaf($1, $2, $3, $4)"
+_HOUR: Final = "timestamp >= $1::timestamptz AND timestamp < $1::timestamptz + interval '1 hour'"
+_DEVICES_OF_HOUR: Final = "{id} IN (SELECT {id} FROM {history} WHERE " + _HOUR + ")"
+
+# A transaction that began before the mark may still commit readings ingested before it: the mark is the oldest of
+# these, and a little before, because a backend takes its transaction's time a moment before it shows it.
+_LOW_WATER: Final = """
+SELECT least(min(xact_start), clock_timestamp()) - interval '2 seconds' AS mark, clock_timestamp() AS clock,
+    (SELECT count(*) FROM pg_prepared_xacts WHERE database = current_database()) AS prepared
+FROM pg_stat_activity
+WHERE datname = current_database() AND backend_type = 'client backend'
+    AND NOT starts_with(application_name, $1) AND usename IS DISTINCT FROM $2 AND pid <> pg_backend_pid()
+"""
+
+
+@dataclass(frozen=True)
+class Direction:
+    """From whom to whom, with each side's tables (root -> name)."""
+
+    giver: Connection
+    taker: Connection
+    theirs: Tables
+    ours: Tables
+
+
+async def make_leaves(direction: Direction) -> list[Leaf]:
+    """Make those leaves at the taker that it does not have yet; returns the giver's."""
+    wanted = await leaves(direction.giver, direction.theirs)
+    there = {(leaf.kind, leaf.lower, leaf.upper) for leaf in await leaves(direction.taker, direction.ours)}
+    for leaf in wanted:
+        if (leaf.kind, leaf.lower, leaf.upper) not in there:
+            parent = direction.ours[leaf.kind.history]
+            await direction.taker.fetchval(_MAKE_LEAF, parent, parent + leaf.suffix, leaf.lower, leaf.upper)
+    return wanted
+
+
+async def low_water(giver: Connection, reader_login: str | None) -> tuple[datetime, datetime]:
+    """The mark up to which the giver's history is complete, and its clock. ClusterError when that cannot be known."""
+    record = (await giver.fetch(_LOW_WATER, MOVER, reader_login))[0]
+    if record["prepared"]:
+        message = "a prepared transaction is open there: what it holds cannot be seen; commit it or roll it back"
+        raise ClusterError(message)
+    return record["mark"], record["clock"]
+
+
+def _columns(kind: Kind, *, of_status: bool) -> list[str]:
+    times = ["last_updated", "created_at"] if of_status else ["timestamp", "ingested_at"]
+    return [*times, *kind.values, "bucket", "tenant_id", kind.id_column]
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(map(quote_identifier, names))
+
+
+async def copy_table(
+    direction: Direction, source: str, target: str, columns: list[str], token: Token, passed: Passed
+) -> int:
+    """Copy one table in a transaction of the target, from its beginning; returns the number of rows."""
+    async with direction.taker.transaction():
+        await token.hold(direction.taker, Recorded.COPYING)
+        await direction.taker.execute(f"TRUNCATE {quote_identifier(target)}")
+        query = f"SELECT {_listed(columns)} FROM {quote_identifier(source)}"
+        rows = await pipe(direction.giver, query, (), direction.taker, target, columns, passed)
+        await token.set_copied(direction.taker, target)
+    return rows
+
+
+async def copy_leaf(direction: Direction, leaf: Leaf, token: Token, passed: Passed) -> int:
+    """Copy one leaf; returns the number of rows."""
+    target = direction.ours[leaf.kind.history] + leaf.suffix
+    return await copy_table(direction, leaf.name, target, _columns(leaf.kind, of_status=False), token, passed)
+
+
+async def copy_status(direction: Direction, kind: Kind, token: Token, passed: Passed) -> int:
+    """Copy all statuses of one kind; the passes bring what changes from then on."""
+    names = direction.theirs[kind.status], direction.ours[kind.status]
+    return await copy_table(direction, *names, _columns(kind, of_status=True), token, passed)
+
+
+async def prepare_delta(taker: Connection) -> None:
+    """Make the session's staging tables."""
+    for kind in KINDS:
+        for root, name in ((kind.history, f"delta_{kind}"), (kind.status, f"delta_status_{kind}")):
+            await taker.execute(
+                f"CREATE TEMP TABLE IF NOT EXISTS {quote_identifier(name)} (LIKE {root}) ON COMMIT DELETE ROWS"
+            )
+
+
+async def carry_since(direction: Direction, since: datetime, passed: Passed = at_full_speed) -> int:
+    """What the giver ingested since then, inside the taker's transaction; returns how many rows were new there."""
+    new = 0
+    for kind in KINDS:
+        new += await _carry(direction, kind, "ingested_at >= $1", CHANGED, since, passed)
+    return new
+
+
+async def carry_hours(direction: Direction, hours: Iterable[tuple[Kind, datetime]], passed: Passed) -> int:
+    """Whole hours of readings, by key: those that are there already stay as they are. Returns how many were new."""
+    new = 0
+    for kind, hour in hours:
+        new += await _carry(direction, kind, _HOUR, _DEVICES_OF_HOUR, hour, passed)
+    return new
+
+
+async def _carry(direction: Direction, kind: Kind, which: str, whose: str, argument: datetime, passed: Passed) -> int:
+    """Readings that fit `which`, and the statuses of the devices `whose` readings they are."""
+    giver, taker = direction.giver, direction.taker
+    columns, staged = _columns(kind, of_status=False), f"delta_{kind}"
+    table = quote_identifier(direction.theirs[kind.history])
+    query = f"SELECT {_listed(columns)} FROM {table} WHERE {which}"
+    if not await pipe(giver, query, (argument,), taker, staged, columns, passed):
+        return 0
+    ours = quote_identifier(direction.ours[kind.history])
+    done = await taker.execute(
+        f"INSERT INTO {ours} ({_listed(columns)}) SELECT {_listed(columns)} FROM {staged} ON CONFLICT DO NOTHING"
+    )
+    devices = whose.format(id=quote_identifier(kind.id_column), history=table)
+    await _carry_status(direction, kind, devices, (argument,), passed)
+    await taker.execute(f"TRUNCATE {staged}, delta_status_{kind}")
+    return int(done.rpartition(" ")[2])
+
+
+async def carry_all_status(direction: Direction, passed: Passed = at_full_speed) -> None:
+    """Every status that is newer at the giver."""
+    for kind in KINDS:
+        await _carry_status(direction, kind, "true", (), passed)
+        await direction.taker.execute(f"TRUNCATE delta_status_{kind}")
+
+
+async def _carry_status(
+    direction: Direction, kind: Kind, which: str, arguments: tuple[object, ...], passed: Passed
+) -> None:
+    """Statuses never go back: of two, the one with the newer reading stays, and the giver's when both have the same."""
+    columns, staged = _columns(kind, of_status=True), f"delta_status_{kind}"
+    table = quote_identifier(direction.theirs[kind.status])
+    query = f"SELECT {_listed(columns)} FROM {table} WHERE {which}"
+    await pipe(direction.giver, query, arguments, direction.taker, staged, columns, passed)
+    changed = ", ".join(f"{name} = excluded.{name}" for name in ["last_updated", "created_at", *kind.values])
+    ours, key = quote_identifier(direction.ours[kind.status]), quote_identifier(kind.id_column)
+    await direction.taker.execute(
+        f"INSERT INTO {ours} AS known ({_listed(columns)}) SELECT {_listed(columns)} FROM {staged} "
+        f"ON CONFLICT ({key}, tenant_id, bucket) DO UPDATE SET {changed} "
+        "WHERE excluded.last_updated >= known.last_updated"
+    )
+
+
+async def settle(connection: Connection, tables: Tables) -> None:
+    """Summaries and statistics of a bucket as they should be before a fence, which then takes milliseconds."""
+    for leaf in await leaves(connection, tables):
+        index = await connection.fetchval(BRIN_OF, leaf.name)
+        if index is not None:
+            await connection.execute("SELECT brin_summarize_new_values($1::oid::regclass)", index)
+        await connection.execute(f"ANALYZE {quote_identifier(leaf.name)}")

@@ -1,0 +1,186 @@
+"""Removing what a move leaves: the source's frozen copy, an aborted target, a target that was rolled back.
+
+Nothing is dropped before the side that stays was found to hold all of it; what it lacks is carried there first.
+"""
+
+from typing import Final
+
+from shards.moves import carrier, rebalances
+from shards.moves.carrier import Direction
+from shards.moves.differences import Difference, difference
+from shards.moves.fingerprints import Different
+from shards.moves.phases import Move, Phase, Recorded, Role, Step
+from shards.moves.record import BucketMove, Held, Replaced, Token, look
+from shards.moves.work import Work, enter
+from shards.postgres.pools import Connection
+from shards.postgres.sessions import owner_session
+from shards.postgres.sql import quote_identifier
+from shards.shard import ShardRecord
+
+_TABLES: Final = """
+SELECT t.root, t.name, coalesce(i.inhdetachpending, false) AS pending FROM move_table AS t
+JOIN pg_inherits AS i ON i.inhrelid = t.table_oid
+WHERE t.move_id = $1 ORDER BY t.root
+"""
+_PENDING: Final = """
+SELECT i.inhparent::regclass::text AS root, i.inhrelid::regclass::text AS name
+FROM pg_inherits AS i WHERE i.inhdetachpending
+"""
+_DISOWN: Final = "DELETE FROM owned_bucket WHERE bucket = $1"
+_DROP: Final = "SELECT drop_tables($1::bigint)"
+_OWNS: Final = """
+SELECT EXISTS (SELECT FROM owned_bucket WHERE bucket = $1)
+    AND (SELECT count(*) FROM bucket_table WHERE bucket = $1) = (SELECT count(*) FROM root_table)
+"""
+_HAS: Final = """
+SELECT EXISTS (SELECT FROM owned_bucket WHERE bucket = $1) OR EXISTS (SELECT FROM bucket_table WHERE bucket = $1)
+"""
+
+
+_GIVEN_UP: Final = frozenset({Recorded.COPYING, Recorded.ABORTED, Recorded.RETURNED})
+
+
+async def abort(work: Work, move: Move) -> Move:
+    """Give a move up, unless the source is fenced: then it goes on. Dropping everything on the target loses nothing."""
+    async with work.session(Role.SOURCE) as source:
+        token = work.token(move, Role.SOURCE)
+        known = await token.take_over(source)
+        if known is not None and known.state is Recorded.FENCED:
+            return await enter(work, move, Phase.CUTOVER)
+        if known is not None and known.state not in _GIVEN_UP:
+            raise Held(f"giving up move {move.move_id} finds {move.source} {known.state}")
+        if known is not None and known.state is Recorded.COPYING:
+            await work.at(move, Step.BEFORE_GIVE_UP)
+            await token.change(source, Recorded.COPYING, Recorded.ABORTED)
+            await work.at(move, Step.AFTER_GIVE_UP)
+        async with work.session(Role.TARGET) as target:
+            ours = await work.token(move, Role.TARGET).take_over(target)
+            if ours is not None:  # else the tables there are not ours
+                if ours.state not in {Recorded.COPYING, Recorded.ABORTED}:
+                    raise Held(f"giving up move {move.move_id} finds {move.target} {ours.state}")
+                await _drop(work, move, target, Role.TARGET, ours.state)
+        await token.forget(source)
+        await work.at(move, Step.AFTER_FORGET)
+    return await enter(work, move, Phase.ABORTED)
+
+
+async def clean_up(work: Work, move: Move) -> Move:
+    """Compare the frozen copy once more with its target, then remove it."""
+    async with work.session(Role.SOURCE) as source, work.session(Role.TARGET) as target:
+        known = await work.token(move, Role.SOURCE).take_over(source)
+        ours = await work.token(move, Role.TARGET).take_over(target)
+        await _check_ended(move, source, known, Role.SOURCE)
+        if known is not None and known.state is Recorded.FENCED:
+            await _check_keeper(move, target, ours, (Role.TARGET, Recorded.ATTACHED))
+            await _make_superset(work, move, (source, target), Role.TARGET)
+        if known is not None:
+            await _remove(work, move, source, Role.SOURCE, known)
+        await work.token(move, Role.TARGET).forget(target)
+        await work.at(move, Step.AFTER_FORGET)
+    return await enter(work, move, Phase.DONE)
+
+
+async def clean_up_rollback(work: Work, move: Move) -> Move:
+    """Compare the target's copy with the source, which owns the bucket again, then remove it."""
+    async with work.session(Role.SOURCE) as source, work.session(Role.TARGET) as target:
+        known = await work.token(move, Role.TARGET).take_over(target)
+        ours = await work.token(move, Role.SOURCE).take_over(source)
+        await _check_ended(move, target, known, Role.TARGET)
+        if known is not None and known.state is Recorded.FENCED:
+            await _check_keeper(move, source, ours, (Role.SOURCE, Recorded.RETURNED))
+            await _make_superset(work, move, (target, source), Role.SOURCE)
+        if known is not None:
+            await _remove(work, move, target, Role.TARGET, known)
+        await work.token(move, Role.SOURCE).forget(source)
+    return await enter(work, move, Phase.ROLLED_BACK)
+
+
+async def _check_ended(move: Move, connection: Connection, known: BucketMove | None, role: Role) -> None:
+    """Held unless the copy's record says that it is kept or being dropped; without one nothing of it may be there."""
+    if known is None:
+        if await connection.fetchval(_HAS, move.bucket):
+            raise Held(f"{move.shard(role)} has bucket {move.bucket}, but no record of move {move.move_id}")
+    elif known.state not in {Recorded.FENCED, Recorded.DROPPING}:
+        raise Held(f"the old copy on {move.shard(role)} should be fenced, and is {known.state}")
+
+
+async def _check_keeper(
+    move: Move, connection: Connection, known: BucketMove | None, wanted: tuple[Role, Recorded]
+) -> None:
+    """Held unless the side that stays says so itself: its record, its ownership, its tables."""
+    role, state = wanted
+    if known is None or known.state is not state:
+        raise Held(f"{move.shard(role)} should be {state} for move {move.move_id}, and is {known and known.state}")
+    if not await connection.fetchval(_OWNS, move.bucket):
+        raise Held(f"{move.shard(role)} should own bucket {move.bucket}, and does not")
+
+
+async def _make_superset(work: Work, move: Move, sides: tuple[Connection, Connection], keeper: Role) -> None:
+    """Carry what only the old copy has to the keeper, by key. Different when rows differ under one key."""
+    giver_role = Role.SOURCE if keeper is Role.TARGET else Role.TARGET
+    theirs = await work.token(move, giver_role).tables(sides[0])
+    direction = Direction(*sides, theirs, await work.token(move, keeper).tables(sides[1]))
+    found = await difference(direction, work.throttle.passed)
+    if not found.is_superset and not found.differ:
+        await carrier.prepare_delta(direction.taker)
+        async with direction.taker.transaction():
+            await work.token(move, keeper).hold(direction.taker)
+            await carrier.make_leaves(direction)
+            healed = await carrier.carry_hours(direction, found.hours, work.throttle.passed)
+            await carrier.carry_all_status(direction, work.throttle.passed)
+        await rebalances.healed(work.catalog, move.move_id, work.runner, healed, work.deadline())
+        found = await difference(direction, work.throttle.passed)
+    if not found.is_superset and not move.keeper_forced:
+        raise Different(f"verification failed: {found.words(move.shard(giver_role), move.shard(keeper))}")
+
+
+async def compare_kept(source: ShardRecord, target: ShardRecord, move: Move) -> Difference:
+    """The copy that is kept after a cutover beside its new owner, as they are now. Held when there is none."""
+    async with owner_session(source) as at_source, owner_session(target) as at_target:
+        if await look(at_source, move, Role.SOURCE) is None:
+            raise Held("the copy is not kept any more")
+        theirs = await Token(move, Role.SOURCE, 0).tables(at_source)
+        ours = await Token(move, Role.TARGET, 0).tables(at_target)
+        return await difference(Direction(at_source, at_target, theirs, ours))
+
+
+async def _remove(work: Work, move: Move, connection: Connection, role: Role, known: BucketMove) -> None:
+    token = work.token(move, role)
+    if known.state is Recorded.FENCED:
+        async with connection.transaction():
+            # One transaction: who is replaced between the two lines has done neither.
+            await token.change(connection, Recorded.FENCED, Recorded.DROPPING)
+            await connection.execute(_DISOWN, move.bucket)
+        await work.at(move, Step.AFTER_DROPPING)
+    await _drop(work, move, connection, role, Recorded.DROPPING)
+
+
+async def _drop(work: Work, move: Move, connection: Connection, role: Role, state: Recorded) -> None:
+    """Take a move's tables out of the roots, without stopping readers or writers, and drop them.
+
+    A detach that was interrupted is finished first: PostgreSQL allows one at a time for each root.
+    """
+    token = work.token(move, role)
+    await finish_detaches(connection)
+    for record in await connection.fetch(_TABLES, move.move_id):
+        await work.at(move, Step.BEFORE_DETACH)
+        # DETACH CONCURRENTLY takes no transaction, so the right is checked right before. Who is paused in between and
+        # wakes later names a table that no later move has: names carry the move's number.
+        if (await token.read(connection)).state is not state:
+            raise Replaced(f"move {move.move_id} is not {state} on {move.shard(role)} any more")
+        await connection.execute(
+            f"ALTER TABLE {quote_identifier(record['root'])} "
+            f"DETACH PARTITION {quote_identifier(record['name'])} CONCURRENTLY"
+        )
+        await work.at(move, Step.AFTER_DETACH)
+    async with connection.transaction():
+        await token.hold(connection, state)
+        await connection.execute(_DROP, move.move_id)
+        await token.forget(connection)
+    await work.at(move, Step.AFTER_DROP)
+
+
+async def finish_detaches(connection: Connection) -> None:
+    """Finish what an interrupted DETACH CONCURRENTLY left."""
+    for record in await connection.fetch(_PENDING):
+        await connection.execute(f"ALTER TABLE {record['root']} DETACH PARTITION {record['name']} FINALIZE")

@@ -1,0 +1,103 @@
+"""What one side of a bucket has that the other lacks, by key and content, whatever any clock said."""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Final
+
+from shards.kinds import KINDS, Kind
+from shards.moves.carrier import Direction, carry_hours, make_leaves
+from shards.moves.fingerprints import differing_hours, hash_of
+from shards.moves.pipe import pipe
+from shards.moves.throttle import Passed, at_full_speed
+from shards.postgres.sql import quote_identifier
+
+_KEYS: Final = ("device", "timestamp", "tenant_id", "hash")
+_PROBE: Final = """
+CREATE TEMP TABLE IF NOT EXISTS probe (
+    device text COLLATE "C", timestamp timestamptz, tenant_id smallint, hash bigint
+) ON COMMIT DELETE ROWS
+"""
+_ROWS: Final = """
+SELECT {id}::text AS device, timestamp, tenant_id, {hash} AS hash FROM {table} AS h
+WHERE timestamp >= $1::timestamptz AND timestamp < $1::timestamptz + interval '1 hour'
+"""
+_COUNTS: Final = """
+SELECT count(*) FILTER (WHERE h.timestamp IS NULL) AS missing,
+    count(*) FILTER (WHERE h.timestamp IS NOT NULL AND {hash} <> p.hash) AS differ,
+    count(h.timestamp) AS matched
+FROM probe AS p LEFT JOIN {table} AS h
+    ON h.{id} = p.device AND h.timestamp = p.timestamp AND h.tenant_id = p.tenant_id
+"""
+_HERE: Final = "SELECT count(*) FROM {table} WHERE timestamp >= $1::timestamptz AND timestamp < $1::timestamptz + interval '1 hour'"
+_STATUS_ROWS: Final = "SELECT {id}::text AS device, last_updated, tenant_id, 0::bigint AS hash FROM {table}"
+_STATUS_BEHIND: Final = """
+SELECT count(*) FROM probe AS p LEFT JOIN {table} AS h ON h.{id} = p.device AND h.tenant_id = p.tenant_id
+WHERE h.last_updated IS NULL OR h.last_updated < p.timestamp
+"""
+
+
+@dataclass
+class Difference:
+    """Rows that only the keeper has, that it lacks, or that differ under one key. `hours`: (kind, hour) to carry."""
+
+    only_kept: int = 0
+    missing: int = 0
+    differ: int = 0
+    statuses_behind: int = 0
+    hours: list[tuple[Kind, datetime]] = field(default_factory=list)
+
+    @property
+    def is_superset(self) -> bool:
+        """The keeper has everything."""
+        return not (self.missing or self.differ or self.statuses_behind)
+
+    def words(self, giver: str, keeper: str) -> str:
+        """In a sentence: who has what."""
+        text = f"{self.missing:,} readings only on {giver}, {self.only_kept:,} only on {keeper}, {self.differ:,} differ"
+        return text + (f", {self.statuses_behind:,} statuses are older on {keeper}" if self.statuses_behind else "")
+
+
+async def difference(direction: Direction, passed: Passed = at_full_speed) -> Difference:
+    """What the taker (the keeper) lacks of the giver, over the whole bucket. The giver takes no writes meanwhile."""
+    found = Difference()
+    giver, keeper = direction.giver, direction.taker
+    hours = await differing_hours(giver, keeper, (direction.theirs, direction.ours))
+    hashed = hash_of(giver, keeper)
+    await keeper.execute(_PROBE)
+    for kind, hour in hours:
+        names = {"id": quote_identifier(kind.id_column), "hash": hashed}
+        theirs = _ROWS.format(table=quote_identifier(direction.theirs[kind.history]), **names)
+        ours = quote_identifier(direction.ours[kind.history])
+        async with keeper.transaction():
+            await pipe(giver, theirs, (hour,), keeper, "probe", _KEYS, passed)
+            await keeper.execute("ANALYZE probe")
+            counts = (await keeper.fetch(_COUNTS.format(table=ours, **names)))[0]
+            here = int(await keeper.fetchval(_HERE.format(table=ours), hour))
+        found.missing += counts["missing"]
+        found.differ += counts["differ"]
+        found.only_kept += here - counts["matched"]
+        if counts["missing"]:
+            found.hours.append((kind, hour))
+    for kind in KINDS:
+        found.statuses_behind += await _statuses_behind(direction, kind, passed)
+    return found
+
+
+async def _statuses_behind(direction: Direction, kind: Kind, passed: Passed) -> int:
+    keeper, key = direction.taker, quote_identifier(kind.id_column)
+    theirs = _STATUS_ROWS.format(id=key, table=quote_identifier(direction.theirs[kind.status]))
+    async with keeper.transaction():
+        await pipe(direction.giver, theirs, (), keeper, "probe", _KEYS, passed)
+        await keeper.execute("ANALYZE probe")
+        sql = _STATUS_BEHIND.format(id=key, table=quote_identifier(direction.ours[kind.status]))
+        return int(await keeper.fetchval(sql))
+
+
+async def carry_difference(direction: Direction, passed: Passed = at_full_speed) -> int:
+    """Carry, by key, every hour whose rows differ; returns how many readings were new at the taker.
+
+    Inside the caller's transaction on the taker, with its staging tables made (carrier.prepare_delta).
+    """
+    await make_leaves(direction)
+    hours = await differing_hours(direction.giver, direction.taker, (direction.theirs, direction.ours))
+    return await carry_hours(direction, hours, passed)

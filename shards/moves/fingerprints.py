@@ -1,0 +1,99 @@
+"""Comparing a bucket's rows on two shards: whole rows by hour ; differences.py goes on row by row."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Final, TypeAlias
+
+from shards.errors import MoveError
+from shards.kinds import KINDS, Kind
+from shards.postgres.pools import Connection
+from shards.postgres.sql import quote_identifier
+
+Fingerprints: TypeAlias = Mapping[object, tuple[int, int, object]]  # hour -> count, xor and sum of the rows' hashes
+Tables: TypeAlias = Mapping[str, str]  # root -> table
+
+# The hash of a record may differ between major versions; then the text of the row is hashed.
+SAME_MAJOR: Final = "hash_record_extended(h, 0)"
+ANY_MAJOR: Final = "('x' || substr(md5(h::text), 1, 16))::bit(64)::bigint"
+_HISTORY: Final = """
+SELECT date_trunc('hour', timestamp) AS at, count(*) AS rows, bit_xor({hash}) AS xor, sum({hash}::numeric) AS total
+FROM {table} AS h WHERE {where} GROUP BY 1
+"""
+_BETWEEN: Final = "ingested_at >= $1 AND ingested_at < $2"
+# Statuses of devices with readings ingested since $1: each change of a status comes with a new reading.
+CHANGED: Final = "{id} IN (SELECT {id} FROM {history} WHERE ingested_at >= $1)"
+_STATUS: Final = """
+SELECT 0 AS at, count(*) AS rows, coalesce(bit_xor({hash}), 0) AS xor, sum({hash}::numeric) AS total
+FROM {table} AS h WHERE {where}
+"""
+
+
+class Different(MoveError):
+    """One side's rows are not the other's: no cutover, and nothing is dropped."""
+
+
+def hash_of(one: Connection, other: Connection) -> str:
+    """The SQL expression that hashes a row alike on both."""
+    same = one.get_server_version().major == other.get_server_version().major
+    return SAME_MAJOR if same else ANY_MAJOR
+
+
+async def history(
+    connection: Connection, tables: Tables, kind: Kind, hashed: str, window: tuple[datetime, datetime] | None = None
+) -> Fingerprints:
+    """Fingerprints of a bucket's history; `window`: only rows with start <= ingested_at < end."""
+    table = quote_identifier(tables[kind.history])
+    sql = _HISTORY.format(table=table, hash=hashed, where=_BETWEEN if window else "true")
+    records = await connection.fetch(sql, *(window or ()))
+    return {record["at"]: (record["rows"], record["xor"], record["total"]) for record in records}
+
+
+async def compare_history(
+    one: Connection, other: Connection, tables: tuple[Tables, Tables], window: tuple[datetime, datetime]
+) -> int:
+    """Number of rows ingested in `window` that are the same on both. Different when they are not the same rows."""
+    hashed, total = hash_of(one, other), 0
+    for kind in KINDS:
+        theirs = await history(one, tables[0], kind, hashed, window)
+        ours = await history(other, tables[1], kind, hashed, window)
+        _check(f"{kind} readings", theirs, ours)
+        total += sum(rows for rows, _, _ in theirs.values())
+    return total
+
+
+async def compare_changed_status(
+    one: Connection, other: Connection, tables: tuple[Tables, Tables], since: datetime
+) -> None:
+    """Different when statuses of devices with readings ingested since then are not the same rows."""
+    hashed = hash_of(one, other)
+    for kind in KINDS:
+        found: list[Fingerprints] = []
+        for connection, own in zip((one, other), tables, strict=True):
+            where = CHANGED.format(id=quote_identifier(kind.id_column), history=quote_identifier(own[kind.history]))
+            sql = _STATUS.format(table=quote_identifier(own[kind.status]), hash=hashed, where=where)
+            record = (await connection.fetch(sql, since))[0]
+            found.append({"status": (record["rows"], record["xor"], record["total"])})
+        _check(f"{kind} statuses", *found)
+
+
+def _check(what: str, one: Fingerprints, other: Fingerprints) -> None:
+    if one == other:
+        return
+    first = min((at for at in {*one, *other} if one.get(at) != other.get(at)), key=str)
+    count = [side.get(first, (0,))[0] for side in (one, other)]
+    where = f", hour {first:%Y-%m-%dT%H}" if isinstance(first, datetime) else ""
+    message = f"verification failed: {what} differ{where}: {count[0]} on the one side, {count[1]} on the other"
+    raise Different(message)
+
+
+async def differing_hours(
+    giver: Connection, taker: Connection, tables: tuple[Tables, Tables]
+) -> list[tuple[Kind, datetime]]:
+    """(kind, hour) in which the giver has rows that are not the taker's, by content, whatever any clock said."""
+    hashed, found = hash_of(giver, taker), []
+    for kind in KINDS:
+        # The giver first: what is carried meanwhile can only make the sides more alike.
+        theirs = await history(giver, tables[0], kind, hashed)
+        ours = await history(taker, tables[1], kind, hashed)
+        found += [(kind, at) for at, seen in theirs.items() if ours.get(at) != seen and isinstance(at, datetime)]
+    return sorted(found, key=lambda each: (each[0].name, each[1]))

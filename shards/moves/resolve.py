@@ -1,0 +1,101 @@
+"""Carrying out what an operator decided about a held move: one side keeps the bucket, with every reading of both.
+
+First the other side takes no more writes, then what only it has is carried over by key, then the keeper owns the bucket,
+then the map says so. From there the ordinary cleanup goes on, which compares once more before it drops anything.
+"""
+
+from typing import Final
+
+from shards.moves import carrier, rebalances
+from shards.moves.carrier import Direction
+from shards.moves.differences import carry_difference, difference
+from shards.moves.fingerprints import Different, Tables
+from shards.moves.phases import Move, Phase, Recorded, Role
+from shards.moves.record import Held, Replaced
+from shards.moves.work import Work
+from shards.postgres.pools import Connection
+
+_CLAIM_TABLES: Final = "SELECT claim_tables($1::smallint, $2::bigint)"
+_FENCE: Final = "SELECT fence_tables($1::bigint)"
+_UNFENCE: Final = "SELECT unfence_tables($1::bigint)"
+_ADOPT: Final = "SELECT adopt_tables($1::smallint, $2::bigint, $3::date)"
+_FIRST_MONTH: Final = "SELECT first_month FROM owned_bucket WHERE bucket = $1"
+
+
+async def resolve(work: Work, move: Move) -> Move:
+    """The move as it is then. Different when readings differ under one key, and that was not accepted."""
+    keeper, other = _roles(move)
+    if move.keeper_alone:
+        async with work.session(keeper) as kept:
+            await _tables(work, move, kept, keeper)
+            await _own(work, move, kept, keeper)
+            moved = await _publish(work, move, keeper, Phase.DONE if keeper is Role.TARGET else Phase.ROLLED_BACK)
+            await work.token(move, keeper).forget(kept)
+            return moved
+    async with work.session(keeper) as kept, work.session(other) as left:
+        await _shut(work, move, left, other)
+        theirs = await _tables(work, move, left, other)
+        ours = await _tables(work, move, kept, keeper)
+        await _merge(work, move, Direction(left, kept, theirs, ours))
+        await _own(work, move, kept, keeper)
+    return await _publish(work, move, keeper, Phase.CLEANUP if keeper is Role.TARGET else Phase.ROLLBACK_CLEANUP)
+
+
+def _roles(move: Move) -> tuple[Role, Role]:
+    if move.keeper is None:
+        raise Held("nobody decided who keeps the bucket")
+    return move.keeper, Role.TARGET if move.keeper is Role.SOURCE else Role.SOURCE
+
+
+async def _tables(work: Work, move: Move, connection: Connection, role: Role) -> Tables:
+    """The side's tables of the bucket: those of the move, or, when their record is lost, those attached."""
+    token = work.token(move, role)
+    async with connection.transaction():
+        if await token.take_over(connection) is None:
+            await token.claim(connection)
+        await connection.execute(_CLAIM_TABLES, move.bucket, move.move_id)
+    return await token.tables(connection)
+
+
+async def _shut(work: Work, move: Move, connection: Connection, role: Role) -> None:
+    """No more writes on the side that gives the bucket up, whatever its record says."""
+    await _tables(work, move, connection, role)
+    async with connection.transaction():
+        await work.token(move, role).force(connection, Recorded.FENCED)
+        await connection.execute(_FENCE, move.move_id)
+        await work.token(move, role).set_fenced(connection)
+
+
+async def _merge(work: Work, move: Move, direction: Direction) -> None:
+    await carrier.prepare_delta(direction.taker)
+    async with direction.taker.transaction():
+        await work.token(move, _roles(move)[0]).hold(direction.taker)
+        carried = await carry_difference(direction, work.throttle.passed)
+        await carrier.carry_all_status(direction, work.throttle.passed)
+    await rebalances.healed(work.catalog, move.move_id, work.runner, carried, work.deadline())
+    found = await difference(direction, work.throttle.passed)
+    if not found.is_superset and not move.keeper_forced:
+        keeper, other = _roles(move)
+        raise Different(
+            f"{found.words(move.shard(other), move.shard(keeper))}: nothing was dropped; --accept-differences keeps those "
+            f"of {move.shard(keeper)}"
+        )
+
+
+async def _own(work: Work, move: Move, connection: Connection, keeper: Role) -> None:
+    """The keeper takes writes: attached, without a fence, by its own word."""
+    month = await connection.fetchval(_FIRST_MONTH, move.bucket)
+    if month is None:
+        month = (await work.catalog.info(work.deadline())).first_month
+    state = Recorded.ATTACHED if keeper is Role.TARGET else Recorded.RETURNED
+    async with connection.transaction():
+        await work.token(move, keeper).force(connection, state)
+        await connection.execute(_UNFENCE, move.move_id)
+        await connection.execute(_ADOPT, move.bucket, move.move_id, month)
+
+
+async def _publish(work: Work, move: Move, keeper: Role, phase: Phase) -> Move:
+    moved = await rebalances.resolved(work.catalog, move, (move.shard(keeper), phase), work.runner, work.deadline())
+    if moved is None:
+        raise Replaced(f"the catalog has move {move.move_id} elsewhere, or another runner leads")
+    return moved

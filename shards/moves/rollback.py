@@ -1,0 +1,68 @@
+"""Undoing a cutover while the source's copy is still kept: the same passes and the same fence, the other way round."""
+
+import time
+from dataclasses import replace
+from typing import Final
+
+from shards.moves import carrier, rebalances
+from shards.moves.fence import CLOSE_GOOD_S, CLOSE_PASSES_MAX, FENCE_MAX_S, close
+from shards.moves.passes import backward
+from shards.moves.phases import Move, Phase, Recorded, Role, Step
+from shards.moves.record import Held, Replaced
+from shards.moves.work import Sides, Work, enter
+from shards.postgres.sessions import FENCING
+
+TOO_LATE: Final = "too late for a rollback: the source's copy is being removed"
+_UNFENCE: Final = "SELECT unfence_tables($1::bigint)"
+
+
+async def roll_back(work: Work, move: Move) -> Move:
+    """Catch the kept copy up, fence the target, carry the rest, open the source, and give it the bucket again."""
+    async with work.both(move) as sides:
+        kept, ours = sides.records[Role.SOURCE].state, sides.records[Role.TARGET].state
+        if kept is Recorded.DROPPING:
+            moved = await enter(work, move, Phase.CLEANUP)
+            await rebalances.give_reason(work.catalog, move.move_id, work.runner, TOO_LATE, work.deadline())
+            return moved
+        if (kept, ours) not in _EXPECTED:
+            raise Held(f"a rollback of move {move.move_id} finds {move.source} {kept} and {move.target} {ours}")
+        if ours is Recorded.ATTACHED:
+            # What the target took since the cutover, however much it is, goes back while it goes on taking more.
+            await carrier.prepare_delta(sides[Role.SOURCE])
+            await backward(sides).catch_up(CLOSE_GOOD_S, CLOSE_PASSES_MAX)
+    async with work.both(move, FENCING) as sides:
+        started = time.monotonic()
+        if sides.records[Role.TARGET].state is Recorded.ATTACHED:
+            await carrier.prepare_delta(sides[Role.SOURCE])
+            await backward(sides).once()
+            started = time.monotonic()
+            await close(backward(sides), FENCE_MAX_S)
+            await work.at(move, Step.AFTER_REVERSE_FENCE)
+        moved = await _give_back(sides)
+    pause_ms = (time.monotonic() - started) * 1000
+    await rebalances.progress(work.catalog, move.move_id, work.runner, work.deadline(), pause_ms=pause_ms)
+    return moved
+
+
+_EXPECTED: Final = {
+    (Recorded.FENCED, Recorded.ATTACHED),
+    (Recorded.FENCED, Recorded.FENCED),
+    (Recorded.RETURNED, Recorded.FENCED),
+}
+
+
+async def _give_back(sides: Sides) -> Move:
+    work, move, source = sides.work, sides.move, sides[Role.SOURCE]
+    if (await sides.token(Role.SOURCE).read(source)).state is Recorded.FENCED:
+        await work.at(move, Step.BEFORE_RETURN)
+        async with source.transaction():
+            # Only after the target's fence has committed: from this COMMIT on the source takes writes.
+            await sides.token(Role.SOURCE).change(source, Recorded.FENCED, Recorded.RETURNED)
+            await source.execute(_UNFENCE, move.move_id)
+        await work.at(move, Step.AFTER_RETURN)
+    moved = await rebalances.hand_over(
+        work.catalog, move, (move.target, move.source), Phase.ROLLBACK_CLEANUP, work.runner, work.deadline()
+    )
+    if moved is None:
+        raise Replaced(f"the catalog has move {move.move_id} elsewhere, or another runner leads")
+    return replace(moved, phase=Phase.ROLLBACK_CLEANUP)

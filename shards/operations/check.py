@@ -1,0 +1,158 @@
+"""What must always hold in a cluster, looked at from outside: `voltroute check`."""
+
+import asyncio
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from shards.catalog.database import Catalog
+from shards.catalog.shard_map import ShardMap
+from shards.clock import deadline_in
+from shards.errors import ClusterError, ShardError
+from shards.moves import rebalances
+from shards.moves.phases import ENDED, Move
+from shards.operations.finding import Finding, rule
+from shards.postgres import migrate
+from shards.postgres.sessions import BRIEF, owner_session
+from shards.shard import ShardRecord
+from shards.storage import tables
+
+_FACTS: Final = """
+SELECT
+    (SELECT cluster_id::text || ' ' || name FROM shard_identity) AS identity,
+    (SELECT coalesce(array_agg(bucket ORDER BY bucket), '{}') FROM owned_bucket) AS owned,
+    (SELECT coalesce(array_agg(DISTINCT bucket), '{}') FROM bucket_table WHERE bucket IS NOT NULL) AS attached,
+    (SELECT coalesce(array_agg(DISTINCT b.bucket), '{}')
+     FROM bucket_table AS b JOIN pg_trigger AS t ON t.tgrelid = b.table_oid AND t.tgname = 'fence'
+     WHERE b.bucket IS NOT NULL) AS fenced,
+    (SELECT count(*) FROM pg_inherits WHERE inhdetachpending) AS half_detached,
+    (SELECT coalesce(array_agg(name ORDER BY name), '{}') FROM move_table AS m
+     WHERE NOT EXISTS (SELECT FROM bucket_move AS b WHERE b.move_id = m.move_id)) AS orphans,
+    (SELECT coalesce(jsonb_agg(jsonb_build_object('move', move_id, 'bucket', bucket, 'state', state)), '[]')
+     FROM bucket_move)::text AS moves
+"""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What one shard says of itself. `moves`: bucket -> (move, state)."""
+
+    identity: str | None
+    owned: frozenset[int]
+    attached: frozenset[int]
+    fenced: frozenset[int]
+    half_detached: int
+    strangers: tuple[str, ...]
+    moves: Mapping[int, tuple[int, str]]
+
+
+async def look(record: ShardRecord) -> Facts:
+    """A shard's own word. ShardError when it does not answer."""
+    async with owner_session(record, BRIEF) as connection:
+        found = (await connection.fetch(_FACTS))[0]
+        foreign = [each.what for each in await tables.foreign(connection)]
+        loose = [f"{name} is attached nowhere" for name in await tables.loose(connection)]
+    moves = {each["bucket"]: (each["move"], each["state"]) for each in json.loads(found["moves"])}
+    return Facts(
+        identity=found["identity"],
+        owned=frozenset(found["owned"]),
+        attached=frozenset(found["attached"]),
+        fenced=frozenset(found["fenced"]),
+        half_detached=found["half_detached"],
+        strangers=(*foreign, *loose, *(f"{name} is recorded for no move" for name in found["orphans"])),
+        moves=moves,
+    )
+
+
+async def check(catalog: Catalog, timeout_s: float = 30.0) -> list[Finding]:
+    """All invariants of the cluster; a shard that does not answer is one that fails."""
+    deadline = deadline_in(timeout_s)
+    info = await catalog.info(deadline)
+    records = await catalog.shards(deadline)
+    shard_map = await catalog.shard_map(deadline)
+    moves = await rebalances.open_moves(catalog, deadline)
+    reports = await migrate.status(catalog.dsn, {record.name: record.owner_dsn for record in records})
+    behind = [report.database for report in reports if report.pending or report.error]
+    found = [rule("every database has this release's schema", behind, "voltroute migrate up")]
+    looked = await asyncio.gather(*(look(record) for record in records), return_exceptions=True)
+    facts: dict[str, Facts] = {}
+    for record, answer in zip(records, looked, strict=True):
+        if isinstance(answer, Facts):
+            facts[record.name] = answer
+        elif isinstance(answer, ShardError | ClusterError):
+            detail = answer.detail if isinstance(answer, ShardError) else str(answer)
+            found.append(Finding(f"{record.name} answers", ok=False, found=detail, remedy="start the server"))
+        else:
+            raise answer
+    if shard_map is None:
+        return [*found, Finding("there is a map", False, "`voltroute init` was not finished", "repeat it")]  # noqa: FBT003
+    return found + judge(info.cluster_id, shard_map, facts, moves)
+
+
+def judge(cluster_id: str, shard_map: ShardMap, facts: Mapping[str, Facts], moves: Sequence[Move]) -> list[Finding]:
+    """The rules, given the map, what the shards say, and the open moves. Pure."""
+    open_ = {move.bucket: move for move in moves if move.phase not in ENDED}
+    unowned, doubled, foreign, unserved = [], [], [], []
+    for bucket, owner in enumerate(shard_map.owners):
+        writable = [name for name, each in facts.items() if bucket in each.attached - each.fenced]
+        if len(writable) > 1:
+            doubled.append(f"{bucket} on {', '.join(writable)}")
+        if owner in facts and bucket not in facts[owner].owned:
+            unowned.append(f"{bucket} on {owner}")
+        if owner in facts and owner not in writable and bucket not in open_:
+            unserved.append(f"{bucket} on {owner}")
+        for name, each in facts.items():
+            if name != owner and bucket in each.owned and bucket not in open_:
+                foreign.append(f"{bucket} on {name}")
+    strangers = [f"{what} on {name}" for name, each in facts.items() for what in each.strangers]
+    wrong = [f"{n} is {f.identity}" for n, f in facts.items() if f.identity not in {None, f"{cluster_id} {n}"}]
+    halves = [name for name, each in facts.items() if each.half_detached and not open_]
+    hand = "an operator must look: see shards/README, Failures"
+    return [
+        rule(
+            "every shard is the one that the catalog means",
+            wrong,
+            "correct its DSN: `voltroute init` with the right one",
+        ),
+        rule("at most one shard accepts writes of a bucket", doubled, hand),
+        rule("the map's owner has the bucket", unowned, "the catalog or the shard was restored from an older backup"),
+        rule("the map's owner accepts its writes", unserved, hand),
+        rule(
+            "no other shard says that it owns it", foreign, "the catalog or the shard was restored from an older backup"
+        ),
+        rule("no fence or record without a move", _leftovers(facts, open_), hand),
+        rule("no table that voltroute did not make", strangers, "move its rows, then detach it or drop it"),
+        rule("no detach is left half done", halves, "ALTER TABLE .. DETACH PARTITION .. FINALIZE"),
+        rule(
+            "no move waits for an operator", _held(moves, facts), "voltroute rebalance verify, then rebalance resolve"
+        ),
+    ]
+
+
+def _leftovers(facts: Mapping[str, Facts], open_: Mapping[int, Move]) -> list[str]:
+    found = []
+    for name, each in facts.items():
+        found += [f"fence of {bucket} on {name}" for bucket in sorted(each.fenced) if bucket not in open_]
+        for bucket, (move_id, _) in each.moves.items():
+            if bucket not in open_ or open_[bucket].move_id != move_id:
+                found.append(f"record of move {move_id} on {name}")
+    return found
+
+
+def _held(moves: Sequence[Move], facts: Mapping[str, Facts]) -> list[str]:
+    """Held moves, with what each side says of itself."""
+    found = []
+    for move in moves:
+        if move.held and move.phase not in ENDED:
+            sides = [_side(name, facts.get(name), move) for name in (move.source, move.target)]
+            found.append(f"move {move.move_id} of bucket {move.bucket} ({move.held}; {'; '.join(sides)})")
+    return found
+
+
+def _side(name: str, facts: Facts | None, move: Move) -> str:
+    if facts is None:
+        return f"{name} does not answer"
+    number, state = facts.moves.get(move.bucket, (None, "no record"))
+    writes = "takes writes" if move.bucket in facts.attached - facts.fenced else "takes no writes"
+    return f"{name}: {state if number == move.move_id else 'no record'}, {writes}"

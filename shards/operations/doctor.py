@@ -1,0 +1,226 @@
+"""Is a cluster as it must be, asked the way routers ask: with their logins, in their sessions, down to a write."""
+
+import asyncio
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from shards.catalog.database import Catalog, ClusterInfo
+from shards.catalog.shard_map import ShardMap
+from shards.clock import deadline_in
+from shards.errors import Cause, ClusterError, ShardError, ShardUnavailable
+from shards.operations.finding import Finding
+from shards.postgres import migrate
+from shards.postgres.disk import disk_free
+from shards.postgres.pools import Connection, PoolLimits, PoolOptions, ShardPool
+from shards.postgres.sessions import BRIEF, owner_session
+from shards.shard import ShardRecord
+from shards.storage import tables
+from shards.storage.partitions import MONTHS_AHEAD, runway
+
+TIMEOUT_S: Final = 10.0
+CLOCK_SKEW_MAX_S: Final = 5.0
+DISK_FREE_MIN_BYTES: Final = 2**30
+SLOTS_FREE_MIN: Final = 10
+_LIMITS: Final = PoolLimits(min_size=1, max_size=1, connect_timeout_s=5.0, acquire_timeout_s=5.0)
+_SETTINGS: Final = """
+SELECT name, setting FROM pg_settings
+WHERE name IN ('synchronous_commit', 'fsync', 'full_page_writes', 'search_path', 'TimeZone')
+"""
+_SLOTS: Final = """
+SELECT current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int - count(*)
+FROM pg_stat_activity WHERE backend_type = 'client backend'
+"""
+_MAY: Final = """
+SELECT has_schema_privilege('public', 'CREATE') AS ddl,
+    has_table_privilege('meter_telemetry_history', 'UPDATE') OR has_table_privilege('meter_telemetry_history', 'DELETE')
+        OR has_column_privilege('meter_telemetry_history', 'ingested_at', 'INSERT') AS change,
+    has_database_privilege(current_database(), 'TEMPORARY') AS temporary
+"""
+# Rows that another cluster's logins could reach: rights of the server-wide group roles, or of everybody.
+_OPEN: Final = """
+SELECT has_database_privilege('public', current_database(), 'CONNECT') AS connect,
+    EXISTS (SELECT FROM pg_roles WHERE rolname IN ('voltroute_writer', 'voltroute_reader')
+        AND has_table_privilege(oid, 'meter_current_status', 'SELECT')) AS groups
+"""
+_PROBE: Final = """
+INSERT INTO meter_telemetry_history (timestamp, kwh_consumed_ac, voltage, bucket, meter_id)
+SELECT now(), 0, 0, bucket, 'voltroute-doctor' FROM owned_bucket
+WHERE bucket IN (SELECT bucket FROM readable_bucket) ORDER BY bucket LIMIT 1
+ON CONFLICT DO NOTHING
+"""
+
+
+async def examine(catalog_dsn: str) -> list[Finding]:
+    """Every check of the cluster; those of a shard that does not answer are one that fails, with its cause."""
+    catalog = Catalog(catalog_dsn)
+    try:
+        deadline = deadline_in(TIMEOUT_S)
+        info = await catalog.info(deadline)
+        records = await catalog.shards(deadline)
+        shard_map = await catalog.shard_map(deadline)
+    except (ShardError, ClusterError) as error:
+        detail = error.detail if isinstance(error, ShardError) else str(error)
+        return [Finding("catalog", ok=False, found=detail, remedy=_remedy(error))]
+    finally:
+        await catalog.close()
+    found = [Finding("catalog", ok=True, found=f"reachable, {len(records)} shards"), _map(shard_map)]
+    reports = await migrate.status(catalog_dsn, {record.name: record.owner_dsn for record in records})
+    found += map(_schema, reports)
+    for part in await asyncio.gather(*(_shard(record, info, shard_map) for record in records)):
+        found += part
+    return found
+
+
+def _remedy(error: Exception) -> str:
+    if isinstance(error, ShardUnavailable):
+        return _REMEDIES.get(error.cause, "start the server; routers go on with the other shards meanwhile")
+    return "see the message"
+
+
+_REMEDIES: Final = {
+    Cause.LOGIN_REFUSED: "check the login and its password: `voltroute init` again sets both",
+    Cause.CONNECTIONS_EXHAUSTED: "raise max_connections, or lower VOLTROUTE_POOL_MAX",
+    Cause.DISK_FULL: "make room on the server's disk",
+    Cause.READ_ONLY: "this is a replica or read-only: name the primary",
+    Cause.LOCKED: "end the session that holds the lock: see pg_locks",
+}
+
+
+def _map(shard_map: ShardMap | None) -> Finding:
+    if shard_map is None:
+        return Finding(
+            "shard map", ok=False, found="missing", remedy="repeat the `voltroute init` that was interrupted"
+        )
+    return Finding("shard map", ok=True, found=f"epoch {shard_map.epoch}, {shard_map.bucket_count} buckets, all owned")
+
+
+def _schema(report: migrate.Report) -> Finding:
+    name = f"schema of {report.database}"
+    if report.error:
+        return Finding(name, ok=False, found=report.error, remedy="start the server, or check its DSN")
+    found = f"version {report.version}"
+    return Finding(name, not report.pending, found + (", pending" if report.pending else ""), "voltroute migrate up")
+
+
+async def _shard(record: ShardRecord, info: ClusterInfo, shard_map: ShardMap | None) -> list[Finding]:
+    found: list[Finding] = []
+    name, identity = record.name, f"{info.cluster_id} {record.name}"
+    for login, dsn in (("writer", record.writer_dsn), ("reader", record.reader_dsn)):
+        pool = ShardPool(name, dsn, _LIMITS, PoolOptions(f"voltroute {login}", None, identity))
+        try:
+            async with pool.connection(deadline_in(TIMEOUT_S)) as connection:
+                found += await (_as_writer(name, connection) if login == "writer" else _as_reader(name, connection))
+        except ShardError as error:
+            found.append(Finding(f"{name} {login}", ok=False, found=error.detail, remedy=_remedy(error)))
+        finally:
+            await pool.close()
+    try:
+        async with owner_session(record, BRIEF) as connection:
+            found += await _as_owner(name, connection, shard_map)
+    except ShardError as error:
+        found.append(Finding(f"{name} owner", ok=False, found=error.detail, remedy=_remedy(error)))
+    return found
+
+
+async def _as_writer(name: str, connection: Connection) -> list[Finding]:
+    settings = {r["name"]: r["setting"] for r in await connection.fetch(_SETTINGS)}
+    may = (await connection.fetch(_MAY))[0]
+    transaction = connection.transaction()
+    await transaction.start()
+    try:
+        await connection.execute(_PROBE)  # as a reading is written; rolled back
+    finally:
+        await transaction.rollback()
+    lax = [key for key in ("fsync", "full_page_writes", "synchronous_commit") if settings[key] == "off"]
+    more = [what for what, has in (("create tables", may["ddl"]), ("change history", may["change"])) if has]
+    temporary = ["make temporary tables"] if may["temporary"] else []
+    return [
+        Finding(f"{name} writes", ok=True, found="the writer's login stores a reading (rolled back)"),
+        Finding(
+            f"{name} durability",
+            not lax,
+            f"{', '.join(lax)} is off: acknowledged readings can be lost" if lax else "commits are on disk",
+            f"set {', '.join(lax)} to on for the server, and reload it",
+        ),
+        Finding(
+            f"{name} session",
+            (settings["search_path"], settings["TimeZone"]) == ("public", "UTC"),
+            f"search_path {settings['search_path']}, time zone {settings['TimeZone']}",
+            "a pooler in between drops start-up parameters: connect directly",
+        ),
+        Finding(
+            f"{name} privileges",
+            not (more or temporary),
+            f"the writer may {' and '.join([*more, *temporary])}" if more or temporary else "the writer only inserts",
+            "voltroute migrate up; REVOKE TEMPORARY ON DATABASE .. FROM PUBLIC as the database's owner",
+        ),
+    ]
+
+
+async def _as_reader(name: str, connection: Connection) -> list[Finding]:
+    theirs: Any = await connection.fetchval("SELECT clock_timestamp()")
+    skew = abs((datetime.now(UTC) - theirs).total_seconds())
+    found = f"{skew:.1f} s apart from this machine"
+    return [Finding(f"{name} clock", skew < CLOCK_SKEW_MAX_S, found, "synchronise the clocks (NTP)")]
+
+
+async def _as_owner(name: str, connection: Connection, shard_map: ShardMap | None) -> list[Finding]:
+    owned = await connection.fetchval("SELECT coalesce(array_agg(bucket ORDER BY bucket), '{}') FROM owned_bucket")
+    mapped = list(shard_map.by_shard.get(name, ())) if shard_map else []
+    same = owned == mapped
+    month = runway(datetime.now(UTC), MONTHS_AHEAD)[-1]
+    first = datetime(month.year, month.month, 1, tzinfo=UTC)
+    lacking = await tables.buckets_without_month(connection, first, TIMEOUT_S)
+    strangers = [each.what for each in await tables.foreign(connection)]
+    return [
+        Finding(
+            f"{name} buckets",
+            same,
+            f"{len(mapped)} by the map, and on the shard" if same else f"{len(mapped)} by the map, {len(owned)} on it",
+            "see `voltroute check`; restore the catalog from its backup",
+        ),
+        Finding(
+            f"{name} partitions",
+            not lacking,
+            f"{len(lacking)} buckets have none for {month:%Y-%m}" if lacking else f"made up to {month:%Y-%m}",
+            "run a router: its leader makes them; its log names what is in the way",
+        ),
+        Finding(
+            f"{name} tables",
+            not strangers,
+            "; ".join(strangers[:5]) if strangers else "all as voltroute made them",
+            "move their rows, then detach or drop them",
+        ),
+        *await _room(name, connection),
+        await _closed(name, connection),
+    ]
+
+
+async def _room(name: str, connection: Connection) -> list[Finding]:
+    slots = int(await connection.fetchval(_SLOTS))
+    free = await disk_free(connection)
+    return [
+        Finding(
+            f"{name} connections",
+            slots >= SLOTS_FREE_MIN,
+            f"{slots} more are possible",
+            "raise max_connections, or lower VOLTROUTE_POOL_MAX",
+        ),
+        Finding(
+            f"{name} disk",
+            free is None or free >= DISK_FREE_MIN_BYTES,
+            "not on this machine" if free is None else f"{free / 2**30:.1f} GiB free",
+            "make room",
+        ),
+    ]
+
+
+async def _closed(name: str, connection: Connection) -> Finding:
+    found = (await connection.fetch(_OPEN))[0]
+    open_ = [what for what, so in (("everybody", found["connect"]), ("other clusters' logins", found["groups"])) if so]
+    return Finding(
+        f"{name} access",
+        not open_,
+        f"open to {' and '.join(open_)}" if open_ else "closed to everybody but this cluster's logins",
+        "voltroute migrate up; REVOKE CONNECT ON DATABASE .. FROM PUBLIC as the database's owner",
+    )

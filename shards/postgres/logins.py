@@ -1,0 +1,81 @@
+"""The logins with which routers reach a shard: two a cluster, with random passwords and rights of their own."""
+
+import asyncio
+import random
+import secrets
+from dataclasses import dataclass
+from typing import Final
+
+import asyncpg
+
+from shards.postgres.dsn import with_login
+from shards.postgres.pools import Connection
+
+WRITER: Final = "voltroute_writer"
+READER: Final = "voltroute_reader"
+
+_EXISTS: Final = "SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1)"
+# Utility statements take no parameters: PostgreSQL itself quotes them into the text.
+_CREATE: Final = (
+    "SELECT format('CREATE ROLE %I LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE PASSWORD %L', $1::text, $2::text)"
+)
+_ALTER: Final = "SELECT format('ALTER ROLE %I LOGIN PASSWORD %L', $1::text, $2::text)"
+_RIGHTS: Final = "SELECT grant_rights($1, $2)"
+# Roles belong to a server, and advisory locks to a database: two shards on one server can only try again.
+_RACES: Final = (
+    asyncpg.UniqueViolationError,
+    asyncpg.DuplicateObjectError,
+    asyncpg.InternalServerError,
+    asyncpg.DeadlockDetectedError,
+)
+_ATTEMPTS_MAX: Final = 20
+
+
+@dataclass(frozen=True, repr=False)
+class Logins:
+    """Passwords of one cluster's writer and reader logins. Two shards on one server share the logins."""
+
+    suffix: str
+    writer_password: str
+    reader_password: str
+
+    @property
+    def writer(self) -> str:
+        return f"{WRITER}_{self.suffix}"
+
+    @property
+    def reader(self) -> str:
+        return f"{READER}_{self.suffix}"
+
+    def dsns(self, owner_dsn: str) -> tuple[str, str]:
+        """(writer DSN, reader DSN) of the database behind `owner_dsn`."""
+        return (
+            with_login(owner_dsn, self.writer, self.writer_password),
+            with_login(owner_dsn, self.reader, self.reader_password),
+        )
+
+
+def new_logins(cluster_id: str) -> Logins:
+    """Logins for a new cluster, named after it, so that two clusters on one server do not meet."""
+    return Logins(cluster_id.replace("-", "")[:8], secrets.token_urlsafe(24), secrets.token_urlsafe(24))
+
+
+async def make_logins(connection: Connection, logins: Logins) -> None:
+    """Create the two logins on a shard's server, or set their passwords, and give them their rights in its database."""
+    for attempt in range(1, _ATTEMPTS_MAX + 1):
+        try:
+            await _make(connection, logins)
+        except _RACES:
+            if attempt == _ATTEMPTS_MAX:
+                raise
+            await asyncio.sleep(random.uniform(0.01, 0.1))
+        else:
+            return
+
+
+async def _make(connection: Connection, logins: Logins) -> None:
+    async with connection.transaction():
+        for login, password in ((logins.writer, logins.writer_password), (logins.reader, logins.reader_password)):
+            there = await connection.fetchval(_EXISTS, login)
+            await connection.execute(await connection.fetchval(_ALTER if there else _CREATE, login, password))
+        await connection.execute(_RIGHTS, logins.writer, logins.reader)

@@ -1,0 +1,76 @@
+"""Single connections outside the pools, with a limit on everything: the one place that opens them."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+import asyncpg
+
+from shards.postgres.driver import translated
+from shards.postgres.pools import PROMISES, Connection
+from shards.shard import ShardRecord
+
+CONNECT_TIMEOUT_S: Final = 5.0
+
+
+@dataclass(frozen=True)
+class SessionLimits:
+    """How long a statement may run, wait for a lock, and a transaction stand idle, in seconds."""
+
+    statement_timeout_s: float = 600.0
+    lock_timeout_s: float = 5.0
+    idle_in_transaction_s: float = 60.0
+
+
+# A runner that hangs inside the fence holds up writers: the server ends its transaction by itself.
+FENCING: Final = SessionLimits(statement_timeout_s=10.0, lock_timeout_s=0.15, idle_in_transaction_s=3.0)
+BRIEF: Final = SessionLimits(statement_timeout_s=30.0)
+
+
+@asynccontextmanager
+async def open_session(
+    name: str,
+    dsn: str,
+    limits: SessionLimits | None = None,
+    application_name: str = "voltroute",
+    connect_timeout_s: float = CONNECT_TIMEOUT_S,
+) -> AsyncIterator[Connection]:
+    """A connection to the database called `name`; what the driver raises inside comes out as a ShardError."""
+    limits = limits or SessionLimits()
+    with translated(name):
+        async with asyncio.timeout(connect_timeout_s + 1):  # asyncpg's own timeout does not cover a silent host
+            connection: asyncpg.Connection[Any] = await asyncpg.connect(
+                dsn,
+                timeout=connect_timeout_s,
+                command_timeout=limits.statement_timeout_s + 5,
+                server_settings={
+                    **PROMISES,
+                    "application_name": application_name,
+                    "jit": "off",
+                    "statement_timeout": _ms(limits.statement_timeout_s),
+                    "lock_timeout": _ms(limits.lock_timeout_s),
+                    "idle_in_transaction_session_timeout": _ms(limits.idle_in_transaction_s),
+                    "tcp_keepalives_idle": "5",
+                    "tcp_keepalives_interval": "2",
+                    "tcp_keepalives_count": "3",
+                },
+            )
+        try:
+            yield connection
+        finally:
+            connection.terminate()
+
+
+@asynccontextmanager
+async def owner_session(
+    shard: ShardRecord, limits: SessionLimits | None = None, application_name: str = "voltroute"
+) -> AsyncIterator[Connection]:
+    """A connection as the shard's owner."""
+    async with open_session(shard.name, shard.owner_dsn, limits, application_name) as connection:
+        yield connection
+
+
+def _ms(seconds: float) -> str:
+    return str(int(seconds * 1000))

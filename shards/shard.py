@@ -1,0 +1,37 @@
+"""A registered shard: what it is called, what it is for, and how it is reached."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from shards.errors import InvalidArgument
+
+
+class ShardState(StrEnum):
+    """ACTIVE may be given buckets; DRAINING is to be emptied. Either may become the other."""
+
+    ACTIVE = "active"
+    DRAINING = "draining"
+
+
+@dataclass(frozen=True, repr=False)
+class ShardRecord:
+    """A shard and its logins. The DSNs hold passwords: repr() leaves them out."""
+
+    name: str
+    state: ShardState
+    owner_dsn: str
+    writer_dsn: str
+    reader_dsn: str
+    weight: float = 1.0
+
+    def __repr__(self) -> str:
+        return f"ShardRecord({self.name!r}, {self.state.value!r})"
+
+
+def check_name(name: str) -> str:
+    """`name` if a shard can be called so: 1-31 of a-z, 0-9, _ and -, beginning with a letter. InvalidArgument else."""
+    known = name.isascii() and all(c.islower() or c.isdigit() or c in "_-" for c in name)
+    if not (known and name[:1].isalpha() and len(name) <= 31):
+        message = f"shard name {name!r}: use 1-31 of a-z, 0-9, _ and -, beginning with a letter"
+        raise InvalidArgument(message)
+    return name

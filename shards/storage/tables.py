@@ -1,0 +1,168 @@
+"""Which tables serve a bucket, read from PostgreSQL's own tree of partitions: the one place in Python that asks."""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from shards.kinds import KINDS, Kind
+from shards.postgres.pools import Connection
+
+BRIN_OF: Final = """
+SELECT i.indexrelid FROM pg_index AS i JOIN pg_class AS c ON c.oid = i.indexrelid JOIN pg_am AS a ON a.oid = c.relam
+WHERE i.indrelid = to_regclass(format('public.%I', $1::text)) AND a.amname = 'brin'
+"""
+_LEAVES: Final = """
+SELECT c.relname::text AS name, pg_get_expr(c.relpartbound, c.oid) AS bound, pg_stat_get_live_tuples(c.oid) AS rows,
+    pg_relation_size(c.oid) AS size_bytes
+FROM pg_inherits AS i JOIN pg_class AS c ON c.oid = i.inhrelid
+WHERE i.inhparent = to_regclass(format('public.%I', $1::text)) AND NOT i.inhdetachpending
+ORDER BY c.relname
+"""
+_BUCKET_TABLES: Final = "SELECT root, name FROM bucket_table WHERE bucket = $1 AND NOT detaching"
+_BUCKET_OF_TABLE: Final = "SELECT bucket FROM bucket_table WHERE name = $1"
+_SIZE: Final = """
+SELECT coalesce(sum(pg_total_relation_size(t.relid)), 0)::bigint
+FROM bucket_table AS b, pg_partition_tree(b.table_oid) AS t WHERE b.bucket = $1
+"""
+_LOADS: Final = """
+SELECT b.bucket,
+    coalesce(sum(pg_stat_get_live_tuples(t.relid)) FILTER (WHERE b.role = 'history'), 0)::bigint AS rows,
+    sum(pg_total_relation_size(t.relid))::bigint AS size_bytes,
+    coalesce(sum(pg_stat_get_tuples_inserted(t.relid)) FILTER (WHERE b.role = 'history'), 0)::bigint AS inserted
+FROM bucket_table AS b, pg_partition_tree(b.table_oid) AS t
+WHERE b.bucket IS NOT NULL AND t.isleaf
+GROUP BY b.bucket
+"""
+# A lock that keeps writers out, held by somebody else, on a table of the tree: its bucket.
+_LOCKED: Final = """
+SELECT DISTINCT b.bucket FROM bucket_table AS b, pg_partition_tree(b.table_oid) AS t, pg_locks AS l
+WHERE l.locktype = 'relation' AND l.relation = t.relid AND l.granted AND b.bucket = ANY($1::smallint[])
+    AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+    AND l.mode IN ('ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
+    AND l.pid <> pg_backend_pid()
+"""
+# What voltroute did not make, or would have made otherwise. A table inside the tree can strand a bucket: a DEFAULT with
+# one row keeps another partition from being attached.
+_FOREIGN: Final = """
+SELECT NULL::smallint AS bucket, format('%s is attached to %s %s', name, root, bound) AS what
+FROM bucket_table WHERE bucket IS NULL
+UNION ALL
+SELECT l.bucket, format('%s is attached to %s %s', l.name, l.parent, l.bound)
+FROM leaf AS l WHERE l.lower_bound IS NULL
+UNION ALL
+SELECT b.bucket, format('%s has the trigger %s', c.relname, t.tgname)
+FROM bucket_table AS b, pg_partition_tree(b.table_oid) AS p, pg_trigger AS t, pg_class AS c
+WHERE t.tgrelid = p.relid AND c.oid = p.relid AND NOT t.tgisinternal AND t.tgname <> 'fence'
+UNION ALL
+SELECT b.bucket, format('%s has the column %s', c.relname, a.attname)
+FROM bucket_table AS b, pg_partition_tree(b.table_oid) AS p, pg_class AS c, pg_attribute AS a
+WHERE a.attrelid = p.relid AND c.oid = p.relid AND a.attnum > 0 AND NOT a.attisdropped AND NOT EXISTS (
+    SELECT FROM pg_attribute AS r
+    WHERE r.attrelid = to_regclass('public.' || b.root) AND r.attname = a.attname AND r.atttypid = a.atttypid
+)
+UNION ALL
+SELECT b.bucket, format('%s belongs to %s', c.relname, pg_get_userbyid(c.relowner))
+FROM bucket_table AS b, pg_partition_tree(b.table_oid) AS p, pg_class AS c
+WHERE c.oid = p.relid AND c.relowner <> (SELECT relowner FROM pg_class WHERE oid = 'public.owned_bucket'::regclass)
+UNION ALL
+SELECT o.bucket, format('bucket %s has no table in %s', o.bucket, r.root)
+FROM owned_bucket AS o CROSS JOIN root_table AS r
+WHERE NOT EXISTS (SELECT FROM bucket_table AS b WHERE b.bucket = o.bucket AND b.root = r.root AND NOT b.detaching)
+ORDER BY 1, 2
+"""
+# Tables that look like a bucket's, but hang nowhere and belong to no move. Only their names tell.
+_LOOSE: Final = r"""
+SELECT c.relname::text AS name FROM pg_class AS c
+WHERE c.relkind IN ('r', 'p') AND c.relnamespace = 'public'::regnamespace
+    AND c.relname ~ '^(meter|vehicle)_(telemetry_history|current_status)_b\d{4}(_|$)'
+    AND NOT EXISTS (SELECT FROM pg_inherits AS i WHERE i.inhrelid = c.oid)
+    AND NOT EXISTS (SELECT FROM move_table AS m WHERE m.table_oid = c.oid)
+ORDER BY 1
+"""
+_WITHOUT_MONTH: Final = """
+SELECT o.bucket FROM owned_bucket AS o CROSS JOIN root_table AS r
+WHERE r.role = 'history' AND NOT EXISTS (
+    SELECT FROM leaf AS l JOIN bucket_table AS b ON b.table_oid = l.parent_oid
+    WHERE b.bucket = o.bucket AND b.root = r.root AND l.lower_bound = quote_literal($1::timestamptz::text)
+)
+GROUP BY 1 ORDER BY 1
+"""
+_BOUND: Final = re.compile(r"FOR VALUES FROM \((.*)\) TO \((.*)\)")
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """A partition of one bucket's history. `suffix`: its name without its parent's; rows are PostgreSQL's estimate."""
+
+    kind: Kind
+    name: str
+    suffix: str
+    lower: str
+    upper: str
+    rows: int
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """Something in the tree of partitions that voltroute did not make. `bucket`: None when it concerns all."""
+
+    bucket: int | None
+    what: str
+
+
+async def attached_tables(connection: Connection, bucket: int) -> Mapping[str, str]:
+    """Root -> the table attached to it for `bucket`."""
+    return {record["root"]: record["name"] for record in await connection.fetch(_BUCKET_TABLES, bucket)}
+
+
+async def leaves(connection: Connection, tables: Mapping[str, str]) -> list[Leaf]:
+    """The leaves of a bucket's history tables (`tables`: root -> name). Leaves that are no range of time are left out."""
+    found = []
+    for kind in KINDS:
+        parent = tables[kind.history]
+        for record in await connection.fetch(_LEAVES, parent):
+            bound = _BOUND.fullmatch(record["bound"])
+            if bound is not None:
+                name = record["name"]
+                suffix = name.removeprefix(parent) if name.startswith(parent + "_") else f"_{name}"[-20:]
+                found.append(Leaf(kind, name, suffix, bound[1], bound[2], record["rows"], record["size_bytes"]))
+    return found
+
+
+async def size_of(connection: Connection, bucket: int) -> int:
+    """Bytes that a bucket takes, indexes included."""
+    return int(await connection.fetchval(_SIZE, bucket))
+
+
+async def counts(connection: Connection) -> Mapping[int, tuple[int, int, int]]:
+    """Bucket -> (rows, bytes, rows inserted since the statistics began), by PostgreSQL's own counts."""
+    return {r["bucket"]: (r["rows"], r["size_bytes"], r["inserted"]) for r in await connection.fetch(_LOADS)}
+
+
+async def locked(connection: Connection, buckets: Iterable[int], timeout_s: float) -> frozenset[int]:
+    """Those of `buckets` on whose tables somebody holds a lock that keeps writers out."""
+    found = await connection.fetch(_LOCKED, sorted(set(buckets)), timeout=timeout_s)
+    return frozenset(record["bucket"] for record in found)
+
+
+async def bucket_of_table(connection: Connection, name: str | None, timeout_s: float) -> int | None:
+    """The bucket whose table is called `name`; None when it is attached to no root."""
+    found = await connection.fetchval(_BUCKET_OF_TABLE, name, timeout=timeout_s)
+    return None if found is None else int(found)
+
+
+async def foreign(connection: Connection) -> list[Foreign]:
+    """What the tree of partitions has that it should not, and what it lacks."""
+    return [Foreign(record["bucket"], record["what"]) for record in await connection.fetch(_FOREIGN)]
+
+
+async def loose(connection: Connection) -> list[str]:
+    """Tables that look like a bucket's and are attached nowhere."""
+    return [record["name"] for record in await connection.fetch(_LOOSE)]
+
+
+async def buckets_without_month(connection: Connection, month: object, timeout_s: float) -> list[int]:
+    """Owned buckets that lack a partition that begins with `month` (its first day)."""
+    return [record["bucket"] for record in await connection.fetch(_WITHOUT_MONTH, month, timeout=timeout_s)]
