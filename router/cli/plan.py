@@ -61,7 +61,6 @@ def plan(
     json: JsonOption = False,
 ) -> None:
     """What a rebalance would do. Changes nothing."""
-
     planned = with_catalog(data, lambda catalog: plan_now(catalog, by, threshold, weights_of(weight)))
     made = planned.plan
     if out is not None:
@@ -73,10 +72,11 @@ def plan(
     if not made.moves:
         say(f"nothing to move: imbalance {_percent(made.imbalance_before)}, threshold {threshold:.0%}")
         return
+    before, after = _percent(made.imbalance_before), _percent(made.imbalance_after)
     measured = "measured" if planned.copy_rate else "assumed"
     say(
-        f"{len(made.moves)} moves, {planned.size_bytes / 2**20:,.1f} MiB; imbalance {_percent(made.imbalance_before)} -> "
-        f"{_percent(made.imbalance_after)}; about {planned.estimated_s:,.0f} s ({measured} copy rate, "
+        f"{len(made.moves)} moves, {planned.size_bytes / 2**20:,.1f} MiB; imbalance {before} -> {after}; "
+        f"about {planned.estimated_s:,.0f} s ({measured} copy rate, "
         f"{PARALLEL_DEFAULT} at a time less)"
     )
     say(f"start it with:  voltroute rebalance start{f' {out}' if out else ''} --watch")

@@ -125,7 +125,6 @@ def drain(
     watch: Annotated[bool, typer.Option("--watch", help="Watch it; Ctrl-C only stops watching.")] = False,
 ) -> None:
     """Move everything off a shard, and plan nothing onto it from now on."""
-
     if undo:
         with_catalog(data, lambda catalog: draining.undo(catalog, name))
         say(f"{name} may have buckets again")

@@ -42,7 +42,7 @@ def configure_log(settings: Settings) -> None:
 
 
 def dsn_of(text: str) -> str:
-    """A DSN, or where it is: `@FILE`, `env:NAME`, `-` for a line of standard input. Passwords stay out of argv that way."""
+    """A DSN, or where it is: `@FILE`, `env:NAME`, `-` for standard input: passwords stay out of argv."""
     try:
         if text == "-":
             found = sys.stdin.readline()

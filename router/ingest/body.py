@@ -88,7 +88,7 @@ async def read_body(headers: RawHeaders, receive: Receive, limits: BodyLimits, b
 
 
 class _Pace:
-    """Cancels the task that made it when a body stalls. One timer a request: it looks again instead of being set anew."""
+    """Cancels the task that made it when a body stalls. One timer a request, which looks again when it is due."""
 
     __slots__ = ("_expired", "_handle", "_held", "_last", "_limits", "_loop", "_started", "_task")
 

@@ -18,7 +18,7 @@ PERIOD_DEFAULT: Final = timedelta(hours=1)
 
 
 async def activity(scope: Scope, query: ActivityQuery) -> Activity:
-    """By time, kind and device, descending. ProblemError 503 when a shard does not answer, unless `partial` allows it."""
+    """By time, kind and device, descending. ProblemError 503 when a shard is missing, unless `partial` allows it."""
     since = query.since or scope.now - PERIOD_DEFAULT
 
     async def ask(connection: Connection, buckets: list[int]) -> Iterable[Rows]:

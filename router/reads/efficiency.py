@@ -1,9 +1,12 @@
 """From AC and DC energy to an efficiency and a verdict. Pure."""
 
+from datetime import timedelta
 from typing import Final
 
 from router.wire.answers import Health
+from shards.window import Window
 
+_MINUTE: Final = timedelta(minutes=1)
 ANOMALY_ABOVE: Final = 1.02  # more DC than AC, beyond the meters' tolerance
 
 
@@ -34,3 +37,9 @@ def health(
     if efficiency < critical:
         return Health.CRITICAL
     return Health.WARNING if efficiency < warning else Health.HEALTHY
+
+
+def coverage(readings: int, devices: int, period: Window) -> float:
+    """Share of the expected readings (one a minute and device) that are there."""
+    expected = devices * max((period.end - period.start) / _MINUTE, 1)
+    return min(readings / expected, 1.0) if expected else 0.0

@@ -6,10 +6,9 @@ from datetime import datetime, timedelta
 from typing import Final, TypeAlias
 
 from router.reads import merge
-from router.reads.efficiency import health, ratio
+from router.reads.efficiency import coverage, health, ratio
 from router.reads.fanout import Merged, Tagged, fan_out
 from router.reads.merge import Sums
-from router.reads.performance import coverage
 from router.reads.scope import Scope
 from router.wire.answers import Fleet, FleetInterval, FleetTotals
 from router.wire.parameters import check_interval, window
@@ -58,7 +57,7 @@ async def fleet(scope: Scope, query: FleetQuery) -> Fleet:
 
 
 def paired_windows(shard_map: ShardMap, paired: Sequence[Pairing], period: Window) -> _Windows:
-    """kind -> bucket -> (bucket, device, window) of each device's pairings; a vehicle on two meters counts once."""
+    """Kind -> bucket -> (bucket, device, window) of each device's pairings; a vehicle on two meters counts once."""
     by_device: dict[tuple[Kind, str], list[Window]] = {}
     for pairing in paired:
         clipped = pairing.clipped(period)

@@ -1,12 +1,11 @@
 """A vehicle's AC, DC and efficiency over a period."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import timedelta
-from typing import Final, TypeAlias
+from typing import TypeAlias
 
 from router.reads import merge
 from router.reads.devices import find_status
-from router.reads.efficiency import health, ratio
+from router.reads.efficiency import coverage, health, ratio
 from router.reads.fanout import Merged, Tagged, fan_out
 from router.reads.scope import Scope
 from router.wire.answers import Performance
@@ -20,7 +19,6 @@ from shards.storage import read
 from shards.storage.read import DeviceSums
 from shards.window import Window, union
 
-_MINUTE: Final = timedelta(minutes=1)
 _DeviceSums: TypeAlias = Tagged[Kind, DeviceSums]
 
 
@@ -93,9 +91,3 @@ def _performance(
         is_partial=merged.is_partial,
         shards=merged.shards(),
     )
-
-
-def coverage(readings: int, devices: int, period: Window) -> float:
-    """Share of the expected readings (one a minute and device) that are there."""
-    expected = devices * max((period.end - period.start) / _MINUTE, 1)
-    return min(readings / expected, 1.0) if expected else 0.0

@@ -1,4 +1,4 @@
-"""The leader's lease in the catalog: it runs out by the catalog's clock, and each holder has a generation of its own."""
+"""The leader's lease in the catalog: it runs out by the catalog's clock, and each has a generation."""
 
 from dataclasses import dataclass
 from datetime import datetime

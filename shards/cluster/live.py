@@ -204,7 +204,7 @@ class Cluster:
         )
 
     async def watch(self, poll_s: float) -> None:
-        """Follow the map until cancelled. A catalog that is unreachable changes nothing: the last map stays in force."""
+        """Follow the map until cancelled. While the catalog is unreachable, the last map stays in force."""
         changed = asyncio.Event()
         async with asyncio.TaskGroup() as group:
             group.create_task(self._listen(changed, poll_s))

@@ -28,7 +28,9 @@ SELECT count(*) FILTER (WHERE h.timestamp IS NULL) AS missing,
 FROM probe AS p LEFT JOIN {table} AS h
     ON h.{id} = p.device AND h.timestamp = p.timestamp AND h.tenant_id = p.tenant_id
 """
-_HERE: Final = "SELECT count(*) FROM {table} WHERE timestamp >= $1::timestamptz AND timestamp < $1::timestamptz + interval '1 hour'"
+_HERE: Final = """
+SELECT count(*) FROM {table} WHERE timestamp >= $1::timestamptz AND timestamp < $1::timestamptz + interval '1 hour'
+"""
 _STATUS_ROWS: Final = "SELECT {id}::text AS device, last_updated, tenant_id, 0::bigint AS hash FROM {table}"
 _STATUS_BEHIND: Final = """
 SELECT count(*) FROM probe AS p LEFT JOIN {table} AS h ON h.{id} = p.device AND h.tenant_id = p.tenant_id

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Final
 
 import asyncpg
@@ -18,7 +18,7 @@ from shards.postgres.sessions import FENCING
 FENCE_MAX_S: Final = 2.0
 CLOSE_GOOD_S: Final = 0.3
 CLOSE_PASSES_MAX: Final = 20
-END: Final = datetime.max.replace(year=9998)
+END: Final = datetime(9998, 1, 1, tzinfo=UTC)
 
 _FENCE: Final = "SELECT fence_tables($1::bigint)"
 _UNFENCE: Final = "SELECT unfence_tables($1::bigint)"
@@ -82,7 +82,7 @@ async def close(passes: Passes, max_s: float) -> tuple[int, int]:
             await sides.token(taker).hold(direction.taker, passes.taker_state)
             new = await passes.last(direction, since)
         # Compared before the giver's COMMIT: a difference still rolls the fence back.
-        window, tables = (since, END.replace(tzinfo=since.tzinfo)), (direction.theirs, direction.ours)
+        window, tables = (since, END), (direction.theirs, direction.ours)
         tail = await fingerprints.compare_history(direction.giver, direction.taker, tables, window)
         await fingerprints.compare_changed_status(direction.giver, direction.taker, tables, since)
     # The COMMIT above is the point of no return.
@@ -106,8 +106,8 @@ async def cut_over(sides: Sides) -> Move:
         raise Held(f"{move.source} does not own bucket {move.bucket} any more, though it is fenced there")
     await work.at(move, Step.BEFORE_ADOPT)
     async with target.transaction():
-        # After the fence's COMMIT, never before: attached tables take writes. One transaction with the record, so that a
-        # runner that was replaced attaches nothing; repeated by the next runner, it changes nothing.
+        # After the fence's COMMIT, never before: attached tables take writes. In one transaction with the record, so
+        # that a runner that was replaced attaches nothing; repeated by the next runner, it changes nothing.
         state = (await sides.token(Role.TARGET).read(target)).state
         if state is Recorded.COPYING:
             await sides.token(Role.TARGET).change(target, Recorded.COPYING, Recorded.ATTACHED)
@@ -139,8 +139,8 @@ async def _check_clock(sides: Sides, fenced_at: datetime) -> None:
             await asyncio.sleep(behind)
     raise ClockBehind(
         sides.move.target,
-        f"its clock is {behind:.1f} s behind the fence of bucket {sides.move.bucket}, which waits for it: set the clock, "
-        f"or give the bucket back with `voltroute rebalance resolve {sides.move.move_id} --keep source`",
+        f"its clock is {behind:.1f} s behind the fence of bucket {sides.move.bucket}, which waits for it: set the "
+        f"clock, or give the bucket back with `voltroute rebalance resolve {sides.move.move_id} --keep source`",
     )
 
 

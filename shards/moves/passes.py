@@ -1,6 +1,6 @@
 """Catching up, in either direction: one pass over what was ingested since the last, or over everything that differs.
 
-`ingested_at` only narrows the search. It is believed while the giver's clock ran with ours; when the clock was set back, or
+`ingested_at` only narrows the search. It is believed while the giver's clock ran with ours; when it was set back, or
 this runner knows nothing of its past, a pass compares the whole bucket by content and carries by key.
 """
 

@@ -98,8 +98,8 @@ class Step(StrEnum):
     AFTER_PREPARE = "after prepare"
     BEFORE_LEAF = "before leaf"
     AFTER_LEAF = "after leaf"
-    BEFORE_PASS = "before pass"
-    AFTER_PASS = "after pass"
+    BEFORE_PASS = "before pass"  # noqa: S105 - no password
+    AFTER_PASS = "after pass"  # noqa: S105 - no password
     AFTER_MARK = "after mark"
     INSIDE_FENCE = "inside fence"
     AFTER_FENCE = "after fence"
@@ -122,7 +122,7 @@ class Step(StrEnum):
 
 @dataclass(frozen=True)
 class Move:
-    """One bucket on its way from `source` to `target`, as the catalog knows it. `held`: why it waits for an operator."""
+    """One bucket on its way from `source` to `target`, by the catalog. `held`: why it waits for an operator."""
 
     move_id: int
     rebalance_id: int

@@ -48,7 +48,7 @@ class _Side:
     def strangers(self, bucket: int) -> list[str]:
         """What would be in this bucket's way: in the tree, or beside it under a name of this bucket."""
         mark = f"_b{bucket:04d}"
-        found = [each.what for each in self.foreign if each.bucket in {None, bucket}]
+        found = [each.what for each in self.foreign]
         return found + [f"{name} is attached nowhere" for name in self.loose if mark in name]
 
 
@@ -79,7 +79,7 @@ async def check(source: ShardRecord, target: ShardRecord, move: Move) -> None:
 
 async def _look(name: str, connection: Connection, bucket: int) -> _Side:
     facts = (await connection.fetch(_FACTS, bucket, OLD_TRANSACTION_S, MOVER))[0]
-    return _Side(name, facts, await tables.foreign(connection), await tables.loose(connection))
+    return _Side(name, facts, await tables.foreign(connection, bucket), await tables.loose(connection))
 
 
 def _of_source(side: _Side, move: Move) -> list[tuple[object, str]]:

@@ -35,11 +35,12 @@ _OPEN_MOVES: Final = f"{_MOVE} WHERE ended_at IS NULL ORDER BY move_id"
 _MOVES_OF: Final = f"{_MOVE} WHERE rebalance_id = $1 ORDER BY move_id"
 _DETAILS: Final = """
 SELECT move_id, bucket, source, target, phase, started_at, cut_over_at, ended_at, updated_at, rows_total, rows_done,
-    bytes_total, bytes_done, delta_rows, copy_s, lag_s, passes, retries, pause_ms, rows_verified, healed, held, last_error
+    bytes_total, bytes_done, delta_rows, copy_s, lag_s, passes, retries, pause_ms, rows_verified, healed,
+    held, last_error
 FROM move WHERE rebalance_id = $1 ORDER BY move_id
 """
-# Everything that a runner writes is conditional on its generation, in one statement: the row is locked against an election
-# for just that long, and a runner that was replaced changes nothing.
+# Everything that a runner writes is conditional on its generation, in one statement: the row is locked against an
+# election for just that long, and a runner that was replaced changes nothing.
 _LEADS: Final = "leads AS (SELECT FROM runner WHERE generation = {generation} FOR SHARE)"
 _ENTER: Final = f"""
 WITH {_LEADS.format(generation="$4")}
@@ -117,7 +118,8 @@ _ABORT_ONE: Final = """
 UPDATE move SET phase = 'abort', updated_at = now(), last_error = $3 WHERE move_id = $1 AND phase = ANY($2::text[])
 """
 _ROLL_BACK: Final = """
-UPDATE move SET phase = 'rollback', updated_at = now(), held = NULL WHERE phase = 'cleanup' AND ($1::bigint IS NULL OR move_id = $1)
+UPDATE move SET phase = 'rollback', updated_at = now(), held = NULL
+WHERE phase = 'cleanup' AND ($1::bigint IS NULL OR move_id = $1)
 """
 _COPY_RATE: Final = """
 SELECT sum(bytes_done) / nullif(sum(copy_s), 0) FROM (
@@ -268,7 +270,7 @@ async def decide(catalog: Catalog, move_id: int, keeper: Role, deadline: float, 
 async def resolved(
     catalog: Catalog, move: Move, outcome: tuple[str, Phase], runner: int, deadline: float
 ) -> Move | None:
-    """The map gives the bucket to the shard in `outcome`, and the move goes on in its phase. None: not ours any more."""
+    """The map gives the bucket to the shard in `outcome`, and the move enters its phase. None: not ours any more."""
     owner, phase = outcome
     async with catalog.pool.connection(deadline) as connection:
         moment = await connection.fetchval(_RESOLVED, move.move_id, phase, owner, runner)

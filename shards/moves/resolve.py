@@ -1,7 +1,7 @@
 """Carrying out what an operator decided about a held move: one side keeps the bucket, with every reading of both.
 
-First the other side takes no more writes, then what only it has is carried over by key, then the keeper owns the bucket,
-then the map says so. From there the ordinary cleanup goes on, which compares once more before it drops anything.
+First the other side takes no more writes, then what only it has is carried over by key, then the keeper owns the
+bucket, then the map says so. From there the ordinary cleanup continues, which compares once more before any drop.
 """
 
 from typing import Final
@@ -77,8 +77,8 @@ async def _merge(work: Work, move: Move, direction: Direction) -> None:
     if not found.is_superset and not move.keeper_forced:
         keeper, other = _roles(move)
         raise Different(
-            f"{found.words(move.shard(other), move.shard(keeper))}: nothing was dropped; --accept-differences keeps those "
-            f"of {move.shard(keeper)}"
+            f"{found.words(move.shard(other), move.shard(keeper))}: nothing was dropped; --accept-differences keeps "
+            f"those of {move.shard(keeper)}"
         )
 
 

@@ -1,4 +1,4 @@
-"""The phases of a move before its fence. Each can be repeated: whoever resumes looks at what the shards say and goes on."""
+"""The phases of a move before its fence. Each can be repeated: whoever resumes looks at the shards."""
 
 import asyncio
 import time

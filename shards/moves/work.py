@@ -21,7 +21,7 @@ from shards.shard import ShardRecord
 CATALOG_TIMEOUT_S: Final = 5.0
 STEP_BACK_S: Final = 0.25  # a server's clock that lost this against ours, between two looks, was set back
 
-# Told of every step: for the log, and for tests that end the process there. The text is the step, and the phase it enters.
+# Told of every step: for the log, and for tests that end the process there. The text: the step, and the phase.
 Watch: TypeAlias = Callable[[Move, str], Awaitable[None]]
 # Told what was carried and how long writers waited: "rows", "bytes" (each adds up), "lag_s", "pause_s".
 Measure: TypeAlias = Callable[[str, float], None]

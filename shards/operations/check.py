@@ -86,7 +86,7 @@ async def check(catalog: Catalog, timeout_s: float = 30.0) -> list[Finding]:
         else:
             raise answer
     if shard_map is None:
-        return [*found, Finding("there is a map", False, "`voltroute init` was not finished", "repeat it")]  # noqa: FBT003
+        return [*found, Finding("there is a map", False, "`voltroute init` was not finished", "repeat it")]
     return found + judge(info.cluster_id, shard_map, facts, moves)
 
 

@@ -34,7 +34,7 @@ class Identity:
     moves: int
 
     def check(self, cluster_id: str | None, name: str) -> None:
-        """Refused when the database is another cluster's shard, or another shard (None: of a cluster yet to be made)."""
+        """Refused when the database is another cluster's shard, or another shard (None: no cluster yet)."""
         if self.has_catalog:
             raise Refused(f"{name}: that database is a catalog; a shard needs one of its own")
         if self.cluster_id is not None and self.cluster_id != cluster_id:

@@ -20,8 +20,8 @@ async def retry(catalog: Catalog, move_id: int) -> None:
 async def keep(catalog: Catalog, move_id: int, keeper: Role, *, forced: bool = False, alone: bool = False) -> None:
     """One side keeps the bucket, with every reading of both.
 
-    `forced`: where both have a reading with one key and other values, the keeper's stays. `alone`: the other shard is gone
-    for good; what only it had is lost. Refused when the move has ended.
+    `forced`: where both have a reading with one key and other values, the keeper's stays. `alone`: the other shard is
+    gone for good; what only it had is lost. Refused when the move has ended.
     """
     await _find(catalog, move_id)
     await rebalances.decide(catalog, move_id, keeper, deadline_in(TIMEOUT_S), forced=forced, alone=alone)

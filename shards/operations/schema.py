@@ -1,4 +1,4 @@
-"""Bringing the schema of every database of a cluster up to this release, and shards of earlier ones to say who they are."""
+"""Bringing the schema of every database of a cluster up to this release, and its shards to say who they are."""
 
 from typing import Final
 

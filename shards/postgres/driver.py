@@ -1,4 +1,4 @@
-"""Where asyncpg's exceptions become ours. By SQLSTATE and named fields alone: messages depend on the server's locale."""
+"""Where asyncpg's exceptions become ours. By SQLSTATE and named fields alone: messages are translated."""
 
 import re
 from collections.abc import Iterator
@@ -60,30 +60,33 @@ def _no_partition(shard: str, error: asyncpg.CheckViolationError) -> ShardError:
     return MissingLeaf(shard, f"{error.table_name} has no partition for {error.detail}", error.table_name)
 
 
-def _io_errno_is_disk(error: Exception) -> bool:
-    """Class 58 (a file could not be extended or written) is a full or broken disk, whatever the words."""
-    return isinstance(error, asyncpg.PostgresError) and (error.sqlstate or "").startswith("58")
-
-
 def as_shard_error(shard: str, error: Exception) -> ShardError:
     """The ShardError that a driver's exception means."""
-    if isinstance(error, asyncpg.CheckViolationError) and not error.constraint_name:
-        return _no_partition(shard, error)  # 23514 without a constraint: a row that no partition takes
-    if isinstance(error, asyncpg.PostgresError) and error.sqlstate == FENCED:
-        return _stale(shard, error, "a bucket is being handed over")
-    if isinstance(error, asyncpg.PostgresError) and error.sqlstate == NOT_AS_RECORDED:
-        return NotAsRecorded(shard, error.args[0])
+    if isinstance(error, asyncpg.PostgresError) and (ours := _by_state(shard, error)) is not None:
+        return ours
     if isinstance(error, _CONFLICTS):
         return WriteConflict(shard, str(error))
     if isinstance(error, _DATA) or (isinstance(error, asyncpg.InterfaceError) and isinstance(error, ValueError)):
         # The message names the constraint or type; the row's values (DETAIL) stay out of logs and answers.
         return DataRejected(shard, str(error))
-    if _io_errno_is_disk(error):
-        return ShardUnavailable(shard, str(error), cause=Cause.DISK_FULL)
     for kind, cause in _CAUSES:
         if isinstance(error, kind):
             return ShardUnavailable(shard, str(error) or _PLAIN.get(cause, type(error).__name__), cause=cause)
     return ShardFault(shard, f"{type(error).__name__}: {error}")
+
+
+def _by_state(shard: str, error: asyncpg.PostgresError) -> ShardError | None:
+    """What a SQLSTATE means of itself."""
+    state = error.sqlstate or ""
+    if isinstance(error, asyncpg.CheckViolationError) and not error.constraint_name:
+        return _no_partition(shard, error)  # 23514 without a constraint: a row that no partition takes
+    if state == FENCED:
+        return _stale(shard, error, "a bucket is being handed over")
+    if state == NOT_AS_RECORDED:
+        return NotAsRecorded(shard, error.args[0])
+    if state.startswith("58"):  # a file could not be extended or written: the disk is full, or broken
+        return ShardUnavailable(shard, str(error), cause=Cause.DISK_FULL)
+    return None
 
 
 @contextmanager

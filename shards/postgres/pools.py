@@ -30,7 +30,7 @@ PROMISES: Final[Mapping[str, str]] = {
     "default_transaction_isolation": "read committed",
     "extra_float_digits": "1",
 }
-# An acknowledged reading is on disk. Only "off" breaks that promise: a stronger setting than "on" is an operator's choice.
+# An acknowledged reading is on disk. Only "off" breaks that: a stronger setting than "on" is an operator's choice.
 _DURABLE: Final = """
 SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'
 """
@@ -57,7 +57,7 @@ class PoolLimits:
 class PoolUse:
     """Connections of a pool at this moment.
 
-    `cause`: why the last use failed; None when it did not. `failing`: it failed a moment ago, or would not be tried now.
+    `cause`: why the last use failed; None when it did not. `failing`: it failed just now, or would not be tried.
     """
 
     open: int

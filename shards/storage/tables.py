@@ -45,30 +45,42 @@ WHERE l.locktype = 'relation' AND l.relation = t.relid AND l.granted AND b.bucke
 # What voltroute did not make, or would have made otherwise. A table inside the tree can strand a bucket: a DEFAULT with
 # one row keeps another partition from being attached.
 _FOREIGN: Final = """
-SELECT NULL::smallint AS bucket, format('%s is attached to %s %s', name, root, bound) AS what
-FROM bucket_table WHERE bucket IS NULL
-UNION ALL
-SELECT l.bucket, format('%s is attached to %s %s', l.name, l.parent, l.bound)
-FROM leaf AS l WHERE l.lower_bound IS NULL
-UNION ALL
-SELECT b.bucket, format('%s has the trigger %s', c.relname, t.tgname)
-FROM bucket_table AS b, pg_partition_tree(b.table_oid) AS p, pg_trigger AS t, pg_class AS c
-WHERE t.tgrelid = p.relid AND c.oid = p.relid AND NOT t.tgisinternal AND t.tgname <> 'fence'
-UNION ALL
-SELECT b.bucket, format('%s has the column %s', c.relname, a.attname)
-FROM bucket_table AS b, pg_partition_tree(b.table_oid) AS p, pg_class AS c, pg_attribute AS a
-WHERE a.attrelid = p.relid AND c.oid = p.relid AND a.attnum > 0 AND NOT a.attisdropped AND NOT EXISTS (
-    SELECT FROM pg_attribute AS r
-    WHERE r.attrelid = to_regclass('public.' || b.root) AND r.attname = a.attname AND r.atttypid = a.atttypid
+WITH attached AS MATERIALIZED (SELECT * FROM bucket_table),
+mine AS MATERIALIZED (
+    SELECT * FROM attached WHERE bucket = $1::smallint OR $1::smallint IS NULL AND bucket IS NOT NULL
+),
+tree AS MATERIALIZED (
+    SELECT b.bucket, b.root, t.relid::oid AS relid, c.relname::text AS name, c.relowner
+    FROM mine AS b CROSS JOIN LATERAL pg_partition_tree(b.table_oid) AS t JOIN pg_class AS c ON c.oid = t.relid
+),
+columns AS MATERIALIZED (
+    SELECT r.root, a.attname, a.atttypid FROM root_table AS r
+    JOIN pg_attribute AS a ON a.attrelid = to_regclass('public.' || r.root)
+    WHERE a.attnum > 0 AND NOT a.attisdropped
 )
+SELECT NULL::smallint AS bucket, format('%s is attached to %s %s', name, root, bound) AS what
+FROM attached WHERE bucket IS NULL
 UNION ALL
-SELECT b.bucket, format('%s belongs to %s', c.relname, pg_get_userbyid(c.relowner))
-FROM bucket_table AS b, pg_partition_tree(b.table_oid) AS p, pg_class AS c
-WHERE c.oid = p.relid AND c.relowner <> (SELECT relowner FROM pg_class WHERE oid = 'public.owned_bucket'::regclass)
+SELECT b.bucket, format('%s is attached to %s %s', c.relname, b.name, pg_get_expr(c.relpartbound, c.oid))
+FROM mine AS b JOIN pg_inherits AS i ON i.inhparent = b.table_oid JOIN pg_class AS c ON c.oid = i.inhrelid
+WHERE b.role = 'history' AND pg_get_expr(c.relpartbound, c.oid) NOT LIKE 'FOR VALUES FROM %'
+UNION ALL
+SELECT p.bucket, format('%s has the trigger %s', p.name, t.tgname)
+FROM tree AS p JOIN pg_trigger AS t ON t.tgrelid = p.relid
+WHERE NOT t.tgisinternal AND t.tgname <> 'fence'
+UNION ALL
+SELECT p.bucket, format('%s has the column %s', p.name, a.attname)
+FROM tree AS p JOIN pg_attribute AS a ON a.attrelid = p.relid AND a.attnum > 0 AND NOT a.attisdropped
+LEFT JOIN columns AS r ON r.root = p.root AND r.attname = a.attname AND r.atttypid = a.atttypid
+WHERE r.root IS NULL
+UNION ALL
+SELECT bucket, format('%s belongs to %s', name, pg_get_userbyid(relowner)) FROM tree
+WHERE relowner <> (SELECT relowner FROM pg_class WHERE oid = 'public.owned_bucket'::regclass)
 UNION ALL
 SELECT o.bucket, format('bucket %s has no table in %s', o.bucket, r.root)
 FROM owned_bucket AS o CROSS JOIN root_table AS r
-WHERE NOT EXISTS (SELECT FROM bucket_table AS b WHERE b.bucket = o.bucket AND b.root = r.root AND NOT b.detaching)
+LEFT JOIN attached AS b ON b.bucket = o.bucket AND b.root = r.root AND NOT b.detaching
+WHERE b.root IS NULL AND (o.bucket = $1::smallint OR $1::smallint IS NULL)
 ORDER BY 1, 2
 """
 # Tables that look like a bucket's, but hang nowhere and belong to no move. Only their names tell.
@@ -118,7 +130,7 @@ async def attached_tables(connection: Connection, bucket: int) -> Mapping[str, s
 
 
 async def leaves(connection: Connection, tables: Mapping[str, str]) -> list[Leaf]:
-    """The leaves of a bucket's history tables (`tables`: root -> name). Leaves that are no range of time are left out."""
+    """The leaves of a bucket's history tables (`tables`: root -> name), but for those that are no range of time."""
     found = []
     for kind in KINDS:
         parent = tables[kind.history]
@@ -153,9 +165,9 @@ async def bucket_of_table(connection: Connection, name: str | None, timeout_s: f
     return None if found is None else int(found)
 
 
-async def foreign(connection: Connection) -> list[Foreign]:
-    """What the tree of partitions has that it should not, and what it lacks."""
-    return [Foreign(record["bucket"], record["what"]) for record in await connection.fetch(_FOREIGN)]
+async def foreign(connection: Connection, bucket: int | None = None) -> list[Foreign]:
+    """What the tree of partitions has that it should not, and what it lacks; of one bucket and the roots, or of all."""
+    return [Foreign(record["bucket"], record["what"]) for record in await connection.fetch(_FOREIGN, bucket)]
 
 
 async def loose(connection: Connection) -> list[str]:

@@ -9,6 +9,7 @@ from shards.catalog.database import Catalog
 from shards.duties.leader import Leader
 from shards.moves.phases import Move
 from shards.moves.runner import Moves, Watcher
+from tests.support.moving import LEASE_S
 
 
 async def main(dsn: str, step: str) -> None:
@@ -17,7 +18,7 @@ async def main(dsn: str, step: str) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     catalog = Catalog(dsn)
-    await Leader(catalog, f"crashes at {step}", [Moves(catalog, Watcher(step=kill))]).run()
+    await Leader(catalog, f"crashes at {step}", [Moves(catalog, Watcher(step=kill))], lease_s=LEASE_S).run()
 
 
 if __name__ == "__main__":

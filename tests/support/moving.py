@@ -21,6 +21,7 @@ from tests.support.ledger import fetch
 from tests.support.servers import TestCluster
 
 WAIT_S = 30
+LEASE_S = 1.0  # a killed runner is replaced after this
 LEFTOVERS = """
 SELECT 'bucket_move ' || bucket AS what FROM bucket_move
 UNION ALL SELECT 'copied_leaf ' || name FROM copied_leaf
@@ -62,7 +63,7 @@ class Steps:
 async def running(catalog: Catalog, steps: Steps | None = None) -> AsyncIterator[Leader]:
     """A leader that carries out moves, at work inside the block."""
     steps = steps or Steps()
-    runner = Leader(catalog, "test", [Moves(catalog, Watcher(step=steps, failed=steps.failed))])
+    runner = Leader(catalog, "test", [Moves(catalog, Watcher(step=steps, failed=steps.failed))], lease_s=LEASE_S)
     task = asyncio.create_task(runner.run())
     try:
         yield runner

@@ -124,6 +124,8 @@ def test_invariants() -> None:
     ]
     held = Move(3, 1, 0, "a", "b", Phase.CUTOVER, held="strange")
     assert broken(two, {"a": fenced, "b": target}, held) == [
-        "no move waits for an operator: not so: move 3 of bucket 0 (strange; a: fenced, takes no writes; "
-        "b: copying, takes no writes)"
+        (
+            "no move waits for an operator: not so: move 3 of bucket 0 (strange; a: fenced, takes no writes; "
+            "b: copying, takes no writes)"
+        )
     ]
