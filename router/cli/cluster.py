@@ -15,7 +15,8 @@ from router.cli.target import DataOption, JsonOption, configure_log, data_folder
 from router.server import listen, serve, stop_on_signals
 from router.settings import Settings
 from shards.buckets import BUCKETS_DEFAULT, check_bucket_count
-from shards.embedded.cluster import EmbeddedCluster, Options, stop_running
+from shards.embedded.cluster import EmbeddedCluster, Options
+from shards.embedded.lock import stop_running
 from shards.errors import ClusterError
 from shards.operations.init import init_cluster
 

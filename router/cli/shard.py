@@ -101,9 +101,7 @@ async def _start_server(folder: Path, name: str) -> str:
                 else:
                     return wanted.dsn(name)
     except TimeoutError:
-        message = (
-            f"the server of {name} did not start within {SERVER_TIMEOUT_S:g} s: see {folder / name}/postgresql.log"
-        )
+        message = f"the server of {name} did not start within {SERVER_TIMEOUT_S:g} s: see {folder}/logs/{name}.log"
         raise MachineError(message) from None
 
 

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from router import log
 from router.settings import PREFIX, LogFormat, Settings
-from shards.embedded.cluster import read_holder
+from shards.embedded.lock import read_holder
 from shards.embedded.state import CATALOG, State, load_state
 from shards.errors import InvalidArgument, NoCluster
 

@@ -105,6 +105,8 @@ def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
     choices = [each for each in schema.get("anyOf", ()) if each != {"type": "null"}]
     kept = {**schema, **choices[0]} if len(choices) == 1 else dict(schema)
     kept.pop("anyOf", None)
+    if "pattern" in kept:
+        kept.pop("format", None)  # msgspec's own: durations are written another way here
     if "enum" in kept:
         kept["enum"] = [each for each in kept["enum"] if each is not None]
         kept["type"] = "string"

@@ -2,30 +2,23 @@
 
 import asyncio
 import contextlib
-import fcntl
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
-import psutil
-
-from shards.embedded import keeper
-from shards.embedded.binaries import enterable, find_binaries, server_account
+from shards.embedded import folder, keeper, lock
+from shards.embedded.binaries import find_binaries, server_account
 from shards.embedded.server import Server, initialise
 from shards.embedded.state import CATALOG, DATABASE, OWNER, State, load_state, new_state, save_state, with_free_ports
 from shards.errors import ClusterError, MachineError, Refused
 from shards.operations.init import Progress, init_cluster, silently
 from shards.postgres.sessions import BRIEF, open_session
 
-LOCK_FILE: Final = "lock"
-LOCK_TIMEOUT_S: Final = 45.0
 _PARALLEL_INITDB: Final = asyncio.Semaphore(2)
 FOLLOW_S: Final = 0.25
 _HAS_SCHEMA: Final = "SELECT to_regclass('public.bucket_map') IS NOT NULL"
@@ -80,8 +73,8 @@ class EmbeddedCluster:
 
     async def start(self) -> None:
         """Start, and make whatever is not there yet. Refused when the directory holds a differently sized cluster."""
-        directory = prepare_directory(self._options.directory)
-        self._lock = await asyncio.to_thread(_lock_directory, directory)
+        directory = folder.prepare(self._options.directory)
+        self._lock = await asyncio.to_thread(lock.take, directory)
         try:
             state = with_free_ports(load_state(directory) or self._new_state())
             self._check_size(state)
@@ -213,78 +206,3 @@ async def make_database(state: State, name: str) -> None:
             await connection.execute(f"GRANT pg_read_all_stats, pg_read_all_settings TO {OWNER} WITH ADMIN OPTION")
         if not await connection.fetchval("SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1)", DATABASE):
             await connection.execute(f"CREATE DATABASE {DATABASE} OWNER {OWNER}")
-
-
-def prepare_directory(directory: Path) -> Path:
-    """Make the directory, such that the servers' account can enter it. MachineError when a parent shuts it out."""
-    directory = directory.absolute()
-    account = server_account()
-    directory.mkdir(mode=0o711, parents=True, exist_ok=True)
-    if account is not None and not enterable(directory, account):
-        message = (
-            f"PostgreSQL does not run as root but as {account.pw_name!r}, and that account cannot enter {directory}: "
-            "choose another --data, for example under /var/lib or /tmp"
-        )
-        raise MachineError(message)
-    return directory
-
-
-def _lock_directory(directory: Path) -> int:
-    """Take the directory's lock and write our pid into it. Refused when a live process has it."""
-    descriptor = os.open(directory / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o600)
-    deadline = time.monotonic() + LOCK_TIMEOUT_S
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            break
-        except BlockingIOError:
-            holder = read_holder(directory)
-            if holder is not None or time.monotonic() > deadline:
-                os.close(descriptor)
-                message = f"the cluster in {directory} is already running (pid {holder or 'unknown'})"
-                raise Refused(message) from None
-            time.sleep(0.05)  # its keeper is still stopping the servers
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, str(os.getpid()).encode(), 0)
-    return descriptor
-
-
-def read_holder(directory: Path) -> int | None:
-    """Pid of the live process that runs the cluster in `directory`; None when there is none."""
-    try:
-        pid = int((directory / LOCK_FILE).read_text() or 0)
-    except (FileNotFoundError, ValueError):
-        return None
-    return pid if pid and psutil.pid_exists(pid) and _is_locked(directory) else None
-
-
-def _is_locked(directory: Path) -> bool:
-    with (directory / LOCK_FILE).open("rb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-
-
-def stop_running(directory: Path, timeout_s: float = 60.0) -> bool:
-    """Ask the process that runs the cluster to end; wait until it and its servers are gone. False if none runs."""
-    holder = read_holder(directory)
-    if holder is None and not ((directory / LOCK_FILE).exists() and _is_locked(directory)):
-        return False
-    if holder is not None:
-        os.kill(holder, signal.SIGTERM)
-    deadline = time.monotonic() + timeout_s
-    while _is_locked(directory) or (holder is not None and _is_alive(holder)):
-        if time.monotonic() > deadline:
-            message = f"the cluster in {directory} did not stop within {timeout_s:g} s"
-            raise MachineError(message)
-        time.sleep(0.05)
-    return True

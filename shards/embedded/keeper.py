@@ -20,6 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+from shards.embedded.folder import open_ours
 from shards.embedded.server import Server, as_account, clear_stale_pid, is_ready, log_tail, running
 
 POLL_S: Final = 0.05
@@ -83,9 +84,8 @@ class Keeper:
     def _start(self, child: _Child) -> None:
         clear_stale_pid(child.server)
         linux = sys.platform == "linux"
-        with child.server.log.open("ab") as log:
-            if self._account is not None:
-                os.fchown(log.fileno(), self._account.pw_uid, self._account.pw_gid)
+        # Opened by us and inherited: the servers' account needs no right on the file, and could not redirect it.
+        with os.fdopen(open_ours(child.server.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT), "ab") as log:
             child.process = subprocess.Popen(  # type: ignore[call-overload]
                 child.server.command(durable=self._durable),
                 stdin=subprocess.DEVNULL,

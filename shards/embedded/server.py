@@ -13,6 +13,7 @@ from typing import Final
 import psutil
 
 from shards.embedded.binaries import major_version
+from shards.embedded.folder import LOGS
 from shards.errors import MachineError
 
 PID_FILE: Final = "postmaster.pid"
@@ -54,7 +55,8 @@ class Server:
 
     @property
     def log(self) -> Path:
-        return self.directory / "postgresql.log"
+        """In a folder of ours, not of the servers' account: nobody can put a link in its place."""
+        return self.directory.parent / LOGS / f"{self.name}.log"
 
     def command(self, *, durable: bool) -> list[str]:
         """Argument vector of the server. Not `durable`: for tests, data is lost if the machine fails."""
@@ -79,15 +81,16 @@ def initialise(server: Server, password: str, account: pwd.struct_passwd | None)
     if (server.data / "PG_VERSION").exists():
         return
     server.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if account is not None:
-        os.chown(server.directory, account.pw_uid, account.pw_gid)
-    partial = Path(tempfile.mkdtemp(dir=server.directory, prefix="partial-"))
+    # All of it is made in our own folder and handed over at the end: in a folder of the account's, a link could be put
+    # where a file is about to be made or given away.
+    partial = Path(tempfile.mkdtemp(dir=server.directory.parent, prefix=f"partial-{server.name}-"))
     secret = partial / "password"
-    secret.touch(mode=0o600)
-    secret.write_text(password)
+    descriptor = os.open(secret, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(password)
     if account is not None:
-        os.chown(partial, account.pw_uid, account.pw_gid)
-        os.chown(secret, account.pw_uid, account.pw_gid)
+        for path in (secret, partial, server.directory):
+            os.chown(path, account.pw_uid, account.pw_gid, follow_symlinks=False)
     try:
         _initdb(server, partial / "data", secret, account)
         (partial / "data").rename(server.data)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
+from shards.embedded.folder import open_ours
 from shards.embedded.server import free_ports, port_is_free
 from shards.errors import MachineError
 
@@ -64,7 +65,7 @@ def with_free_ports(state: State) -> State:
 @contextmanager
 def editing_state(directory: Path) -> Iterator[State]:
     """The state of a cluster that runs, for as long as nobody else edits it. MachineError when there is none."""
-    descriptor = os.open(directory / f"{FILE}.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    descriptor = open_ours(directory / f"{FILE}.lock", os.O_RDWR | os.O_CREAT)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         state = load_state(directory)
@@ -89,9 +90,14 @@ def without_server(state: State, name: str) -> State:
 def load_state(directory: Path) -> State | None:
     """The state in `directory`, or None when no cluster is there. MachineError when it cannot be read."""
     try:
-        content = json.loads((directory / FILE).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
+        with os.fdopen(open_ours(directory / FILE, os.O_RDONLY), encoding="utf-8") as file:
+            content = json.loads(file.read())
+    except MachineError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            return None
+        if isinstance(error.__cause__, PermissionError):
+            raise error.__cause__ from None
+        raise
     except (OSError, ValueError) as error:
         message = f"cannot read {directory / FILE}: {error}"
         raise MachineError(message) from error
@@ -104,7 +110,8 @@ def load_state(directory: Path) -> State | None:
 def save_state(directory: Path, state: State) -> None:
     """Write the state so that a crash leaves the old or the new one, never half of one."""
     partial = directory / f"{FILE}.partial"
-    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    partial.unlink(missing_ok=True)
+    descriptor = open_ours(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         json.dump({"format": FORMAT, **asdict(state)}, file, indent=1)
         file.flush()

@@ -91,7 +91,7 @@ async def test_what_cannot_become_a_shard_says_why(ops: Ops) -> None:
     assert "use 1-31 of a-z" in (await ops.run("shard", "add", "Bad Name", "--dsn", ops.spare, code=2)).err
     assert "s1 is a shard already" in (await ops.run("shard", "add", "s1", "--dsn", ops.spare, code=3)).err
     taken = await ops.run("shard", "add", "s9", "--dsn", ops.cluster.shards["s2"], code=3)
-    assert "is a shard of this cluster already" in taken.err
+    assert "that database is shard s2 of this cluster already" in taken.err
     assert "--dsn" in (await ops.run("shard", "add", "s9", code=1)).err
     away = ops.spare.rpartition("@")[0] + "@127.0.0.1:1/nowhere"
     refused = await ops.run("shard", "add", "s9", "--dsn", away, code=1)
@@ -119,13 +119,13 @@ async def test_a_rebalance_is_steered(ops: Ops) -> None:
     await ops.run("rebalance", "pause")
     async with ops.runner():
         async with asyncio.timeout(30):
-            while (await ops.json("rebalance", "status"))["idle"] != "paused: go on with `voltroute rebalance resume`":
+            while (await ops.json("rebalance", "status"))["idle"] != "paused: continue with `voltroute rebalance resume`":
                 await asyncio.sleep(0.1)
         await ops.run("rebalance", "resume")
         async with asyncio.timeout(60):
             while "kept for a rollback" not in str((await ops.json("rebalance", "status"))["idle"]):
                 await asyncio.sleep(0.1)
-        assert "readings are the same" in (await ops.run("rebalance", "verify")).out
+        assert "the new owner has everything" in (await ops.run("rebalance", "verify")).out
         assert (await ops.json("rebalance", "verify"))[0]["ok"] is True
         await ops.run("rebalance", "rollback")
         await execute(ops.cluster.catalog_dsn, "UPDATE rebalance SET keep_s = 0")
@@ -165,11 +165,15 @@ async def test_draining(ops: Ops) -> None:
     assert {move["source"] for move in (await ops.json("rebalance", "status"))["moves"]} == {"s1"}
     assert "a rebalance is open" in (await ops.run("shard", "drain", "s2", code=3)).err
     await ops.run("rebalance", "cancel")
-    assert [shard["state"] for shard in await ops.json("shard", "list")] == ["draining", "draining", "active"]
+    assert [shard["state"] for shard in await ops.json("shard", "list")] == ["draining", "active", "active"]
     async with ops.runner():
+        await ops.run("rebalance", "watch", code=1)
+        await ops.run("shard", "drain", "s2", "--keep", "0")
+        await ops.run("rebalance", "cancel")
         await ops.run("rebalance", "watch", code=1)
     refused = await ops.run("shard", "drain", "s3", code=3)
     assert "every shard is draining" in refused.err
+    assert [shard["state"] for shard in await ops.json("shard", "list")] == ["draining", "draining", "active"]
     for name in ("s1", "s2"):
         await ops.run("shard", "drain", name, "--undo")
     assert "there is no shard s9" in (await ops.run("shard", "drain", "s9", code=3)).err
