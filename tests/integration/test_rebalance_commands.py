@@ -119,7 +119,9 @@ async def test_a_rebalance_is_steered(ops: Ops) -> None:
     await ops.run("rebalance", "pause")
     async with ops.runner():
         async with asyncio.timeout(30):
-            while (await ops.json("rebalance", "status"))["idle"] != "paused: continue with `voltroute rebalance resume`":
+            while (await ops.json("rebalance", "status"))[
+                "idle"
+            ] != "paused: continue with `voltroute rebalance resume`":
                 await asyncio.sleep(0.1)
         await ops.run("rebalance", "resume")
         async with asyncio.timeout(60):

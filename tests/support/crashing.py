@@ -1,4 +1,8 @@
-"""A runner that kills its own process at a step, as power does: python -m tests.support.crashing CATALOG STEP."""
+"""A leader that kills or stops its own process at a step: python -m tests.support.crashing CATALOG kill|stop STEP.
+
+Killed as power does, or paused as a hypervisor does. Woken up again, it goes on where it stood; the process ends when it
+has noticed that another one leads.
+"""
 
 import asyncio
 import os
@@ -12,14 +16,21 @@ from shards.moves.runner import Moves, Watcher
 from tests.support.moving import LEASE_S
 
 
-async def main(dsn: str, step: str) -> None:
-    async def kill(_move: Move, name: str) -> None:
-        if name == step:
-            os.kill(os.getpid(), signal.SIGKILL)
+async def main(dsn: str, how: str, step: str) -> None:
+    done = []
+
+    async def end(_move: Move, name: str) -> None:
+        if name == step and not done:
+            done.append(name)
+            os.kill(os.getpid(), signal.SIGKILL if how == "kill" else signal.SIGSTOP)
 
     catalog = Catalog(dsn)
-    await Leader(catalog, f"crashes at {step}", [Moves(catalog, Watcher(step=kill))], lease_s=LEASE_S).run()
+    leader = Leader(catalog, f"{how} at {step}", [Moves(catalog, Watcher(step=end))], lease_s=LEASE_S)
+    running = asyncio.create_task(leader.run())
+    while not (done and not leader.leads):
+        await asyncio.sleep(0.01)
+    running.cancel()
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1], sys.argv[2]))
+    asyncio.run(main(*sys.argv[1:]))
