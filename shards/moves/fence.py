@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Final
 
@@ -94,6 +95,10 @@ async def cut_over(sides: Sides) -> Move:
     work, move = sides.work, sides.move
     source, target = sides[Role.SOURCE], sides[Role.TARGET]
     known = await sides.token(Role.SOURCE).read(source)
+    if sides.records[Role.TARGET].state is Recorded.ABORTED:
+        raise CannotAttach(
+            f"{move.target} could not attach bucket {move.bucket}"
+        )  # an earlier runner was on its way back
     if known.state is not Recorded.FENCED or known.fenced_at is None:
         # A promoted replica or a restored backup without the fence's commit: it may have taken writes since.
         raise Held(f"{move.source} should be fenced for move {move.move_id}, and is {known.state}")
@@ -167,4 +172,4 @@ async def open_again(work: Work, move: Move) -> Move:
             async with source.transaction():
                 await sides.token(Role.SOURCE).change(source, Recorded.FENCED, Recorded.RETURNED)
                 await source.execute(_UNFENCE, move.move_id)
-    return await enter(work, move, Phase.ABORT)
+    return await enter(work, replace(move, phase=Phase.CUTOVER), Phase.ABORT)

@@ -210,7 +210,9 @@ class Moves:
             moves = await rebalances.open_moves(self.catalog, deadline_in(CATALOG_TIMEOUT_S))
         except ShardError:
             return True
-        return any((o.move_id, o.phase, o.held) == (move.move_id, move.phase, None) for o in moves)
+        return any(
+            (o.move_id, o.phase, o.held, o.keeper) == (move.move_id, move.phase, None, move.keeper) for o in moves
+        )
 
 
 _STEPS: Final = {

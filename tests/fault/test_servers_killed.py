@@ -1,4 +1,4 @@
-"""Source, target and catalog are killed in every phase of a move, under load: the server comes back, the move goes on."""
+"""Source, target and catalog are killed in every phase of a move, under load: the move goes on."""
 
 import asyncio
 

@@ -2,18 +2,14 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 import asyncpg
-import httpx2
-import mmh3
 import pytest
 import pytest_asyncio
 
 from shards.catalog import lease
-from shards.catalog.database import Catalog
 from shards.clock import deadline_in
 from shards.kinds import KINDS, METER
 from shards.moves import fingerprints, rebalances
@@ -23,46 +19,17 @@ from shards.operations import check as invariants
 from shards.storage.partitions import month_of, next_month
 from shards.storage.tables import attached_tables
 from tests.support.ledger import execute, fetch, statuses, stored
-from tests.support.moving import Steps, ended, leftovers, owner_of, reached, running, start
-from tests.support.readings import ingest, meter, vehicle
-from tests.support.routers import in_process
-from tests.support.servers import TestCluster, new_cluster
+from tests.support.moving import Steps, ended, owner_of, reached, running, start
+from tests.support.moving_cluster import TO_S2, Moving, moving_cluster
+from tests.support.readings import ingest, meter
 
-BUCKETS = 8
 EVERYTHING = "/v1/analytics/fleet?from=2000-01-01T00:00:00Z"
-TO_S2 = PlannedMove(0, "s1", "s2")
-
-
-@dataclass
-class Moving:
-    """A cluster of three shards with readings in every bucket, a router, and the catalog."""
-
-    cluster: TestCluster
-    client: httpx2.AsyncClient
-    catalog: Catalog
-
-    def device(self, bucket: int) -> str:
-        return next(f"D-{n}" for n in range(60) if mmh3.hash(f"D-{n}", 0, signed=False) % BUCKETS == bucket)
-
-    async def keys(self) -> list[tuple[str, datetime]]:
-        return sorted((device, moment) for _, device, moment in await stored(self.cluster.shards))
-
-    async def whole(self) -> None:
-        """Nothing is left over, and the invariants hold."""
-        assert await leftovers(self.cluster) == []
-        broken = [rule for rule in await invariants.check(self.catalog) if not rule.ok]
-        assert broken == []
 
 
 @pytest_asyncio.fixture
 async def moving(servers: list[str]) -> AsyncIterator[Moving]:
-    async with new_cluster(servers, shards=3, buckets=BUCKETS) as cluster, in_process(cluster, runner=False) as client:
-        catalog = Catalog(cluster.catalog_dsn)
-        readings = [meter(f"D-{n}", minute) for n in range(60) for minute in (1, 2, 3)]
-        readings += [vehicle(f"V-{n}", minute) for n in range(60) for minute in (1, 2, 3)]
-        await ingest(client, readings)
-        yield Moving(cluster, client, catalog)
-        await catalog.close()
+    async with moving_cluster(servers) as made:
+        yield made
 
 
 async def test_buckets_move_with_everything_in_them(moving: Moving) -> None:

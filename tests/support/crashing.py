@@ -1,7 +1,7 @@
 """A leader that kills or stops its own process at a step: python -m tests.support.crashing CATALOG kill|stop STEP.
 
-Killed as power does, or paused as a hypervisor does. Woken up again, it goes on where it stood; the process ends when it
-has noticed that another one leads.
+Killed as power does, or paused as a hypervisor does. Woken up, it goes on where it stood, and ends when it has
+noticed that another one leads.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from tests.support.moving import LEASE_S
 
 
 async def main(dsn: str, how: str, step: str) -> None:
-    done = []
+    done: list[str] = []
 
     async def end(_move: Move, name: str) -> None:
         if name == step and not done:
