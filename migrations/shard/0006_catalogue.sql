@@ -11,7 +11,14 @@ FROM (VALUES
     (4, 'vehicle', 'status', 'vehicle_current_status')
 ) AS r (lock_order, kind, role, root); -- writers lock history before status, so everything here is in that order
 
--- The tables attached to the roots. `bucket` is NULL for one that voltroute did not make: a DEFAULT, several values.
+-- The bucket of a table attached to a root; NULL for a bound that voltroute did not write: a DEFAULT, several values.
+CREATE FUNCTION bucket_of_bound(bound text) RETURNS smallint
+LANGUAGE sql IMMUTABLE
+SET search_path = public, pg_temp AS $$
+    SELECT substring(bound FROM '^FOR VALUES IN \(''?(\d{1,4})''?\)$')::smallint
+$$;
+
+-- The tables attached to the roots.
 CREATE VIEW bucket_table AS
 SELECT
     r.lock_order,
@@ -22,9 +29,7 @@ SELECT
     c.relname::text AS name,
     i.inhdetachpending AS detaching,
     pg_catalog.pg_get_expr(c.relpartbound, c.oid) AS bound,
-    substring(
-        pg_catalog.pg_get_expr(c.relpartbound, c.oid) FROM '^FOR VALUES IN \(''?(\d{1,4})''?\)$'
-    )::smallint AS bucket
+    bucket_of_bound(pg_catalog.pg_get_expr(c.relpartbound, c.oid)) AS bucket
 FROM root_table AS r
 INNER JOIN pg_catalog.pg_inherits AS i ON i.inhparent = to_regclass('public.' || r.root)
 INNER JOIN pg_catalog.pg_class AS c ON c.oid = i.inhrelid;

@@ -15,7 +15,7 @@ BEGIN
     EXECUTE format('GRANT CONNECT ON DATABASE %I TO %I, %I', current_database(), writer, reader);
     EXECUTE format('GRANT USAGE ON SCHEMA public TO %I, %I', writer, reader);
     EXECUTE format('GRANT SELECT ON owned_bucket, readable_bucket, shard_identity TO %I, %I', writer, reader);
-    EXECUTE format('GRANT SELECT ON bucket_table, leaf TO %I, %I', writer, reader);
+    EXECUTE format('GRANT SELECT ON root_table, bucket_table, leaf TO %I, %I', writer, reader);
     EXECUTE format('GRANT EXECUTE ON FUNCTION ensure_leaves(smallint, date []) TO %I', writer);
     EXECUTE format(
         'GRANT INSERT (timestamp, kwh_consumed_ac, voltage, bucket, tenant_id, meter_id), '

@@ -168,9 +168,11 @@ async def _as_owner(name: str, connection: Connection, shard_map: ShardMap | Non
     owned = await connection.fetchval("SELECT coalesce(array_agg(bucket ORDER BY bucket), '{}') FROM owned_bucket")
     mapped = list(shard_map.by_shard.get(name, ())) if shard_map else []
     same = owned == mapped
-    month = runway(datetime.now(UTC), MONTHS_AHEAD)[-1]
-    first = datetime(month.year, month.month, 1, tzinfo=UTC)
-    lacking = await tables.buckets_without_month(connection, first, TIMEOUT_S)
+    months = runway(datetime.now(UTC), MONTHS_AHEAD)
+    lacking = set()
+    for month in months:
+        first = datetime(month.year, month.month, 1, tzinfo=UTC)
+        lacking |= set(await tables.buckets_without_month(connection, first, TIMEOUT_S))
     strangers = [each.what for each in await tables.foreign(connection)]
     return [
         Finding(
@@ -182,7 +184,7 @@ async def _as_owner(name: str, connection: Connection, shard_map: ShardMap | Non
         Finding(
             f"{name} partitions",
             not lacking,
-            f"{len(lacking)} buckets have none for {month:%Y-%m}" if lacking else f"made up to {month:%Y-%m}",
+            f"buckets {sorted(lacking)} lack one" if lacking else f"made up to {months[-1]:%Y-%m}",
             "run a router: its leader makes them; its log names what is in the way",
         ),
         Finding(

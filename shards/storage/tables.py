@@ -34,13 +34,27 @@ FROM bucket_table AS b, pg_partition_tree(b.table_oid) AS t
 WHERE b.bucket IS NOT NULL AND t.isleaf
 GROUP BY b.bucket
 """
-# A lock that keeps writers out, held by somebody else, on a table of the tree: its bucket.
+# Owned buckets of which some table is not among those that nobody keeps writers out of. The other way round than one
+# would ask, because reading a bound waits for the very lock that is looked for.
 _LOCKED: Final = """
-SELECT DISTINCT b.bucket FROM bucket_table AS b, pg_partition_tree(b.table_oid) AS t, pg_locks AS l
-WHERE l.locktype = 'relation' AND l.relation = t.relid AND l.granted AND b.bucket = ANY($1::smallint[])
-    AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-    AND l.mode IN ('ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
-    AND l.pid <> pg_backend_pid()
+WITH child AS MATERIALIZED (
+    SELECT r.root, i.inhrelid AS oid
+    FROM root_table AS r JOIN pg_inherits AS i ON i.inhparent = to_regclass('public.' || r.root)
+), member AS MATERIALIZED (
+    SELECT root, oid, oid AS member FROM child
+    UNION ALL SELECT c.root, c.oid, i.inhrelid FROM child AS c JOIN pg_inherits AS i ON i.inhparent = c.oid
+), locked AS MATERIALIZED (
+    SELECT DISTINCT m.oid FROM member AS m JOIN pg_locks AS l ON l.relation = m.member
+    WHERE l.locktype = 'relation' AND l.granted AND l.pid <> pg_backend_pid()
+        AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+        AND l.mode IN ('ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
+), free AS MATERIALIZED (
+    SELECT c.root, bucket_of_bound(pg_get_expr(k.relpartbound, k.oid)) AS bucket
+    FROM child AS c JOIN pg_class AS k ON k.oid = c.oid WHERE c.oid NOT IN (SELECT oid FROM locked)
+)
+SELECT DISTINCT o.bucket FROM owned_bucket AS o CROSS JOIN root_table AS r
+WHERE o.bucket = ANY($1::smallint[]) AND EXISTS (SELECT FROM locked)
+    AND NOT EXISTS (SELECT FROM free AS f WHERE f.root = r.root AND f.bucket = o.bucket)
 """
 # What voltroute did not make, or would have made otherwise. A table inside the tree can strand a bucket: a DEFAULT with
 # one row keeps another partition from being attached.
