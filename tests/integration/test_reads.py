@@ -1,12 +1,13 @@
 """Status, history, performance, fleet, activity: exact values, pages, parameters."""
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx2
 import pytest
 
-from tests.support.ledger import wipe
+from tests.support.ledger import execute, wipe
 from tests.support.readings import at, ingest, meter, vehicle
 from tests.support.servers import TestCluster
 
@@ -180,3 +181,34 @@ async def test_default_period_is_the_last_day(client: httpx2.AsyncClient) -> Non
     start, end = (datetime.fromisoformat(answer[name]) for name in ("from", "to"))
     assert end - start == timedelta(hours=24)
     assert datetime.now(UTC) - end < timedelta(minutes=1)
+
+
+async def test_pages_fit_together_while_the_default_window_moves_on(client: httpx2.AsyncClient) -> None:
+    """The cursor carries the window's start: a reading at its old edge does not vanish between two pages."""
+    edge = datetime.now(UTC) - timedelta(hours=24) + timedelta(seconds=1)
+    moments = [edge, *(datetime.now(UTC) - timedelta(minutes=n) for n in range(1, 4))]
+    await ingest(client, [{**meter("EDGE"), "timestamp": moment.isoformat()} for moment in moments])
+    first = await get(client, "/v1/meters/EDGE/history", limit=3)
+    await asyncio.sleep(1.1)  # the edge leaves the default window: that is what is tested
+    assert len((await get(client, "/v1/meters/EDGE/history"))["items"]) == 3
+    second = await get(client, "/v1/meters/EDGE/history", limit=3, cursor=first["next"])
+    assert ([len(page["items"]) for page in (first, second)], second["next"]) == ([3, 1], None)
+
+
+async def test_a_fleet_with_many_pairings_lets_others_through(client: httpx2.AsyncClient, cluster: TestCluster) -> None:
+    """3,000 pairings: sums over all chunks, and a probe that is answered meanwhile."""
+    await ingest(client, [meter(f"PM{n}", 1, kwh=1.0) for n in range(3_000)])
+    insert = (
+        "INSERT INTO pairing (vehicle_id, meter_id, valid_from)"
+        " SELECT 'PV' || n, 'PM' || n, '2026-05-01T00:00Z' FROM generate_series(0, 2999) AS n"
+    )
+    await execute(cluster.catalog_dsn, insert)
+    asked = asyncio.create_task(get(client, "/v1/analytics/fleet", **PERIOD))
+    probes = 0
+    while not asked.done():
+        assert (await client.get("/livez")).status_code == 200
+        await asyncio.sleep(0.001)  # a probe of this process waits for nothing by itself
+        probes += 1
+    answer = await asked
+    assert probes > 3
+    assert (answer["paired"]["pairings"], answer["paired"]["totalEnergyConsumedAc"]) == (3_000, 3_000.0)

@@ -14,6 +14,8 @@ class Wire:
         self._dsn = urlsplit(dsn)
         self._writers: set[asyncio.StreamWriter] = set()
         self._whole = True
+        self._flowing = asyncio.Event()
+        self._flowing.set()
         self._server: asyncio.Server | None = None
 
     @property
@@ -32,11 +34,19 @@ class Wire:
     def mend(self) -> None:
         self._whole = True
 
+    def hold(self) -> None:
+        """Nothing passes any more, and nobody is told: connections stay, new ones are accepted."""
+        self._flowing.clear()
+
+    def let_go(self) -> None:
+        self._flowing.set()
+
     async def serve(self) -> None:
         self._server = await asyncio.start_server(self._forward, "127.0.0.1", 0)
 
     async def close(self) -> None:
         self.cut()
+        self.let_go()
         assert self._server is not None
         self._server.close()
 
@@ -44,6 +54,7 @@ class Wire:
         if not self._whole:
             writer.transport.abort()
             return
+        await self._flowing.wait()
         there, back = await asyncio.open_connection(self._dsn.hostname, self._dsn.port)
         self._writers |= {writer, back}
         try:
@@ -54,6 +65,7 @@ class Wire:
     async def _copy(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError):
             while data := await reader.read(65536):
+                await self._flowing.wait()
                 writer.write(data)
                 await writer.drain()
         writer.transport.abort()
