@@ -6,16 +6,22 @@ RUNTIME := $(VENV)/.runtime
 DEV := $(VENV)/.dev
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test check bench format lock clean help
+.PHONY: demo quick test test-fault check bench format lock clean help
 
 help: ## this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
 
 demo: $(RUNTIME) ## a cluster, a router and a simulated fleet; Ctrl-C ends everything
 	@$(BIN)/voltroute demo
 
-test: $(DEV) ## all tests
+quick: $(DEV) ## unit and property tests: no servers, under 20 s
+	@$(BIN)/python -m pytest tests/unit tests/property tests/docs
+
+test: $(DEV) ## all tests but the long proofs, about 10 minutes
 	@$(BIN)/python -m pytest
+
+test-fault: $(DEV) ## fault tests with the long proofs: every step of a move, large buckets; about half an hour
+	@$(BIN)/python -m pytest tests/fault -m "long or not long"
 
 check: $(DEV) ## lint, types, layers, SQL
 	@$(BIN)/ruff format --check .

@@ -1,5 +1,6 @@
 """Undoing a cutover while the source's copy is still kept: the same passes and the same fence, the other way round."""
 
+import asyncio
 import time
 from dataclasses import replace
 from typing import Final
@@ -30,6 +31,9 @@ async def roll_back(work: Work, move: Move) -> Move:
             # What the target took since the cutover, however much it is, goes back while it goes on taking more.
             await carrier.prepare_delta(sides[Role.SOURCE])
             await backward(sides).catch_up(CLOSE_GOOD_S, CLOSE_PASSES_MAX)
+            # Otherwise the fence reads every page that has no summary yet: all that was just carried.
+            back = await backward(sides).direction()
+            await asyncio.gather(carrier.settle(back.giver, back.theirs), carrier.settle(back.taker, back.ours))
     async with work.both(move, FENCING) as sides:
         started = time.monotonic()
         if sides.records[Role.TARGET].state is Recorded.ATTACHED:

@@ -8,7 +8,8 @@ from shards.postgres.pools import Connection
 from shards.postgres.sessions import BRIEF, open_session
 
 _PLACE: Final = """
-SELECT (SELECT system_identifier FROM pg_control_system())::text || '/' || current_database() AS place,
+SELECT concat_ws('/', (SELECT system_identifier FROM pg_control_system()), inet_server_addr(), inet_server_port(),
+        current_database()) AS place,
     to_regclass('public.shard_identity') IS NOT NULL AS has_identity,
     to_regclass('public.owned_bucket') IS NOT NULL AS has_shard,
     to_regclass('public.bucket_map') IS NOT NULL AS has_catalog

@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import time
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -20,6 +21,7 @@ class Recorder:
     acknowledged: set[Key] = field(default_factory=set)
     statuses: dict[int, int] = field(default_factory=dict)
     broken: int = 0
+    longest_s: float = 0.0
     _numbers: Any = field(default_factory=itertools.count)
     _goal: int = 0
     _reached: asyncio.Event = field(default_factory=asyncio.Event)
@@ -41,11 +43,13 @@ class Recorder:
     async def post(self, client: httpx2.AsyncClient, devices: int = 50, batch: int = 3) -> None:
         """One request; its readings count as acknowledged only when all of them are."""
         made = [self.next_reading(devices) for _ in range(batch)]
+        started = time.monotonic()
         try:
             response = await client.post("/v1/ingest/meter", json=[reading for _, reading in made])
         except httpx2.TransportError:
             self.broken += 1
             return
+        self.longest_s = max(self.longest_s, time.monotonic() - started)
         self.statuses[response.status_code] = self.statuses.get(response.status_code, 0) + 1
         if response.status_code == 200:
             self.acknowledged.update(key for key, _ in made)
