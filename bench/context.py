@@ -42,10 +42,10 @@ class Context:
         self.progress.step(text)
 
     @asynccontextmanager
-    async def systems(self) -> AsyncIterator[Mapping[str, System]]:
-        """What is measured. A target that runs already comes without baselines."""
+    async def systems(self, settings: Mapping[str, str] | None = None) -> AsyncIterator[Mapping[str, System]]:
+        """What is measured; `settings` of the router. A target that runs already comes without baselines."""
         if self.target is not None:
             yield {VOLTROUTE: self.target}
             return
-        async with with_baselines(self.shards) as made:
+        async with with_baselines(self.shards, settings) as made:
             yield made

@@ -125,13 +125,13 @@ def _folder() -> Path:
 
 
 @asynccontextmanager
-async def voltroute(shards: int) -> AsyncIterator[System]:
+async def voltroute(shards: int, settings: Mapping[str, str] | None = None) -> AsyncIterator[System]:
     """A router on an embedded cluster with durable settings, in a folder that is deleted afterwards."""
     folder = _folder()
     program = Path(sys.executable).with_name("voltroute")
     command = [str(program), "up", "--json", "--temporary", "--until-eof", "--port", "0"]
     command += ["--data", str(folder), "--shards", str(shards)]
-    process = await _start(command, {"VOLTROUTE_LOG_LEVEL": "warning"})
+    process = await _start(command, {"VOLTROUTE_LOG_LEVEL": "warning", **(settings or {})})
     try:
         ready = await _ready(process)
         (keeper,) = psutil.Process(process.pid).children()
@@ -152,10 +152,10 @@ async def _baseline(name: str, module: str, owner: System, env: Mapping[str, str
 
 
 @asynccontextmanager
-async def with_baselines(shards: int) -> AsyncIterator[dict[str, System]]:
+async def with_baselines(shards: int, settings: Mapping[str, str] | None = None) -> AsyncIterator[dict[str, System]]:
     """voltroute, `null` (reads, decodes, answers) and `seed-design` (the seed's way, on the first shard's server)."""
     async with AsyncExitStack() as stack:
-        ours = await stack.enter_async_context(voltroute(shards))
+        ours = await stack.enter_async_context(voltroute(shards, settings))
         first = next(iter(ours.shards.values()))
         null = await stack.enter_async_context(_baseline(NULL, "bench.baselines.null", ours, {}))
         seed = await stack.enter_async_context(_baseline(SEED, "bench.baselines.seed", ours, {"BENCH_SEED_DSN": first}))

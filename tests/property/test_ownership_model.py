@@ -1,6 +1,8 @@
 """A model of map, moves and routers, driven by hypothesis: whatever is interleaved, a bucket has one writable owner.
 
-Each rule is one committed step, in the order in which the mover commits them; a crash is any pause between two.
+Each rule is one committed step, in the order in which the mover commits them; a crash is any pause between two. A
+source may come back without its fence (a promoted replica, a restored backup), a target may be unable to attach, and
+an operator decides about what is held: whatever was acknowledged by either side is there in the end.
 """
 
 from dataclasses import dataclass, field, replace
@@ -60,6 +62,9 @@ class Ownership(RuleBasedStateMachine):
         self.acknowledged: list[tuple[int, int]] = []
         self.readings = 0
         self.epochs = [1]
+        self.promoted: set[int] = (
+            set()
+        )  # buckets whose source forgot its fence: two may take writes until that is resolved
 
     def open_moves(self) -> list[Move]:
         return [move for move in self.moves.values() if move.phase not in ENDED]
@@ -73,16 +78,19 @@ class Ownership(RuleBasedStateMachine):
             self.moves[number] = Move(number, 1, planned.bucket, planned.source, planned.target, Phase.PLANNED)
 
     @rule(data=st.data(), count=st.integers(1, 10))
-    @precondition(lambda self: self.open_moves())
+    @precondition(lambda self: bool(startable(self.open_moves(), 2, new=True)))
     def step(self, data: Any, count: int) -> None:
         """Some move that may run makes its next committed step, or a few."""
         move = data.draw(st.sampled_from(startable(self.open_moves(), 2, new=True)))
         for _ in range(count):
-            if move.phase not in ENDED:
+            if move.phase not in ENDED and not move.held:
                 getattr(self, f"_{move.phase.value}")(move, self.stores[move.source], self.stores[move.target])
                 self.one_writer()
                 self.nothing_lost()
                 move = self.moves[move.move_id]
+
+    def hold(self, move: Move) -> None:
+        self.moves[move.move_id] = replace(move, held="not as recorded")
 
     def enter(self, move: Move, phase: Phase) -> None:
         check_step(move.phase, phase)
@@ -123,8 +131,13 @@ class Ownership(RuleBasedStateMachine):
             self.enter(move, Phase.CUTOVER)
 
     def _cutover(self, move: Move, source: Store, target: Store) -> None:
-        assert source.moves[move.bucket][1] == "fenced"
-        if move.bucket not in target.attached:
+        if target.moves[move.bucket][1] == "aborted":
+            source.moves[move.bucket] = (move.move_id, "returned")
+            source.fenced.discard(move.bucket)
+            self.enter(move, Phase.ABORT)
+        elif source.moves[move.bucket][1] != "fenced":
+            self.hold(move)
+        elif move.bucket not in target.attached:
             target.loose.discard(move.bucket)
             target.attached.add(move.bucket)
             target.owned.add(move.bucket)
@@ -141,8 +154,10 @@ class Ownership(RuleBasedStateMachine):
 
     def _cleanup(self, move: Move, source: Store, target: Store) -> None:
         state = source.moves.get(move.bucket, (0, "gone"))[1]
-        if state == "fenced":
-            assert source.data[move.bucket] <= target.data[move.bucket]
+        if state == "copying":
+            self.hold(move)
+        elif state == "fenced":
+            target.data[move.bucket] |= source.data[move.bucket]
             source.moves[move.bucket] = (move.move_id, "dropping")
         elif state == "dropping":
             source.drop(move.bucket)
@@ -161,14 +176,16 @@ class Ownership(RuleBasedStateMachine):
         elif move.bucket in target.moves:
             target.drop(move.bucket)
             del target.moves[move.bucket]
-        elif state == "aborted":
+        elif state in {"aborted", "returned"}:
             del source.moves[move.bucket]
         else:
             self.enter(move, Phase.ABORTED)
 
     def _rollback(self, move: Move, source: Store, target: Store) -> None:
         state = source.moves.get(move.bucket, (0, "gone"))[1]
-        if state not in {"fenced", "returned"} or move.bucket not in target.moves:
+        if state == "copying":
+            self.hold(move)
+        elif state not in {"fenced", "returned"} or move.bucket not in target.moves:
             self.enter(move, Phase.CLEANUP)  # too late
         elif target.moves[move.bucket][1] == "attached":
             target.moves[move.bucket] = (move.move_id, "fenced")
@@ -183,6 +200,7 @@ class Ownership(RuleBasedStateMachine):
 
     def _rollback_cleanup(self, move: Move, source: Store, target: Store) -> None:
         if move.bucket in target.moves:
+            source.data[move.bucket] |= target.data[move.bucket]
             target.drop(move.bucket)
             del target.moves[move.bucket]
         elif move.bucket in source.moves:
@@ -201,6 +219,58 @@ class Ownership(RuleBasedStateMachine):
         candidates = [move for move in self.open_moves() if move.phase is Phase.CLEANUP]
         if candidates:
             self.enter(data.draw(st.sampled_from(candidates)), Phase.ROLLBACK)
+
+    @rule(data=st.data())
+    def forget_a_fence(self, data: Any) -> None:
+        """The source comes back as it was before its fence."""
+        fenced = [
+            move
+            for move in self.open_moves()
+            if move.phase in {Phase.CUTOVER, Phase.CLEANUP}
+            and self.stores[move.source].moves.get(move.bucket) == (move.move_id, "fenced")
+        ]
+        if fenced:
+            move = data.draw(st.sampled_from(fenced))
+            source = self.stores[move.source]
+            source.moves[move.bucket] = (move.move_id, "copying")
+            source.fenced.discard(move.bucket)
+            self.promoted.add(move.bucket)
+
+    @rule(data=st.data())
+    def cannot_attach(self, data: Any) -> None:
+        """Something made by hand is in the target's way, for good: its record says so before the source opens."""
+        waiting = [
+            move
+            for move in self.open_moves()
+            if move.phase is Phase.CUTOVER
+            and not move.held
+            and self.stores[move.target].moves.get(move.bucket) == (move.move_id, "copying")
+            and self.stores[move.source].moves.get(move.bucket) == (move.move_id, "fenced")
+        ]
+        if waiting:
+            move = data.draw(st.sampled_from(waiting))
+            self.stores[move.target].moves[move.bucket] = (move.move_id, "aborted")
+
+    @rule(data=st.data(), keep_source=st.booleans())
+    def resolve(self, data: Any, keep_source: bool) -> None:
+        """The other side is shut, what it has goes over, the keeper owns the bucket, then the map says so."""
+        held = [move for move in self.open_moves() if move.held]
+        if held:
+            move = data.draw(st.sampled_from(held))
+            source, target, bucket = self.stores[move.source], self.stores[move.target], move.bucket
+            keeper, other = (source, target) if keep_source else (target, source)
+            other.fenced.add(bucket)
+            other.moves[bucket] = (move.move_id, "fenced")
+            keeper.data.setdefault(bucket, set()).update(other.data.get(bucket, set()))
+            keeper.loose.discard(bucket)
+            keeper.fenced.discard(bucket)
+            keeper.attached.add(bucket)
+            keeper.owned.add(bucket)
+            keeper.moves[bucket] = (move.move_id, "returned" if keep_source else "attached")
+            self._give(bucket, move.source if keep_source else move.target)
+            phase = Phase.ROLLBACK_CLEANUP if keep_source else Phase.CLEANUP
+            self.moves[move.move_id] = replace(move, phase=phase, held=None)
+            self.promoted.discard(bucket)
 
     @rule(router=st.integers(0, ROUTERS - 2))
     def refresh(self, router: int) -> None:
@@ -222,15 +292,21 @@ class Ownership(RuleBasedStateMachine):
     @invariant()
     def one_writer(self) -> None:
         facts = {name: store.facts() for name, store in self.stores.items()}
-        broken = [each for each in judge("cluster", self.map, facts, list(self.moves.values())) if not each.ok]
-        assert broken == []
-        for bucket in range(BUCKETS):
+        rules = judge("cluster", self.map, facts, list(self.moves.values()))
+        waived = {"no move waits for an operator"} | (
+            {"at most one shard accepts writes of a bucket"} if self.promoted else set()
+        )
+        assert [each for each in rules if not each.ok and each.name not in waived] == []
+        for bucket in set(range(BUCKETS)) - self.promoted:
             assert sum(store.writable(bucket) for store in self.stores.values()) <= 1
 
     @invariant()
     def nothing_lost(self) -> None:
         """What was acknowledged is on the owner: by the map, or the one that accepts writes already."""
         for bucket, number in self.acknowledged:
+            if bucket in self.promoted:
+                assert any(number in store.data.get(bucket, ()) for store in self.stores.values())
+                continue
             writers = [store for store in self.stores.values() if store.writable(bucket)]
             owner = writers[0] if writers else self.stores[self.map.owner(bucket)]
             assert number in owner.data[bucket]
