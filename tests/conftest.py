@@ -8,9 +8,17 @@ from typing import Any
 import httpx2
 import pytest
 import pytest_asyncio
+from hypothesis import settings
 
 from tests.support.routers import in_process
 from tests.support.servers import TestCluster, new_cluster, test_servers
+
+
+# HYPOTHESIS_PROFILE=quick|thorough; tests that ask databases say themselves how often.
+settings.register_profile("quick", max_examples=20, deadline=None)
+settings.register_profile("default", max_examples=200, deadline=None)
+settings.register_profile("thorough", max_examples=5_000, deadline=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")

@@ -323,6 +323,6 @@ class Ownership(RuleBasedStateMachine):
 
 
 Ownership.TestCase.settings = settings(
-    max_examples=250, stateful_step_count=80, deadline=None, suppress_health_check=list(HealthCheck)
+    stateful_step_count=80, deadline=None, suppress_health_check=list(HealthCheck)
 )
 TestOwnership = Ownership.TestCase
