@@ -6,7 +6,7 @@ RUNTIME := $(VENV)/.runtime
 DEV := $(VENV)/.dev
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo quick test test-fault check bench format lock clean help
+.PHONY: demo coverage quick test test-fault check bench format lock clean help
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -14,11 +14,14 @@ help: ## this list
 demo: $(RUNTIME) ## a cluster, a router and a simulated fleet; Ctrl-C ends everything
 	@$(BIN)/voltroute demo
 
+coverage: $(DEV) ## branch coverage of the pure core by unit and property tests
+	@$(BIN)/python -m pytest tests/unit tests/property --cov --cov-report=term-missing:skip-covered
+
 quick: $(DEV) ## unit and property tests: no servers, under 20 s
 	@$(BIN)/python -m pytest tests/unit tests/property tests/docs
 
 test: $(DEV) ## all tests but the long proofs, about 10 minutes
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 3 --dist loadfile
 
 test-fault: $(DEV) ## fault tests with the long proofs: every step of a move, large buckets; about half an hour
 	@$(BIN)/python -m pytest tests/fault -m "long or not long"

@@ -13,7 +13,6 @@ from hypothesis import settings
 from tests.support.routers import in_process
 from tests.support.servers import TestCluster, new_cluster, test_servers
 
-
 # HYPOTHESIS_PROFILE=quick|thorough; tests that ask databases say themselves how often.
 settings.register_profile("quick", max_examples=20, deadline=None)
 settings.register_profile("default", max_examples=200, deadline=None)

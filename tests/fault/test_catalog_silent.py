@@ -15,7 +15,7 @@ from shards.catalog.database import Catalog
 from shards.clock import deadline_in
 from shards.moves.phases import Phase
 from shards.moves.placement import PlannedMove
-from tests.fault.test_runner_killed import crash
+from tests.support.crash_matrix import crash
 from tests.support.ledger import execute
 from tests.support.loaded import loaded
 from tests.support.moving import ended, reached, running, start

@@ -151,8 +151,11 @@ async def test_readiness_ends_when_no_shard_takes_writes(own: TestCluster) -> No
 async def test_a_use_that_outlives_its_deadline_ends_and_counts() -> None:
     """A server that accepts and says nothing: the second unanswered call opens the breaker."""
 
-    async def silent(_reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
-        await asyncio.Event().wait()
+    over = asyncio.Event()
+
+    async def silent(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await over.wait()
+        writer.close()
 
     server = await asyncio.start_server(silent, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
@@ -167,4 +170,6 @@ async def test_a_use_that_outlives_its_deadline_ends_and_counts() -> None:
             causes.append(error.cause)
     assert causes == [Cause.SILENT, Cause.SILENT, Cause.BREAKER_OPEN]
     await pool.close()
+    over.set()
     server.close()
+    await server.wait_closed()

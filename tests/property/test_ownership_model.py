@@ -322,7 +322,5 @@ class Ownership(RuleBasedStateMachine):
         assert self.epochs == sorted(set(self.epochs))
 
 
-Ownership.TestCase.settings = settings(
-    stateful_step_count=80, deadline=None, suppress_health_check=list(HealthCheck)
-)
+Ownership.TestCase.settings = settings(stateful_step_count=80, deadline=None, suppress_health_check=list(HealthCheck))
 TestOwnership = Ownership.TestCase

@@ -1,0 +1,128 @@
+"""Decoding: each way in which an item or a body is refused, with the field that is named."""
+
+from datetime import UTC, datetime, timedelta
+
+import orjson
+import pytest
+
+from router.ingest.decode import METER_FORMAT, MIXED_FORMAT, VEHICLE_FORMAT, decode
+from router.ingest.routing import route
+from router.reads.efficiency import coverage
+from router.wire.problems import CONTENT_TOO_LARGE, MALFORMED_BODY, ProblemError
+from router.wire.readings import explain
+from shards.catalog.shard_map import ShardMap
+from shards.errors import InvalidArgument
+from shards.kinds import METER
+from shards.moves.phases import Move, Phase, Recorded, Role, check_record
+from shards.shard import ShardRecord, ShardState, check_name
+from shards.window import Window
+from tests.support.readings import START, meter, vehicle
+
+
+def body_of(*items: object) -> bytes:
+    return orjson.dumps(list(items))
+
+
+@pytest.mark.parametrize(
+    ("item", "pointer", "code"),
+    [
+        ({**meter(), "vehicleId": "V"}, "", "ambiguous_kind"),
+        ({"timestamp": meter()["timestamp"]}, "", "ambiguous_kind"),
+        ({k: v for k, v in meter().items() if k != "voltage"}, "/voltage", "missing_field"),
+        ({k: v for k, v in vehicle().items() if k != "soc"}, "/soc", "missing_field"),
+        ({**meter(), "soc": 5}, "/soc", "unknown_field"),
+        ({**vehicle(), "soc": 500}, "/soc", "out_of_range"),
+        (7, "", "wrong_type"),
+    ],
+)
+def test_a_mixed_item_that_is_no_reading(item: object, pointer: str, code: str) -> None:
+    decoded = decode(body_of(meter("GOOD"), item, vehicle("GOOD")), MIXED_FORMAT, ndjson=False, readings_max=10)
+    assert (len(decoded.meters), len(decoded.vehicles)) == (1, 1)
+    assert [(e.index, e.pointer, e.code) for e in decoded.errors] == [(1, pointer, code)]
+
+
+@pytest.mark.parametrize(
+    ("text", "pointer", "code"),
+    [
+        (
+            b'{"meterId":"M","kwhConsumedAc":NaN,"voltage":1,"timestamp":"2026-05-01T00:00:00Z"}',
+            "/kwhConsumedAc",
+            "out_of_range",
+        ),
+        (b'{"timestamp":"\\ud800"}', "", "malformed"),
+        (b"{not json}", "", "malformed"),
+        (b"1 2", "", "malformed"),
+    ],
+)
+def test_a_line_that_is_no_reading(text: bytes, pointer: str, code: str) -> None:
+    lines = b"\n".join([orjson.dumps(meter("GOOD")), text])
+    decoded = decode(lines, METER_FORMAT, ndjson=True, readings_max=10)
+    assert [(e.index, e.pointer, e.code) for e in decoded.errors] == [(1, pointer, code)]
+    assert len(decoded) == 2
+
+
+@pytest.mark.parametrize(
+    ("body", "detail"),
+    [(b'{"meterId":"\xff" x}', "not UTF-8"), (b"[" * 100_000, "nested too deeply"), (b"{", "truncated")],
+)
+def test_a_body_that_cannot_be_parsed(body: bytes, detail: str) -> None:
+    with pytest.raises(ProblemError) as refused:
+        decode(body, METER_FORMAT, ndjson=False, readings_max=10)
+    assert refused.value.problem is MALFORMED_BODY
+    assert detail in refused.value.detail
+
+
+@pytest.mark.parametrize("ndjson", [False, True])
+def test_too_many_readings(ndjson: bool) -> None:
+    readings = [meter(f"M-{n}") for n in range(11)]
+    body = b"\n".join(map(orjson.dumps, readings)) if ndjson else body_of(*readings)
+    with pytest.raises(ProblemError) as refused:
+        decode(body, METER_FORMAT, ndjson=ndjson, readings_max=10)
+    assert refused.value.problem is CONTENT_TOO_LARGE
+    assert "11 readings in one request" in refused.value.detail
+
+
+def test_one_reading_and_readings_of_one_kind() -> None:
+    assert len(decode(orjson.dumps(vehicle()), VEHICLE_FORMAT, ndjson=False, readings_max=1).vehicles) == 1
+    assert len(decode(b" [] ", METER_FORMAT, ndjson=False, readings_max=1)) == 0
+
+
+def test_readings_outside_their_time_are_told_which_limit() -> None:
+    late, early = vehicle("V", 5), vehicle("V", -5)
+    decoded = decode(body_of(late, early, meter("M", -5)), MIXED_FORMAT, ndjson=False, readings_max=10)
+    chunks, errors = route(decoded, ShardMap(1, ("a",)), START, START + timedelta(minutes=1))
+    assert chunks == {}
+    assert sorted((e.index, e.code) for e in errors) == [(0, "in_future"), (1, "too_old"), (2, "too_old")]
+
+
+def test_a_complaint_nobody_has_words_for_is_passed_on() -> None:
+    assert explain("Something new - at `$.soc`") == ("/soc", "invalid", "Something new")
+
+
+def test_coverage_is_a_share() -> None:
+    hour = Window(datetime(2026, 5, 1, tzinfo=UTC), datetime(2026, 5, 1, 1, tzinfo=UTC))
+    assert [coverage(*each, hour) for each in ((30, 1), (60, 2), (90, 1), (0, 0))] == [0.5, 0.5, 1.0, 0.0]
+
+
+def test_names_and_records() -> None:
+    assert check_name("shard-1") == "shard-1"
+    for bad in ("", "1a", "A", "a" * 32, "ä", "a b"):
+        with pytest.raises(InvalidArgument):
+            check_name(bad)
+    secret = ShardRecord("a", ShardState.ACTIVE, "postgresql://u:SECRET@h/d", "w", "r")
+    assert repr(secret) == "ShardRecord('a', 'active')"
+    assert str(METER) == "meter"
+
+
+def test_a_record_takes_only_legal_steps() -> None:
+    check_record(Role.SOURCE, Recorded.COPYING, Recorded.FENCED)
+    for role, before, after in (
+        (Role.SOURCE, Recorded.FENCED, Recorded.COPYING),
+        (Role.SOURCE, Recorded.ABORTED, Recorded.FENCED),
+        (Role.TARGET, Recorded.ABORTED, Recorded.ATTACHED),
+        (Role.TARGET, Recorded.COPYING, Recorded.FENCED),
+    ):
+        with pytest.raises(ValueError, match="does not go"):
+            check_record(role, before, after)
+    move = Move(1, 1, 0, "a", "b", Phase.PLANNED)
+    assert (move.shard(Role.SOURCE), move.shard(Role.TARGET)) == ("a", "b")
