@@ -1,6 +1,18 @@
 -- What a move does to tables, always by the identity that `move_table` holds. VRHLD: things are not as recorded; the move
 -- is held for an operator.
 
+-- Up to when (by ingested_at) all readings were compared with the other side.
+ALTER TABLE bucket_move ADD COLUMN verified timestamptz;
+
+-- The latest generation of runners that worked here: an older one, paused before its first word and woken later, claims
+-- nothing any more.
+CREATE TABLE runner_seen (
+    singleton boolean PRIMARY KEY DEFAULT true CHECK (singleton),
+    generation bigint NOT NULL
+);
+
+INSERT INTO runner_seen (generation) VALUES (0);
+
 -- The tables of a move, each checked to be the one that was recorded.
 CREATE FUNCTION tables_of_move(the_move bigint) RETURNS TABLE (root text, name text, role text)
 LANGUAGE plpgsql
@@ -35,6 +47,13 @@ BEGIN
     SELECT the_move, b.table_oid, b.root, b.name
     FROM bucket_table AS b WHERE b.bucket = the_bucket AND NOT b.detaching
     ON CONFLICT DO NOTHING;
+    -- What was recorded earlier must be this bucket's: a catalog from an older backup gives numbers a second time.
+    IF EXISTS (
+        SELECT FROM move_table AS t INNER JOIN bucket_table AS b ON b.table_oid = t.table_oid
+        WHERE t.move_id = the_move AND b.bucket IS DISTINCT FROM the_bucket
+    ) THEN
+        RAISE EXCEPTION 'move % recorded tables of another bucket here', the_move USING ERRCODE = 'VRHLD';
+    END IF;
     SELECT count(*) INTO found FROM move_table WHERE move_id = the_move;
     RETURN found;
 END
@@ -80,9 +99,30 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION unfence_tables(the_move bigint) RETURNS void
+-- Writes go through again. Disabled, not dropped: readers do not notice, and a long one does not hold it up.
+CREATE FUNCTION open_tables(the_move bigint) RETURNS void
 LANGUAGE plpgsql
 SET search_path = public, pg_temp AS $$
+DECLARE
+    each record;
+BEGIN
+    FOR each IN
+        SELECT t.* FROM tables_of_move(the_move) AS t
+        WHERE EXISTS (
+            SELECT FROM pg_catalog.pg_trigger
+            WHERE tgrelid = to_regclass(format('public.%I', t.name)) AND tgname = 'fence'
+        )
+    LOOP
+        EXECUTE format('ALTER TABLE %I DISABLE TRIGGER fence', each.name);
+    END LOOP;
+END
+$$;
+
+-- What is left of a fence that was opened goes when nobody has to wait for it.
+CREATE FUNCTION unfence_tables(the_move bigint) RETURNS void
+LANGUAGE plpgsql
+SET search_path = public, pg_temp
+SET lock_timeout = '150ms' AS $$
 DECLARE
     each record;
 BEGIN
@@ -107,6 +147,11 @@ BEGIN
         EXECUTE format('ALTER TABLE %I ATTACH PARTITION %I FOR VALUES IN (%s)', each.root, each.name, the_bucket);
         EXECUTE format('COMMENT ON TABLE %I IS NULL', each.name);
     END LOOP;
+    IF (SELECT count(*) FROM bucket_table WHERE bucket = the_bucket AND NOT detaching)
+        <> (SELECT count(*) FROM root_table)
+    THEN
+        RAISE EXCEPTION 'bucket % is not attached to every root', the_bucket USING ERRCODE = 'VRHLD';
+    END IF;
     INSERT INTO owned_bucket (bucket, first_month) VALUES (the_bucket, earliest) ON CONFLICT DO NOTHING;
 END
 $$;
@@ -139,6 +184,7 @@ REVOKE ALL ON FUNCTION tables_of_move(bigint) FROM PUBLIC;
 REVOKE ALL ON FUNCTION claim_tables(smallint, bigint) FROM PUBLIC;
 REVOKE ALL ON FUNCTION prepare_tables(smallint, bigint) FROM PUBLIC;
 REVOKE ALL ON FUNCTION fence_tables(bigint) FROM PUBLIC;
+REVOKE ALL ON FUNCTION open_tables(bigint) FROM PUBLIC;
 REVOKE ALL ON FUNCTION unfence_tables(bigint) FROM PUBLIC;
 REVOKE ALL ON FUNCTION adopt_tables(smallint, bigint, date) FROM PUBLIC;
 REVOKE ALL ON FUNCTION drop_tables(bigint) FROM PUBLIC;

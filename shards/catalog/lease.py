@@ -6,11 +6,13 @@ from typing import Final
 
 from shards.catalog.database import Catalog
 
+# A generation is also a time: a catalog that was restored from a backup does not give one a second time.
 _ACQUIRE: Final = """
-INSERT INTO runner (name, expires_at) VALUES ($1, clock_timestamp() + make_interval(secs => $2))
+INSERT INTO runner (name, generation, expires_at)
+SELECT $1, (extract(epoch FROM clock_timestamp()) * 1000)::bigint, clock_timestamp() + make_interval(secs => $2)
 ON CONFLICT (singleton) DO UPDATE
-SET generation = runner.generation + 1, name = excluded.name, since = now(), seen_at = now(),
-    expires_at = excluded.expires_at
+SET generation = greatest(runner.generation + 1, excluded.generation), name = excluded.name,
+    since = now(), seen_at = now(), expires_at = excluded.expires_at
 WHERE runner.expires_at < clock_timestamp()
 RETURNING generation
 """

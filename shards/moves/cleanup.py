@@ -10,7 +10,7 @@ from shards.moves.carrier import Direction
 from shards.moves.differences import Difference, difference
 from shards.moves.fingerprints import Different
 from shards.moves.phases import Move, Phase, Recorded, Role, Step
-from shards.moves.record import BucketMove, Held, Replaced, Token, look
+from shards.moves.record import BucketMove, Held, Replaced, Token, has_bucket, look
 from shards.moves.work import Work, enter
 from shards.postgres.pools import Connection
 from shards.postgres.sessions import owner_session
@@ -30,11 +30,9 @@ _DISOWN: Final = "DELETE FROM owned_bucket WHERE bucket = $1"
 _DROP: Final = "SELECT drop_tables($1::bigint)"
 _OWNS: Final = """
 SELECT EXISTS (SELECT FROM owned_bucket WHERE bucket = $1)
-    AND (SELECT count(*) FROM bucket_table WHERE bucket = $1) = (SELECT count(*) FROM root_table)
+    AND (SELECT count(*) FROM bucket_table WHERE bucket = $1 AND NOT detaching) = (SELECT count(*) FROM root_table)
 """
-_HAS: Final = """
-SELECT EXISTS (SELECT FROM owned_bucket WHERE bucket = $1) OR EXISTS (SELECT FROM bucket_table WHERE bucket = $1)
-"""
+_UNFENCE: Final = "SELECT unfence_tables($1::bigint)"
 
 
 _GIVEN_UP: Final = frozenset({Recorded.COPYING, Recorded.ABORTED, Recorded.RETURNED})
@@ -59,7 +57,7 @@ async def abort(work: Work, move: Move) -> Move:
                 if ours.state not in {Recorded.COPYING, Recorded.ABORTED}:
                     raise Held(f"giving up move {move.move_id} finds {move.target} {ours.state}")
                 await _drop(work, move, target, Role.TARGET, ours.state)
-        await token.forget(source)
+        await _leave(work, move, source, Role.SOURCE)
         await work.at(move, Step.AFTER_FORGET)
     return await enter(work, move, Phase.ABORTED)
 
@@ -75,7 +73,7 @@ async def clean_up(work: Work, move: Move) -> Move:
             await _make_superset(work, move, (source, target), Role.TARGET)
         if known is not None:
             await _remove(work, move, source, Role.SOURCE, known)
-        await work.token(move, Role.TARGET).forget(target)
+        await _leave(work, move, target, Role.TARGET)
         await work.at(move, Step.AFTER_FORGET)
     return await enter(work, move, Phase.DONE)
 
@@ -91,14 +89,23 @@ async def clean_up_rollback(work: Work, move: Move) -> Move:
             await _make_superset(work, move, (target, source), Role.SOURCE)
         if known is not None:
             await _remove(work, move, target, Role.TARGET, known)
-        await work.token(move, Role.SOURCE).forget(source)
+        await _leave(work, move, source, Role.SOURCE)
     return await enter(work, move, Phase.ROLLED_BACK)
+
+
+async def _leave(work: Work, move: Move, connection: Connection, role: Role) -> None:
+    """The side that stays has nothing of the move any more: no fence that was opened, no record."""
+    token = work.token(move, role)
+    async with connection.transaction():
+        if await token.take_over(connection) is not None:
+            await connection.execute(_UNFENCE, move.move_id)
+            await token.forget(connection)
 
 
 async def _check_ended(move: Move, connection: Connection, known: BucketMove | None, role: Role) -> None:
     """Held unless the copy's record says that it is kept or being dropped; without one nothing of it may be there."""
     if known is None:
-        if await connection.fetchval(_HAS, move.bucket):
+        if await has_bucket(connection, move):
             raise Held(f"{move.shard(role)} has bucket {move.bucket}, but no record of move {move.move_id}")
     elif known.state not in {Recorded.FENCED, Recorded.DROPPING}:
         raise Held(f"the old copy on {move.shard(role)} should be fenced, and is {known.state}")
@@ -121,7 +128,7 @@ async def _make_superset(work: Work, move: Move, sides: tuple[Connection, Connec
     theirs = await work.token(move, giver_role).tables(sides[0])
     direction = Direction(*sides, theirs, await work.token(move, keeper).tables(sides[1]))
     found = await difference(direction, work.throttle.passed)
-    if not found.is_superset and not found.differ:
+    if found.missing or found.statuses_behind:
         await carrier.prepare_delta(direction.taker)
         async with direction.taker.transaction():
             await work.token(move, keeper).hold(direction.taker)
@@ -130,7 +137,8 @@ async def _make_superset(work: Work, move: Move, sides: tuple[Connection, Connec
             await carrier.carry_all_status(direction, work.throttle.passed)
         await rebalances.healed(work.catalog, move.move_id, work.runner, healed, work.deadline())
         found = await difference(direction, work.throttle.passed)
-    if not found.is_superset and not move.keeper_forced:
+    # What an operator accepted is that values differ, never that something is missing.
+    if found.missing or found.statuses_behind or (found.differ and not move.keeper_forced):
         raise Different(f"verification failed: {found.words(move.shard(giver_role), move.shard(keeper))}")
 
 

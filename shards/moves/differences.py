@@ -1,16 +1,18 @@
 """What one side of a bucket has that the other lacks, by key and content, whatever any clock said."""
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
 
 from shards.kinds import KINDS, Kind
-from shards.moves.carrier import Direction, carry_hours, make_leaves
+from shards.moves.carrier import Direction, carry_all_status, carry_hours, make_leaves
 from shards.moves.fingerprints import differing_hours, hash_of
 from shards.moves.pipe import pipe
 from shards.moves.throttle import Passed, at_full_speed
 from shards.postgres.sql import quote_identifier
 
+HOURS_AT_ONCE: Final = 24  # in a transaction
 _KEYS: Final = ("device", "timestamp", "tenant_id", "hash")
 _PROBE: Final = """
 CREATE TEMP TABLE IF NOT EXISTS probe (
@@ -95,11 +97,24 @@ async def _statuses_behind(direction: Direction, kind: Kind, passed: Passed) -> 
         return int(await keeper.fetchval(sql))
 
 
-async def carry_difference(direction: Direction, passed: Passed = at_full_speed) -> int:
-    """Carry, by key, every hour whose rows differ; returns how many readings were new at the taker.
+async def carry_difference(
+    direction: Direction, hold: Callable[[], Awaitable[None]], passed: Passed = at_full_speed
+) -> int:
+    """Carry, by key, every hour whose rows differ, and every newer status; returns how many readings were new.
 
-    Inside the caller's transaction on the taker, with its staging tables made (carrier.prepare_delta).
+    In transactions of its own on the taker, each of which begins with `hold`; the comparison is outside of them, as it
+    may take longer than a transaction may stand idle. The staging tables are made (carrier.prepare_delta).
     """
-    await make_leaves(direction)
     hours = await differing_hours(direction.giver, direction.taker, (direction.theirs, direction.ours))
-    return await carry_hours(direction, hours, passed)
+    new = 0
+    async with direction.taker.transaction():
+        await hold()
+        await make_leaves(direction)
+    for start in range(0, len(hours), HOURS_AT_ONCE):
+        async with direction.taker.transaction():
+            await hold()
+            new += await carry_hours(direction, hours[start : start + HOURS_AT_ONCE], passed)
+    async with direction.taker.transaction():
+        await hold()
+        await carry_all_status(direction, passed)
+    return new

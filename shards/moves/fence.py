@@ -22,7 +22,7 @@ CLOSE_PASSES_MAX: Final = 20
 END: Final = datetime(9998, 1, 1, tzinfo=UTC)
 
 _FENCE: Final = "SELECT fence_tables($1::bigint)"
-_UNFENCE: Final = "SELECT unfence_tables($1::bigint)"
+_OPEN: Final = "SELECT open_tables($1::bigint)"
 _ADOPT: Final = "SELECT adopt_tables($1::smallint, $2::bigint, $3::date)"
 _FIRST_MONTH: Final = "SELECT first_month FROM owned_bucket WHERE bucket = $1"
 _CLOCK_BEHIND: Final = "SELECT extract(epoch FROM $1::timestamptz - clock_timestamp())::float8"
@@ -45,6 +45,7 @@ async def fence(work: Work, move: Move) -> Move:
         await carrier.prepare_delta(sides[Role.TARGET])
         # Outside the fence, without its limits: whatever has come since the last pass, or after a change of runner.
         await forward(sides).catch_up(CLOSE_GOOD_S, CLOSE_PASSES_MAX)
+        rows = await forward(sides).compare()
     async with work.both(move, FENCING) as sides:
         await carrier.prepare_delta(sides[Role.TARGET])
         await forward(sides).once()
@@ -55,7 +56,7 @@ async def fence(work: Work, move: Move) -> Move:
     pause_ms = (time.monotonic() - started) * 1000
     work.measure("pause_s", pause_ms / 1000)
     work.measure("rows", new)
-    done = {"delta_rows": new, "tail_verified": tail}
+    done = {"delta_rows": new, "tail_verified": rows + tail}
     await rebalances.progress(work.catalog, move.move_id, work.runner, work.deadline(), pause_ms=pause_ms, **done)
     return move
 
@@ -67,6 +68,7 @@ async def close(passes: Passes, max_s: float) -> tuple[int, int]:
     """
     sides, giver, taker = passes.sides, passes.giver, passes.taker
     since = await passes.mark()
+    compared = (await sides.token(giver).read(sides[giver])).verified or since
     direction = await passes.direction()
     async with asyncio.timeout(max_s), direction.giver.transaction():
         # First the decision: the row lock makes an abort that is asked for at the same time lose, or win before.
@@ -83,7 +85,7 @@ async def close(passes: Passes, max_s: float) -> tuple[int, int]:
             await sides.token(taker).hold(direction.taker, passes.taker_state)
             new = await passes.last(direction, since)
         # Compared before the giver's COMMIT: a difference still rolls the fence back.
-        window, tables = (since, END), (direction.theirs, direction.ours)
+        window, tables = (min(compared, since), END), (direction.theirs, direction.ours)
         tail = await fingerprints.compare_history(direction.giver, direction.taker, tables, window)
         await fingerprints.compare_changed_status(direction.giver, direction.taker, tables, since)
     # The COMMIT above is the point of no return.
@@ -171,5 +173,5 @@ async def open_again(work: Work, move: Move) -> Move:
         if sides.records[Role.SOURCE].state is not Recorded.RETURNED:
             async with source.transaction():
                 await sides.token(Role.SOURCE).change(source, Recorded.FENCED, Recorded.RETURNED)
-                await source.execute(_UNFENCE, move.move_id)
+                await source.execute(_OPEN, move.move_id)
     return await enter(work, replace(move, phase=Phase.CUTOVER), Phase.ABORT)

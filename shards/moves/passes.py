@@ -7,15 +7,18 @@ this runner knows nothing of its past, a pass compares the whole bucket by conte
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Final
 
 from shards.errors import MoveError
-from shards.moves import carrier
+from shards.moves import carrier, fingerprints
 from shards.moves.carrier import Direction
 from shards.moves.differences import carry_difference
 from shards.moves.phases import Recorded, Role, Step
 from shards.moves.record import Replaced
-from shards.moves.throttle import Passed, at_full_speed
+from shards.moves.throttle import at_full_speed
 from shards.moves.work import Sides, login_of
+
+BEGINNING: Final = datetime(1, 1, 2, tzinfo=UTC)
 
 
 class ClockStepped(MoveError):
@@ -57,11 +60,10 @@ class Passes:
         since, mark, whole = await self._marks()
         await work.at(sides.move, Step.BEFORE_PASS)
         direction = await self.direction()
-        async with direction.taker.transaction():
-            await sides.token(self.taker).hold(direction.taker, self.taker_state)
-            new = await self._carry(direction, None if whole else since, work.throttle.passed)
+        new = await (self._carry_whole(direction) if whole or since is None else self._carry_since(direction, since))
         await work.at(sides.move, Step.AFTER_PASS)
         await sides.token(self.giver).set_low_water(direction.giver, mark)
+        work.clocks[self.giver].trust()  # only now: a pass that failed on its way says nothing
         await work.at(sides.move, Step.AFTER_MARK)
         work.measure("rows", new)
         work.measure("lag_s", max((datetime.now(UTC) - mark).total_seconds(), 0.0))
@@ -73,23 +75,41 @@ class Passes:
         known = await self.sides.token(self.giver).read(giver)
         if known.state is not self.known:
             raise Replaced(f"{self.sides.move.shard(self.giver)} is {known.state}, not {self.known}, any more")
-        is_new = clock.is_new
         mark, now = await carrier.low_water(giver, login_of(self.sides.work.record(self.giver).reader_dsn))
-        whole = clock.went_back(now) or is_new or known.low_water is None or known.low_water > mark
-        return known.low_water, mark, whole
+        trusted = clock.is_trusted(now)
+        return known.low_water, mark, not trusted or known.low_water is None or known.low_water > mark
+
+    async def _carry_since(self, direction: Direction, since: datetime) -> int:
+        async with direction.taker.transaction():
+            await self._hold(direction)
+            await carrier.make_leaves(direction)
+            return await carrier.carry_since(direction, since, self.sides.work.throttle.passed)
+
+    async def _carry_whole(self, direction: Direction) -> int:
+        return await carry_difference(direction, lambda: self._hold(direction), self.sides.work.throttle.passed)
+
+    async def _hold(self, direction: Direction) -> None:
+        await self.sides.token(self.taker).hold(direction.taker, self.taker_state)
 
     async def last(self, direction: Direction, since: datetime) -> int:
         """The last one, with the giver fenced. ClockStepped when its clock was set back since the pass before."""
         now = await direction.giver.fetchval("SELECT clock_timestamp()")
-        if self.sides.work.clocks[self.giver].went_back(now):
+        if not self.sides.work.clocks[self.giver].is_trusted(now):
             raise ClockStepped(f"the clock of {self.sides.move.shard(self.giver)} was set back")
-        return await self._carry(direction, since, at_full_speed)
-
-    async def _carry(self, direction: Direction, since: datetime | None, passed: Passed) -> int:
-        if since is None:
-            return await carry_difference(direction, passed)
         await carrier.make_leaves(direction)
-        return await carrier.carry_since(direction, since, passed)
+        return await carrier.carry_since(direction, since, at_full_speed)
+
+    async def compare(self) -> int:
+        """Compare what was ingested since the last comparison, up to the mark; how many readings are the same."""
+        direction, token = await self.direction(), self.sides.token(self.giver)
+        known = await token.read(direction.giver)
+        window = (known.verified or BEGINNING, await self.mark())
+        if window[0] >= window[1]:
+            return 0
+        tables = (direction.theirs, direction.ours)
+        rows = await fingerprints.compare_history(direction.giver, direction.taker, tables, window)
+        await token.set_verified(direction.giver, window[1])
+        return rows
 
     async def mark(self) -> datetime:
         """The mark of the last pass."""

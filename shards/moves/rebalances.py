@@ -88,7 +88,7 @@ _HEALED: Final = f"""
 WITH {_LEADS.format(generation="$3")}
 UPDATE move SET healed = healed + $2 WHERE move_id = $1 AND EXISTS (SELECT FROM leads)
 """
-_LET_GO: Final = "UPDATE move SET held = NULL WHERE move_id = $1 AND ended_at IS NULL"
+_LET_GO: Final = "UPDATE move SET held = NULL, keeper = NULL WHERE move_id = $1 AND ended_at IS NULL"
 _DECIDE: Final = """
 UPDATE move SET held = NULL, keeper = $2, keeper_forced = $3, keeper_alone = $4, updated_at = now()
 WHERE move_id = $1 AND ended_at IS NULL
@@ -96,29 +96,39 @@ WHERE move_id = $1 AND ended_at IS NULL
 _RESOLVED: Final = f"""
 WITH {_LEADS.format(generation="$4")}, flipped AS (
     UPDATE bucket_map SET shard_id = (SELECT shard_id FROM shard WHERE name = $3)
-    WHERE bucket = (SELECT bucket FROM move WHERE move_id = $1 AND keeper IS NOT NULL) AND EXISTS (SELECT FROM leads)
+    WHERE bucket = (SELECT bucket FROM move WHERE move_id = $1 AND keeper = $5) AND $6 AND EXISTS (SELECT FROM leads)
         AND shard_id <> (SELECT shard_id FROM shard WHERE name = $3)
 )
 UPDATE move SET phase = $2, updated_at = now(), held = NULL, last_error = NULL, cut_over_at = clock_timestamp(),
-    keeper = NULL, ended_at = CASE WHEN $2 IN ('done', 'rolled_back') THEN now() END
-WHERE move_id = $1 AND keeper IS NOT NULL AND EXISTS (SELECT FROM leads)
+    keeper = NULL, ended_at = CASE WHEN $2 IN ('done', 'rolled_back', 'aborted') THEN now() END
+WHERE move_id = $1 AND keeper = $5 AND EXISTS (SELECT FROM leads)
 RETURNING cut_over_at
 """
-_SET_STATE: Final = "UPDATE rebalance SET state = $2, note = coalesce($3, note) WHERE rebalance_id = $1"
+_SET_STATE: Final = """
+UPDATE rebalance SET state = $2, note = coalesce($3, note) WHERE rebalance_id = $1 AND ended_at IS NULL
+"""
+# What a runner does when a move must not go on: the rebalance fails, planned moves end, and the move, if it still may.
+_FAIL: Final = f"""
+WITH {_LEADS.format(generation="$5")}, failed AS (
+    UPDATE rebalance SET state = 'failed', note = $2
+    WHERE rebalance_id = $1 AND ended_at IS NULL AND EXISTS (SELECT FROM leads)
+)
+UPDATE move SET phase = 'abort', updated_at = now(),
+    last_error = CASE WHEN move_id = $3 THEN $2 ELSE 'the rebalance failed' END
+WHERE rebalance_id = $1 AND EXISTS (SELECT FROM leads)
+    AND (phase = 'planned' OR move_id = $3 AND phase = ANY($4::text[]))
+"""
 _END: Final = """
 UPDATE rebalance SET ended_at = now(), state = $2
 WHERE rebalance_id = $1 AND ended_at IS NULL
   AND NOT EXISTS (SELECT FROM move WHERE rebalance_id = $1 AND ended_at IS NULL)
 """
 _ABORT: Final = """
-UPDATE move SET phase = 'abort', updated_at = now(), last_error = $3
+UPDATE move SET phase = 'abort', updated_at = now(), held = NULL, keeper = NULL, last_error = $3
 WHERE rebalance_id = $1 AND phase = ANY($2::text[])
 """
-_ABORT_ONE: Final = """
-UPDATE move SET phase = 'abort', updated_at = now(), last_error = $3 WHERE move_id = $1 AND phase = ANY($2::text[])
-"""
 _ROLL_BACK: Final = """
-UPDATE move SET phase = 'rollback', updated_at = now(), held = NULL
+UPDATE move SET phase = 'rollback', updated_at = now(), held = NULL, keeper = NULL, keeper_forced = false
 WHERE phase = 'cleanup' AND ($1::bigint IS NULL OR move_id = $1)
 """
 _COPY_RATE: Final = """
@@ -268,12 +278,16 @@ async def decide(catalog: Catalog, move_id: int, keeper: Role, deadline: float, 
 
 
 async def resolved(
-    catalog: Catalog, move: Move, outcome: tuple[str, Phase], runner: int, deadline: float
+    catalog: Catalog, move: Move, outcome: tuple[str | None, Phase], runner: int, deadline: float
 ) -> Move | None:
-    """The map gives the bucket to the shard in `outcome`, and the move enters its phase. None: not ours any more."""
+    """The map gives the bucket to the shard in `outcome` (None: it stays), and the move enters its phase.
+
+    None when it is not ours any more, or the operator decided otherwise meanwhile.
+    """
     owner, phase = outcome
+    values = (move.move_id, phase, owner or move.source, runner, move.keeper, owner is not None)
     async with catalog.pool.connection(deadline) as connection:
-        moment = await connection.fetchval(_RESOLVED, move.move_id, phase, owner, runner)
+        moment = await connection.fetchval(_RESOLVED, *values)
     return None if moment is None else replace(move, phase=phase, cut_over_at=moment, keeper=None, held=None)
 
 
@@ -304,16 +318,12 @@ async def abort(catalog: Catalog, rebalance_id: int, reason: str, deadline: floa
     return int(answer.removeprefix("UPDATE "))
 
 
-async def abort_one(catalog: Catalog, move_id: int, reason: str, deadline: float) -> None:
-    """Ask for the end of one move before its cutover."""
+async def fail(catalog: Catalog, move: Move, runner: int, reason: str, deadline: float, *, abort: bool) -> None:
+    """A move must not go on: its rebalance fails, planned moves end, and the move itself if `abort` and it may."""
+    phases = [phase.value for phase in ABORTABLE] if abort else []
+    values = (move.rebalance_id, reason[:500], move.move_id, phases, runner)
     async with catalog.pool.connection(deadline) as connection:
-        await connection.execute(_ABORT_ONE, move_id, [phase.value for phase in ABORTABLE], reason[:500])
-
-
-async def abort_planned(catalog: Catalog, rebalance_id: int, deadline: float) -> None:
-    """Ask for the end of the moves that have not begun."""
-    async with catalog.pool.connection(deadline) as connection:
-        await connection.execute(_ABORT, rebalance_id, [Phase.PLANNED.value], "the rebalance failed")
+        await connection.execute(_FAIL, *values)
 
 
 async def roll_back(catalog: Catalog, move_id: int | None, deadline: float) -> int:

@@ -13,9 +13,10 @@ from shards.postgres.pools import Connection
 
 MOVER: Final = "voltroute mover"  # how a move tells its own transactions from writers'; the generation follows
 
-_FIELDS: Final = "state, low_water, fenced_at"
+_FIELDS: Final = "state, low_water, fenced_at, verified"
 _CLAIM: Final = f"""
-INSERT INTO bucket_move (move_id, bucket, role, runner, low_water) VALUES ($1, $2, $3, $4, $5)
+INSERT INTO bucket_move (move_id, bucket, role, runner, low_water)
+SELECT $1, $2, $3, $4, $5 FROM (SELECT FROM runner_seen WHERE generation <= $4 FOR SHARE) AS still_leads
 ON CONFLICT (bucket) DO UPDATE SET runner = excluded.runner
 WHERE bucket_move.move_id = excluded.move_id AND bucket_move.role = excluded.role
     AND bucket_move.runner <= excluded.runner
@@ -25,6 +26,10 @@ _TAKE_OVER: Final = f"""
 UPDATE bucket_move SET runner = $3 WHERE move_id = $1 AND role = $2 AND runner <= $3 RETURNING {_FIELDS}
 """
 _LOOK: Final = f"SELECT {_FIELDS} FROM bucket_move WHERE move_id = $1 AND role = $2"
+_HAS: Final = """
+SELECT EXISTS (SELECT FROM owned_bucket WHERE bucket = $1) OR EXISTS (SELECT FROM bucket_table WHERE bucket = $1)
+"""
+_OTHER: Final = "SELECT move_id FROM bucket_move WHERE bucket = $1"
 _READ: Final = f"{_LOOK} AND runner = $3"
 _HOLD: Final = "SELECT state FROM bucket_move WHERE move_id = $1 AND role = $2 AND runner = $3 FOR SHARE"
 _CHANGE: Final = """
@@ -36,12 +41,16 @@ UPDATE bucket_move SET fenced_at = clock_timestamp() WHERE move_id = $1 AND role
 RETURNING fenced_at
 """
 _LOW_WATER: Final = "UPDATE bucket_move SET low_water = $4 WHERE move_id = $1 AND role = $2 AND runner = $3"
+_VERIFIED: Final = "UPDATE bucket_move SET verified = $4 WHERE move_id = $1 AND role = $2 AND runner = $3"
 _SET_COPIED: Final = "INSERT INTO copied_leaf (move_id, name) VALUES ($1, $2) ON CONFLICT DO NOTHING"
 _COPIED: Final = "SELECT name FROM copied_leaf WHERE move_id = $1"
 _FORGET_COPIED: Final = "DELETE FROM copied_leaf WHERE move_id = $1"
 _FORGET_TABLES: Final = "DELETE FROM move_table WHERE move_id = $1"
 _FORGET: Final = "DELETE FROM bucket_move WHERE move_id = $1 AND role = $2 AND runner = $3"
 _TABLES: Final = "SELECT root, name FROM tables_of_move($1)"
+_SEEN: Final = """
+UPDATE runner_seen SET generation = $1 WHERE generation <= $1 RETURNING generation
+"""
 # Sessions of runners with an older generation: whoever is paused or cut off holds nothing up, and commits nothing.
 _END_OLDER: Final = f"""
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity
@@ -65,6 +74,7 @@ class BucketMove:
     state: Recorded
     low_water: datetime | None
     fenced_at: datetime | None
+    verified: datetime | None = None
 
 
 async def look(connection: Connection, move: Move, role: Role) -> BucketMove | None:
@@ -74,7 +84,12 @@ async def look(connection: Connection, move: Move, role: Role) -> BucketMove | N
 
 
 def _read(record: asyncpg.Record) -> BucketMove:
-    return BucketMove(Recorded(record["state"]), record["low_water"], record["fenced_at"])
+    return BucketMove(Recorded(record["state"]), record["low_water"], record["fenced_at"], record["verified"])
+
+
+async def has_bucket(connection: Connection, move: Move) -> bool:
+    """Whether the shard owns the move's bucket, or has a table of it attached."""
+    return bool(await connection.fetchval(_HAS, move.bucket))
 
 
 def application(generation: int) -> str:
@@ -83,7 +98,9 @@ def application(generation: int) -> str:
 
 
 async def end_older_runners(connection: Connection, generation: int) -> None:
-    """End what earlier runners left open on this shard."""
+    """End what earlier runners left open on this shard, and let them claim nothing more. Replaced by a later one."""
+    if await connection.fetchval(_SEEN, generation) is None:
+        raise Replaced(_REPLACED)
     await connection.execute(_END_OLDER, generation)
 
 
@@ -105,7 +122,8 @@ class Token:
         record = await connection.fetchrow(_CLAIM, *values)
         if record is not None:
             return _read(record)
-        if await look(connection, self.move, self.role) is not None:
+        other = await connection.fetchval(_OTHER, self.move.bucket)
+        if other is None or other == self.move.move_id:
             raise Replaced(_REPLACED)
         message = f"bucket {self.move.bucket} is still in another move there: see `voltroute check`"
         raise Refused(message)
@@ -153,6 +171,11 @@ class Token:
     async def set_low_water(self, connection: Connection, mark: datetime) -> None:
         """Where the next pass starts: everything ingested before is on the other side."""
         if await connection.execute(_LOW_WATER, *self._key, mark) != "UPDATE 1":
+            raise Replaced(_REPLACED)
+
+    async def set_verified(self, connection: Connection, mark: datetime) -> None:
+        """Everything ingested before was compared with the other side."""
+        if await connection.execute(_VERIFIED, *self._key, mark) != "UPDATE 1":
             raise Replaced(_REPLACED)
 
     async def tables(self, connection: Connection) -> Mapping[str, str]:

@@ -6,17 +6,20 @@ bucket, then the map says so. From there the ordinary cleanup continues, which c
 
 from typing import Final
 
+from shards.kinds import KINDS
 from shards.moves import carrier, rebalances
 from shards.moves.carrier import Direction
+from shards.moves.cleanup import finish_detaches
 from shards.moves.differences import carry_difference, difference
 from shards.moves.fingerprints import Different, Tables
 from shards.moves.phases import Move, Phase, Recorded, Role
-from shards.moves.record import Held, Replaced
+from shards.moves.record import Held, Replaced, has_bucket
 from shards.moves.work import Work
 from shards.postgres.pools import Connection
 
 _CLAIM_TABLES: Final = "SELECT claim_tables($1::smallint, $2::bigint)"
 _FENCE: Final = "SELECT fence_tables($1::bigint)"
+_OPEN: Final = "SELECT open_tables($1::bigint)"
 _UNFENCE: Final = "SELECT unfence_tables($1::bigint)"
 _ADOPT: Final = "SELECT adopt_tables($1::smallint, $2::bigint, $3::date)"
 _FIRST_MONTH: Final = "SELECT first_month FROM owned_bucket WHERE bucket = $1"
@@ -26,19 +29,42 @@ async def resolve(work: Work, move: Move) -> Move:
     """The move as it is then. Different when readings differ under one key, and that was not accepted."""
     keeper, other = _roles(move)
     if move.keeper_alone:
-        async with work.session(keeper) as kept:
-            await _tables(work, move, kept, keeper)
-            await _own(work, move, kept, keeper)
-            moved = await _publish(work, move, keeper, Phase.DONE if keeper is Role.TARGET else Phase.ROLLED_BACK)
-            await work.token(move, keeper).forget(kept)
-            return moved
+        return await _alone(work, move, keeper)
     async with work.session(keeper) as kept, work.session(other) as left:
-        await _shut(work, move, left, other)
-        theirs = await _tables(work, move, left, other)
+        # First whether the keeper has anything: the other side is not shut for a side that could not take over.
         ours = await _tables(work, move, kept, keeper)
+        if ours is None:
+            raise Held(f"{move.shard(keeper)} has no tables of bucket {move.bucket}: keep the {other}")
+        theirs = await _tables(work, move, left, other)
+        if theirs is None and await has_bucket(left, move):
+            raise Held(f"{move.shard(other)} has bucket {move.bucket}, and not all its tables: see `voltroute check`")
+        if theirs is None:
+            await work.token(move, other).forget(left)
+            return await _end(work, move, kept, keeper)
+        await _shut(work, move, left, other)
         await _merge(work, move, Direction(left, kept, theirs, ours))
         await _own(work, move, kept, keeper)
-    return await _publish(work, move, keeper, Phase.CLEANUP if keeper is Role.TARGET else Phase.ROLLBACK_CLEANUP)
+    phase = Phase.CLEANUP if keeper is Role.TARGET else Phase.ROLLBACK_CLEANUP
+    return await _publish(work, move, move.shard(keeper), phase)
+
+
+async def _alone(work: Work, move: Move, keeper: Role) -> Move:
+    """The other shard is gone for good. A target that never had tables cannot keep anything: the move just ends."""
+    async with work.session(keeper) as kept:
+        if await _tables(work, move, kept, keeper) is None:
+            await work.token(move, keeper).forget(kept)
+            return await _publish(work, move, None, Phase.ABORTED)
+        return await _end(work, move, kept, keeper)
+
+
+async def _end(work: Work, move: Move, connection: Connection, keeper: Role) -> Move:
+    """The keeper owns the bucket and there is nothing on the other side to be cleaned up."""
+    await _own(work, move, connection, keeper)
+    async with connection.transaction():
+        await connection.execute(_UNFENCE, move.move_id)
+        # Before the move ends: afterwards nobody would come back for the record.
+        await work.token(move, keeper).forget(connection)
+    return await _publish(work, move, move.shard(keeper), Phase.DONE if keeper is Role.TARGET else Phase.ROLLED_BACK)
 
 
 def _roles(move: Move) -> tuple[Role, Role]:
@@ -47,19 +73,20 @@ def _roles(move: Move) -> tuple[Role, Role]:
     return move.keeper, Role.TARGET if move.keeper is Role.SOURCE else Role.SOURCE
 
 
-async def _tables(work: Work, move: Move, connection: Connection, role: Role) -> Tables:
-    """The side's tables of the bucket: those of the move, or, when their record is lost, those attached."""
+async def _tables(work: Work, move: Move, connection: Connection, role: Role) -> Tables | None:
+    """The side's tables of the bucket: those of the move, or, when their record is lost, those attached. None: none."""
     token = work.token(move, role)
+    await finish_detaches(connection)
     async with connection.transaction():
         if await token.take_over(connection) is None:
             await token.claim(connection)
-        await connection.execute(_CLAIM_TABLES, move.bucket, move.move_id)
+        if await connection.fetchval(_CLAIM_TABLES, move.bucket, move.move_id) != len(KINDS) * 2:
+            return None
     return await token.tables(connection)
 
 
 async def _shut(work: Work, move: Move, connection: Connection, role: Role) -> None:
     """No more writes on the side that gives the bucket up, whatever its record says."""
-    await _tables(work, move, connection, role)
     async with connection.transaction():
         await work.token(move, role).force(connection, Recorded.FENCED)
         await connection.execute(_FENCE, move.move_id)
@@ -68,13 +95,11 @@ async def _shut(work: Work, move: Move, connection: Connection, role: Role) -> N
 
 async def _merge(work: Work, move: Move, direction: Direction) -> None:
     await carrier.prepare_delta(direction.taker)
-    async with direction.taker.transaction():
-        await work.token(move, _roles(move)[0]).hold(direction.taker)
-        carried = await carry_difference(direction, work.throttle.passed)
-        await carrier.carry_all_status(direction, work.throttle.passed)
+    token = work.token(move, _roles(move)[0])
+    carried = await carry_difference(direction, lambda: token.hold(direction.taker), work.throttle.passed)
     await rebalances.healed(work.catalog, move.move_id, work.runner, carried, work.deadline())
     found = await difference(direction, work.throttle.passed)
-    if not found.is_superset and not move.keeper_forced:
+    if found.missing or found.statuses_behind or (found.differ and not move.keeper_forced):
         keeper, other = _roles(move)
         raise Different(
             f"{found.words(move.shard(other), move.shard(keeper))}: nothing was dropped; --accept-differences keeps "
@@ -90,12 +115,12 @@ async def _own(work: Work, move: Move, connection: Connection, keeper: Role) -> 
     state = Recorded.ATTACHED if keeper is Role.TARGET else Recorded.RETURNED
     async with connection.transaction():
         await work.token(move, keeper).force(connection, state)
-        await connection.execute(_UNFENCE, move.move_id)
+        await connection.execute(_OPEN, move.move_id)
         await connection.execute(_ADOPT, move.bucket, move.move_id, month)
 
 
-async def _publish(work: Work, move: Move, keeper: Role, phase: Phase) -> Move:
-    moved = await rebalances.resolved(work.catalog, move, (move.shard(keeper), phase), work.runner, work.deadline())
+async def _publish(work: Work, move: Move, owner: str | None, phase: Phase) -> Move:
+    moved = await rebalances.resolved(work.catalog, move, (owner, phase), work.runner, work.deadline())
     if moved is None:
         raise Replaced(f"the catalog has move {move.move_id} elsewhere, or another runner leads")
     return moved

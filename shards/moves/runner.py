@@ -183,15 +183,12 @@ class Moves:
         self.watcher.failed(move, error)
         deadline = deadline_in(CATALOG_TIMEOUT_S)
         with contextlib.suppress(ShardError):
-            note = f"bucket {move.bucket}: {error}"
-            await rebalances.set_state(self.catalog, move.rebalance_id, RebalanceState.FAILED, note, deadline)
-            if move.phase in ABORTABLE and not isinstance(error, Held | NotAsRecorded):
-                await rebalances.abort_one(self.catalog, move.move_id, str(error), deadline)
-            elif move.phase is Phase.ABORT and isinstance(error, CannotAttach):
+            abort = move.phase in ABORTABLE and move.keeper is None and not isinstance(error, Held | NotAsRecorded)
+            await rebalances.fail(self.catalog, move, runner, str(error), deadline, abort=abort)
+            if move.phase is Phase.ABORT and isinstance(error, CannotAttach):
                 await rebalances.give_reason(self.catalog, move.move_id, runner, str(error), deadline)
-            else:
+            elif not abort:
                 await rebalances.hold(self.catalog, move.move_id, runner, str(error), deadline)
-            await rebalances.abort_planned(self.catalog, move.rebalance_id, deadline)
 
     async def _hold(self, move: Move, runner: int, reason: str) -> None:
         self.watcher.failed(move, Held(reason))

@@ -20,7 +20,6 @@ CATCHUP_GOOD_S: Final = 0.4  # a pass this short leaves little for the fence
 PASSES_MAX: Final = 50
 COPIES_AT_ONCE: Final = 2
 PROGRESS_S: Final = 0.5
-BEGINNING: Final = datetime(1, 1, 2, tzinfo=UTC)
 _PREPARE: Final = "SELECT prepare_tables($1::smallint, $2::bigint)"
 _CLAIM_TABLES: Final = "SELECT claim_tables($1::smallint, $2::bigint)"
 
@@ -30,10 +29,12 @@ async def begin(work: Work, move: Move) -> Move:
     await preflight.check(work.source, work.target, move)
     async with work.session(Role.SOURCE) as source, work.session(Role.TARGET) as target:
         mark, now = await carrier.low_water(source, login_of(work.source.reader_dsn))
-        work.clocks[Role.SOURCE].went_back(now)  # from here on the source's clock is watched
+        work.clocks[Role.SOURCE].is_trusted(now)  # from here on the source's clock is watched
         await work.at(move, Step.BEFORE_CLAIM)
         async with source.transaction():
-            await work.token(move, Role.SOURCE).claim(source, mark)
+            known = await work.token(move, Role.SOURCE).claim(source, mark)
+            if known.low_water == mark:  # ours, just now: nothing was carried by a mark of somebody else's
+                work.clocks[Role.SOURCE].trust()
             if await source.fetchval(_CLAIM_TABLES, move.bucket, move.move_id) != len(KINDS) * 2:
                 raise Held(f"{move.source} does not have all tables of bucket {move.bucket}: see `voltroute check`")
         await work.at(move, Step.AFTER_CLAIM)
@@ -130,8 +131,7 @@ async def verify(work: Work, move: Move) -> Move:
         )
         await carrier.prepare_delta(direction.taker)
         await passes.once()
-        window, tables = (BEGINNING, await passes.mark()), (direction.theirs, direction.ours)
-        rows = await fingerprints.compare_history(direction.giver, direction.taker, tables, window)
+        rows = await passes.compare()
         await rebalances.progress(work.catalog, move.move_id, work.runner, work.deadline(), rows_verified=rows)
         await passes.once()
     return await enter(work, move, Phase.FENCE)

@@ -40,17 +40,22 @@ class ClockWatch:
 
     def __init__(self) -> None:
         self._last: tuple[float, float] | None = None
+        self._trusted = False
 
-    @property
-    def is_new(self) -> bool:
-        """Nothing is known of the clock's past: this runner has just taken over."""
-        return self._last is None
+    def trust(self) -> None:
+        """Everything up to the mark of before is at the other side, whatever the clock did until then."""
+        self._trusted = True
 
-    def went_back(self, server: datetime) -> bool:
-        """Look at the server's clock; True when it lost more than `STEP_BACK_S` against the monotonic clock."""
+    def is_trusted(self, server: datetime) -> bool:
+        """Look at the server's clock. False from when it lost more than `STEP_BACK_S` against ours, until `trust`.
+
+        Also while nothing is known of its past: this runner has just taken over.
+        """
         now, theirs = time.monotonic(), server.timestamp()
         before, self._last = self._last, (now, theirs)
-        return before is not None and (theirs - before[1]) < (now - before[0]) - STEP_BACK_S
+        if before is not None and (theirs - before[1]) < (now - before[0]) - STEP_BACK_S:
+            self._trusted = False
+        return self._trusted
 
 
 @dataclass(frozen=True)

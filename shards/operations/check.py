@@ -22,9 +22,11 @@ _FACTS: Final = """
 SELECT
     (SELECT cluster_id::text || ' ' || name FROM shard_identity) AS identity,
     (SELECT coalesce(array_agg(bucket ORDER BY bucket), '{}') FROM owned_bucket) AS owned,
-    (SELECT coalesce(array_agg(DISTINCT bucket), '{}') FROM bucket_table WHERE bucket IS NOT NULL) AS attached,
+    (SELECT coalesce(array_agg(DISTINCT bucket), '{}') FROM bucket_table
+     WHERE bucket IS NOT NULL AND NOT detaching) AS attached,
     (SELECT coalesce(array_agg(DISTINCT b.bucket), '{}')
      FROM bucket_table AS b JOIN pg_trigger AS t ON t.tgrelid = b.table_oid AND t.tgname = 'fence'
+        AND t.tgenabled <> 'D'
      WHERE b.bucket IS NOT NULL) AS fenced,
     (SELECT count(*) FROM pg_inherits WHERE inhdetachpending) AS half_detached,
     (SELECT coalesce(array_agg(name ORDER BY name), '{}') FROM move_table AS m

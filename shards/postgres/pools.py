@@ -127,8 +127,18 @@ class ShardPool:
         try:
             with translated(self.shard):
                 async with asyncio.timeout(deadline - now):
-                    async with self._leased(min(deadline - now, self.limits.acquire_timeout_s)) as connection:
+                    patience = min(deadline - now, self.limits.acquire_timeout_s)
+                    pool = await self._open(patience)
+                    connection = self._at_hand() or await self._acquire(pool, patience)
+                    try:
                         yield connection
+                    except BaseException as error:
+                        if isinstance(error, TimeoutError | asyncio.CancelledError | OSError):
+                            connection.terminate()
+                        raise
+                    finally:
+                        if not self._keep(connection):
+                            await pool.release(connection)
         except ShardUnavailable as error:
             if error.cause not in _SAYS_NOTHING:
                 self._breaker.failed(time.monotonic())
@@ -148,20 +158,6 @@ class ShardPool:
         if cause is not self._cause:
             self._cause = cause
             self._options.changed(self.shard, self._options.application_name, error)
-
-    @asynccontextmanager
-    async def _leased(self, patience: float) -> AsyncIterator[_Pooled]:
-        pool = await self._open(patience)
-        connection = self._at_hand() or await self._acquire(pool, patience)
-        try:
-            yield connection
-        except BaseException as error:
-            if isinstance(error, TimeoutError | asyncio.CancelledError | OSError):
-                connection.terminate()
-            raise
-        finally:
-            if not self._keep(connection):
-                await pool.release(connection)
 
     async def _open(self, patience: float) -> Pool:
         if self._pool is not None:
