@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import socket
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -28,6 +29,7 @@ from shards.moves.phases import RebalanceState, Role
 from shards.moves.placement import THRESHOLD_DEFAULT, PlannedMove
 from shards.operations import check as invariants
 from shards.operations import rebalance as operation
+from shards.operations import recover as recovery
 from shards.operations import resolve as resolution
 from shards.operations import verify as verification
 from shards.operations.plan import plan_now
@@ -208,6 +210,18 @@ def resolve(
         lambda catalog: resolution.keep(catalog, move, keep, forced=accept_differences, alone=other_is_gone),
     )
     say(f"the {keep} keeps the bucket of move {move}; see `voltroute rebalance watch`")
+
+
+@rebalance_app.command("recover")
+def recover(data: DataOption = None, json: JsonOption = False) -> None:
+    """Moves that a restored catalog has forgotten and shards remember become held ones, for `verify` and `resolve`."""
+    found = with_catalog(data, recovery.recover)
+    if json:
+        print_json([asdict(each) for each in found])
+        return
+    for each in found:
+        say(f"move {each.move_id} of bucket {each.bucket}, {each.source} -> {each.target}: {each.told}")
+    say("look with `voltroute rebalance verify`, then decide with `resolve`" if found else "no shard remembers any")
 
 
 def check(data: DataOption = None, json: JsonOption = False) -> None:

@@ -1,7 +1,7 @@
 """Rebalances and moves in the catalog: starting them, their progress, what ops ask of them."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import asyncpg
@@ -26,6 +26,17 @@ FROM unnest($2::smallint[], $3::text[], $4::text[]) WITH ORDINALITY AS t (bucket
 JOIN bucket_map AS m USING (bucket) JOIN shard AS s ON s.shard_id = m.shard_id AND s.name = t.source
 JOIN shard AS to_shard ON to_shard.name = t.target
 ORDER BY t.place
+"""
+_READOPT: Final = """
+INSERT INTO move (move_id, rebalance_id, bucket, source, target, phase, held, last_error, started_at)
+OVERRIDING SYSTEM VALUE VALUES ($1, $2, $3, $4, $5, $6, $7, $7, now())
+ON CONFLICT (move_id) DO UPDATE
+SET rebalance_id = excluded.rebalance_id, bucket = excluded.bucket, source = excluded.source, target = excluded.target,
+    phase = excluded.phase, held = excluded.held, last_error = excluded.last_error, ended_at = NULL
+"""
+# Numbers go on above all that any shard has seen.
+_NUMBER_ON: Final = """
+SELECT setval(pg_get_serial_sequence('move', 'move_id'), greatest(max(move_id), 1)) FROM move
 """
 _MOVE: Final = """
 SELECT move_id, rebalance_id, bucket, source, target, phase, cut_over_at, held, keeper, keeper_forced, keeper_alone
@@ -140,6 +151,18 @@ SELECT sum(bytes_done) / nullif(sum(copy_s), 0) FROM (
 Details = dict[str, Any]
 
 
+@dataclass(frozen=True)
+class Orphan:
+    """A move that only its shards remember; `told`: what they say of it."""
+
+    move_id: int
+    bucket: int
+    source: str
+    target: str
+    phase: Phase
+    told: str
+
+
 def _move(record: asyncpg.Record) -> Move:
     keeper = record["keeper"] and Role(record["keeper"])
     return Move(**{**dict(record), "phase": Phase(record["phase"]), "keeper": keeper})
@@ -170,6 +193,16 @@ async def start(
     if await connection.execute(_ADD, number, buckets, *names) != f"INSERT 0 {len(moves)}":
         raise Refused("the plan does not fit the shard map any more: make a new one")
     return int(number)
+
+
+async def readopt(connection: Connection, orphans: Sequence[Orphan], keep_s: float) -> None:
+    """Write moves down that only the shards remember, as held ones of a failed rebalance, inside Catalog.membership."""
+    number = await connection.fetchval(_START, "moves that the catalog had forgotten", 1, None, keep_s)
+    await connection.execute("UPDATE rebalance SET state = 'failed' WHERE rebalance_id = $1", number)
+    for each in orphans:
+        values = (each.move_id, number, each.bucket, each.source, each.target, each.phase, each.told)
+        await connection.execute(_READOPT, *values)
+    await connection.execute(_NUMBER_ON)
 
 
 async def latest(catalog: Catalog, deadline: float) -> tuple[Rebalance, list[Details]] | None:

@@ -220,3 +220,79 @@ async def test_membership_and_rebalances_take_turns(moving: Moving) -> None:
     vanished = [PlannedMove(0, "s1", "nowhere")]
     with pytest.raises(Exception, match="does not fit the shard map"):
         await start(moving.catalog, vanished)
+
+
+@pytest.mark.parametrize("keep", ["source", "target"])
+async def test_a_catalog_of_yesterday_is_told_what_the_shards_remember(moving: Moving, keep: str) -> None:
+    """Restored from a backup made before the move: the map names the old owner, which is fenced."""
+    async with running(moving.catalog):
+        await start(moving.catalog, [TO_S2], keep_s=3600)
+        await reached(moving.catalog, Phase.CLEANUP)
+        await ingest(moving.client, meter(moving.device(0), 30))
+        before = await moving.keys()
+    for statement in (
+        "DELETE FROM move",
+        "DELETE FROM rebalance",
+        "ALTER TABLE move ALTER COLUMN move_id RESTART",
+        "UPDATE bucket_map SET shard_id = (SELECT shard_id FROM shard WHERE name = 's1') WHERE bucket = 0",
+        "UPDATE runner SET generation = 1",
+    ):
+        await execute(moving.cluster.catalog_dsn, statement)
+    broken = {rule.name: rule.found for rule in await check.check(moving.catalog) if not rule.ok}
+    assert "record of move 1 on s1" in broken["no fence or record without a move"]
+    shown = (await ops(moving, "rebalance", "recover")).out
+    assert "move 1 of bucket 0, s1 -> s2" in shown
+    assert "s1 is fenced as its source; s2 is attached as its target" in shown
+    assert "the new owner has everything" in (await ops(moving, "rebalance", "verify")).out
+    await execute(moving.cluster.catalog_dsn, "UPDATE rebalance SET keep_s = 0")
+    async with running(moving.catalog):
+        await ops(moving, "rebalance", "resolve", 1, "--keep", keep)
+        await ended(moving.catalog)
+    assert await moving.keys() == sorted(set(before))
+    assert await owner_of(moving.cluster, 0) == {"source": "s1", "target": "s2"}[keep]
+    await moving.whole()
+    assert "no shard remembers any" in (await ops(moving, "rebalance", "recover")).out
+    async with running(moving.catalog):
+        await start(moving.catalog, [PlannedMove(3, "s1", "s2")])  # its number is one that no shard has seen
+        assert await ended(moving.catalog) == "done"
+
+
+async def test_a_rollback_that_comes_too_late_says_so(moving: Moving) -> None:
+    """Asked for when the old copy has just gone: the move ends as done."""
+
+    asked: list[int] = []
+
+    async def ask(_move: Move) -> None:
+        if not asked:
+            asked.append(await rebalances.roll_back(moving.catalog, None, deadline_in(5)))
+
+    async with running(moving.catalog, Steps(at={"after forget": ask})):
+        await start(moving.catalog, [TO_S2])
+        assert await ended(moving.catalog) == "done"
+    assert asked == [1]
+    assert await owner_of(moving.cluster, 0) == "s2"
+    await moving.whole()
+
+
+async def test_nobody_is_shut_for_a_keeper_that_has_nothing(moving: Moving) -> None:
+    """The target has no tables yet: it cannot keep the bucket, and the source goes on taking writes."""
+    arrived = asyncio.Event()
+
+    async def wait(_move: Move) -> None:
+        arrived.set()
+        await asyncio.Event().wait()
+
+    async with running(moving.catalog, Steps(at={"before prepare": wait})):
+        await start(moving.catalog, [TO_S2])
+        await asyncio.wait_for(arrived.wait(), 30)
+    (move,) = await rebalances.open_moves(moving.catalog, deadline_in(5))
+    await ops(moving, "rebalance", "resolve", move.move_id, "--keep", "target")
+    async with running(moving.catalog):
+        found = await held(moving)
+        assert "s2 has no tables of bucket 0: keep the source" in found["held"]
+        assert (await ingest(moving.client, meter(moving.device(0), 40)))["accepted"] == 1
+        await ops(moving, "rebalance", "resolve", move.move_id, "--keep", "source")
+        await ended(moving.catalog)
+    assert await owner_of(moving.cluster, 0) == "s1"
+    assert (await ingest(moving.client, meter(moving.device(0), 41)))["accepted"] == 1
+    await moving.whole()
