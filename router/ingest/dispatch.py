@@ -15,6 +15,7 @@ from router.ingest.decode import Decoded
 from router.ingest.routing import Chunk, Chunks, pieces, reroute, route
 from router.metrics import MAP_REFRESH_FAILURES, READINGS, STALE_MAPS
 from router.wire.readings import ItemError
+from shards.clock import remaining
 from shards.cluster.live import Cluster
 from shards.errors import BucketUnavailable, ClusterError, ShardError, ShardUnavailable, StaleMap
 from shards.kinds import KINDS, Kind
@@ -159,7 +160,7 @@ class Dispatcher:
         """Read the map again. If that was tried already, a move is between its fence and its cutover: wait a little."""
         if attempt > 1:
             pause = min(_STALE_PAUSE_S * attempt, _STALE_PAUSE_MAX_S) * random.uniform(0.5, 1.5)
-            await self._cluster.newer_map(self._cluster.map.epoch, pause)
+            await self._cluster.newer_map(self._cluster.map.epoch, min(pause, remaining(deadline)))
         try:
             await self._cluster.refresh(max(deadline - time.monotonic(), 0.05))
         except (ShardError, ClusterError):

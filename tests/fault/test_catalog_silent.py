@@ -125,3 +125,37 @@ async def test_a_leader_whose_catalog_is_silent_stops_before_its_lease_is_anothe
             line.let_go()
         await cut_off.close()
         await catalog.close()
+
+
+@pytest.mark.long
+async def test_a_minute_of_silence_in_the_middle_of_a_move(servers: list[str]) -> None:
+    """Every request is answered within its limit, and afterwards the map is fresh; `pytest -s` prints how fast."""
+    async with new_cluster(servers, shards=3, buckets=BUCKETS) as cluster, wire(cluster.catalog_dsn) as line:
+        catalog, clock = Catalog(cluster.catalog_dsn), asyncio.get_running_loop().time
+        mine = next(d for d in cluster.devices_of("s1", 50) if bucket_of(d, BUCKETS) == 0)
+        other, longest, answers = cluster.devices_of("s2", 1)[0], 0.0, set()
+        async with (
+            router_process(line.dsn, VOLTROUTE_RUNNER="false") as router,
+            httpx2.AsyncClient(base_url=router.url, timeout=20) as client,
+        ):
+            await ingest(client, [meter(mine, 1), meter(other, 1)])
+            line.hold()
+            async with running(catalog):
+                await start(catalog, [PlannedMove(0, "s1", "s2")], keep_s=3600)
+                await reached(catalog, Phase.CLEANUP)
+            began, minute = clock(), 2
+            while clock() - began < 60:
+                minute += 1
+                asked = clock()
+                answer = await client.post("/v1/ingest", json=meter(mine, minute))
+                longest = max(longest, clock() - asked)
+                answers.add(answer.status_code)
+                await ingest(client, meter(other, minute))
+            assert answers == {503}
+            line.let_go()
+            began = clock()
+            async with asyncio.timeout(20):
+                while (await client.post("/v1/ingest", json=meter(mine, 1_000))).status_code != 200:
+                    await asyncio.sleep(0.05)
+            print(f"longest answer {longest:.2f} s (limit 5), stored again {clock() - began:.2f} s after the silence")
+        await catalog.close()
