@@ -1,7 +1,7 @@
 """Rebalances and moves in the catalog: starting them, their progress, what ops ask of them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Final
 
 import asyncpg
@@ -16,7 +16,7 @@ _COLUMNS: Final = "rebalance_id, state, reason, parallel_max, bytes_per_s_max, k
 _LATEST: Final = f"SELECT {_COLUMNS} FROM rebalance ORDER BY rebalance_id DESC LIMIT 1"
 _OPEN: Final = f"SELECT {_COLUMNS} FROM rebalance WHERE ended_at IS NULL"
 _OPEN_ID: Final = "SELECT rebalance_id FROM rebalance WHERE ended_at IS NULL"
-_START: Final = """
+START: Final = """
 INSERT INTO rebalance (reason, parallel_max, bytes_per_s_max, keep_s) VALUES ($1, $2, $3, $4) RETURNING rebalance_id
 """
 _ADD: Final = """
@@ -26,17 +26,6 @@ FROM unnest($2::smallint[], $3::text[], $4::text[]) WITH ORDINALITY AS t (bucket
 JOIN bucket_map AS m USING (bucket) JOIN shard AS s ON s.shard_id = m.shard_id AND s.name = t.source
 JOIN shard AS to_shard ON to_shard.name = t.target
 ORDER BY t.place
-"""
-_READOPT: Final = """
-INSERT INTO move (move_id, rebalance_id, bucket, source, target, phase, held, last_error, started_at)
-OVERRIDING SYSTEM VALUE VALUES ($1, $2, $3, $4, $5, $6, $7, $7, now())
-ON CONFLICT (move_id) DO UPDATE
-SET rebalance_id = excluded.rebalance_id, bucket = excluded.bucket, source = excluded.source, target = excluded.target,
-    phase = excluded.phase, held = excluded.held, last_error = excluded.last_error, ended_at = NULL
-"""
-# Numbers go on above all that any shard has seen.
-_NUMBER_ON: Final = """
-SELECT setval(pg_get_serial_sequence('move', 'move_id'), greatest(max(move_id), 1)) FROM move
 """
 _MOVE: Final = """
 SELECT move_id, rebalance_id, bucket, source, target, phase, cut_over_at, held, keeper, keeper_forced, keeper_alone
@@ -52,9 +41,9 @@ FROM move WHERE rebalance_id = $1 ORDER BY move_id
 """
 # Everything that a runner writes is conditional on its generation, in one statement: the row is locked against an
 # election for just that long, and a runner that was replaced changes nothing.
-_LEADS: Final = "leads AS (SELECT FROM runner WHERE generation = {generation} FOR SHARE)"
+LEADS: Final = "leads AS (SELECT FROM runner WHERE generation = {generation} FOR SHARE)"
 _ENTER: Final = f"""
-WITH {_LEADS.format(generation="$4")}
+WITH {LEADS.format(generation="$4")}
 UPDATE move SET phase = $3, updated_at = now(), held = NULL,
     last_error = CASE WHEN $3 IN ('aborted', 'rolled_back') THEN last_error END,
     started_at = coalesce(started_at, now()),
@@ -62,7 +51,7 @@ UPDATE move SET phase = $3, updated_at = now(), held = NULL,
 WHERE move_id = $1 AND phase = $2 AND EXISTS (SELECT FROM leads)
 """
 _HAND_OVER: Final = f"""
-WITH {_LEADS.format(generation="$7")}, flipped AS (
+WITH {LEADS.format(generation="$7")}, flipped AS (
     UPDATE bucket_map SET shard_id = (SELECT shard_id FROM shard WHERE name = $6)
     WHERE bucket = $4 AND shard_id = (SELECT shard_id FROM shard WHERE name = $5)
         AND EXISTS (SELECT FROM leads) AND EXISTS (SELECT FROM move WHERE move_id = $1 AND phase = $2)
@@ -76,7 +65,7 @@ WHERE move_id = $1 AND phase = $2 AND EXISTS (SELECT FROM leads) AND (
 RETURNING cut_over_at
 """
 _PROGRESS: Final = f"""
-WITH {_LEADS.format(generation="$13")}
+WITH {LEADS.format(generation="$13")}
 UPDATE move SET updated_at = now(), rows_total = coalesce($2, rows_total), bytes_total = coalesce($3, bytes_total),
     rows_done = coalesce($4, rows_done), bytes_done = coalesce($5, bytes_done), delta_rows = delta_rows + $6,
     copy_s = copy_s + $7, lag_s = $8, passes = passes + $9, pause_ms = coalesce($10, pause_ms),
@@ -84,43 +73,23 @@ UPDATE move SET updated_at = now(), rows_total = coalesce($2, rows_total), bytes
 WHERE move_id = $1 AND EXISTS (SELECT FROM leads)
 """
 _FAILED: Final = f"""
-WITH {_LEADS.format(generation="$3")}
+WITH {LEADS.format(generation="$3")}
 UPDATE move SET retries = retries + 1, last_error = $2, updated_at = now()
 WHERE move_id = $1 AND EXISTS (SELECT FROM leads)
 """
 _REASON: Final = f"""
-WITH {_LEADS.format(generation="$3")} UPDATE move SET last_error = $2 WHERE move_id = $1 AND EXISTS (SELECT FROM leads)
-"""
-_HOLD: Final = f"""
-WITH {_LEADS.format(generation="$3")}
-UPDATE move SET held = $2, last_error = $2, updated_at = now() WHERE move_id = $1 AND EXISTS (SELECT FROM leads)
+WITH {LEADS.format(generation="$3")} UPDATE move SET last_error = $2 WHERE move_id = $1 AND EXISTS (SELECT FROM leads)
 """
 _HEALED: Final = f"""
-WITH {_LEADS.format(generation="$3")}
+WITH {LEADS.format(generation="$3")}
 UPDATE move SET healed = healed + $2 WHERE move_id = $1 AND EXISTS (SELECT FROM leads)
-"""
-_LET_GO: Final = "UPDATE move SET held = NULL, keeper = NULL WHERE move_id = $1 AND ended_at IS NULL"
-_DECIDE: Final = """
-UPDATE move SET held = NULL, keeper = $2, keeper_forced = $3, keeper_alone = $4, updated_at = now()
-WHERE move_id = $1 AND ended_at IS NULL
-"""
-_RESOLVED: Final = f"""
-WITH {_LEADS.format(generation="$4")}, flipped AS (
-    UPDATE bucket_map SET shard_id = (SELECT shard_id FROM shard WHERE name = $3)
-    WHERE bucket = (SELECT bucket FROM move WHERE move_id = $1 AND keeper = $5) AND $6 AND EXISTS (SELECT FROM leads)
-        AND shard_id <> (SELECT shard_id FROM shard WHERE name = $3)
-)
-UPDATE move SET phase = $2, updated_at = now(), held = NULL, last_error = NULL, cut_over_at = clock_timestamp(),
-    keeper = NULL, ended_at = CASE WHEN $2 IN ('done', 'rolled_back', 'aborted') THEN now() END
-WHERE move_id = $1 AND keeper = $5 AND EXISTS (SELECT FROM leads)
-RETURNING cut_over_at
 """
 _SET_STATE: Final = """
 UPDATE rebalance SET state = $2, note = coalesce($3, note) WHERE rebalance_id = $1 AND ended_at IS NULL
 """
 # What a runner does when a move must not go on: the rebalance fails, planned moves end, and the move, if it still may.
 _FAIL: Final = f"""
-WITH {_LEADS.format(generation="$5")}, failed AS (
+WITH {LEADS.format(generation="$5")}, failed AS (
     UPDATE rebalance SET state = 'failed', note = $2
     WHERE rebalance_id = $1 AND ended_at IS NULL AND EXISTS (SELECT FROM leads)
 )
@@ -151,18 +120,6 @@ SELECT sum(bytes_done) / nullif(sum(copy_s), 0) FROM (
 Details = dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Orphan:
-    """A move that only its shards remember; `told`: what they say of it."""
-
-    move_id: int
-    bucket: int
-    source: str
-    target: str
-    phase: Phase
-    told: str
-
-
 def _move(record: asyncpg.Record) -> Move:
     keeper = record["keeper"] and Role(record["keeper"])
     return Move(**{**dict(record), "phase": Phase(record["phase"]), "keeper": keeper})
@@ -187,22 +144,12 @@ async def start(
     """
     if await connection.fetchval(_OPEN_ID) is not None:
         raise Refused("a rebalance is open already: see `voltroute rebalance status`")
-    number = await connection.fetchval(_START, reason, parallel_max, bytes_per_s_max, keep_s)
+    number = await connection.fetchval(START, reason, parallel_max, bytes_per_s_max, keep_s)
     buckets = [move.bucket for move in moves]
     names = [move.source for move in moves], [move.target for move in moves]
     if await connection.execute(_ADD, number, buckets, *names) != f"INSERT 0 {len(moves)}":
         raise Refused("the plan does not fit the shard map any more: make a new one")
     return int(number)
-
-
-async def readopt(connection: Connection, orphans: Sequence[Orphan], keep_s: float) -> None:
-    """Write moves down that only the shards remember, as held ones of a failed rebalance, inside Catalog.membership."""
-    number = await connection.fetchval(_START, "moves that the catalog had forgotten", 1, None, keep_s)
-    await connection.execute("UPDATE rebalance SET state = 'failed' WHERE rebalance_id = $1", number)
-    for each in orphans:
-        values = (each.move_id, number, each.bucket, each.source, each.target, each.phase, each.told)
-        await connection.execute(_READOPT, *values)
-    await connection.execute(_NUMBER_ON)
 
 
 async def latest(catalog: Catalog, deadline: float) -> tuple[Rebalance, list[Details]] | None:
@@ -290,38 +237,6 @@ async def give_reason(catalog: Catalog, move_id: int, runner: int, reason: str, 
     """Why a move ended as it did."""
     async with catalog.pool.connection(deadline) as connection:
         await connection.execute(_REASON, move_id, reason[:500], runner)
-
-
-async def hold(catalog: Catalog, move_id: int, runner: int, reason: str, deadline: float) -> None:
-    """No runner touches the move from now on, until an operator decides (`resolve`)."""
-    async with catalog.pool.connection(deadline) as connection:
-        await connection.execute(_HOLD, move_id, reason[:500], runner)
-
-
-async def let_go(catalog: Catalog, move_id: int, deadline: float) -> bool:
-    """A held move is tried again; False when it has ended."""
-    async with catalog.pool.connection(deadline) as connection:
-        return (await connection.execute(_LET_GO, move_id)) == "UPDATE 1"
-
-
-async def decide(catalog: Catalog, move_id: int, keeper: Role, deadline: float, *, forced: bool, alone: bool) -> bool:
-    """Write down who keeps the bucket of a move; False when it has ended."""
-    async with catalog.pool.connection(deadline) as connection:
-        return (await connection.execute(_DECIDE, move_id, keeper, forced, alone)) == "UPDATE 1"
-
-
-async def resolved(
-    catalog: Catalog, move: Move, outcome: tuple[str | None, Phase], runner: int, deadline: float
-) -> Move | None:
-    """The map gives the bucket to the shard in `outcome` (None: it stays), and the move enters its phase.
-
-    None when it is not ours any more, or the operator decided otherwise meanwhile.
-    """
-    owner, phase = outcome
-    values = (move.move_id, phase, owner or move.source, runner, move.keeper, owner is not None)
-    async with catalog.pool.connection(deadline) as connection:
-        moment = await connection.fetchval(_RESOLVED, *values)
-    return None if moment is None else replace(move, phase=phase, cut_over_at=moment, keeper=None, held=None)
 
 
 async def healed(catalog: Catalog, move_id: int, runner: int, readings: int, deadline: float) -> None:

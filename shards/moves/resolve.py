@@ -7,7 +7,7 @@ bucket, then the map says so. From there the ordinary cleanup continues, which c
 from typing import Final
 
 from shards.kinds import KINDS
-from shards.moves import carrier, rebalances
+from shards.moves import carrier, decisions, rebalances
 from shards.moves.carrier import Direction
 from shards.moves.cleanup import finish_detaches
 from shards.moves.differences import carry_difference, difference
@@ -120,7 +120,7 @@ async def _own(work: Work, move: Move, connection: Connection, keeper: Role) -> 
 
 
 async def _publish(work: Work, move: Move, owner: str | None, phase: Phase) -> Move:
-    moved = await rebalances.resolved(work.catalog, move, (owner, phase), work.runner, work.deadline())
+    moved = await decisions.resolved(work.catalog, move, (owner, phase), work.runner, work.deadline())
     if moved is None:
         raise Replaced(f"the catalog has move {move.move_id} elsewhere, or another runner leads")
     return moved

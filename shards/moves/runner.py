@@ -13,7 +13,7 @@ from typing import Final
 from shards.catalog.database import Catalog
 from shards.clock import deadline_in
 from shards.errors import ClusterError, NotAsRecorded, ShardError, ShardUnavailable, WriteConflict
-from shards.moves import cleanup, fence, rebalances, rollback, steps
+from shards.moves import cleanup, decisions, fence, rebalances, rollback, steps
 from shards.moves.fence import CannotAttach
 from shards.moves.fingerprints import Different
 from shards.moves.phases import ABORTABLE, ENDED, Move, Phase, Rebalance, RebalanceState, outcome, startable
@@ -188,12 +188,12 @@ class Moves:
             if move.phase is Phase.ABORT and isinstance(error, CannotAttach):
                 await rebalances.give_reason(self.catalog, move.move_id, runner, str(error), deadline)
             elif not abort:
-                await rebalances.hold(self.catalog, move.move_id, runner, str(error), deadline)
+                await decisions.hold(self.catalog, move.move_id, runner, str(error), deadline)
 
     async def _hold(self, move: Move, runner: int, reason: str) -> None:
         self.watcher.failed(move, Held(reason))
         with contextlib.suppress(ShardError):
-            await rebalances.hold(self.catalog, move.move_id, runner, reason, deadline_in(CATALOG_TIMEOUT_S))
+            await decisions.hold(self.catalog, move.move_id, runner, reason, deadline_in(CATALOG_TIMEOUT_S))
 
     async def _tell(self, move: Move, runner: int, error: Exception) -> None:
         self.watcher.failed(move, error)

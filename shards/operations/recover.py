@@ -9,9 +9,9 @@ from typing import Final
 from shards.catalog.database import Catalog
 from shards.clock import deadline_in
 from shards.errors import Refused, ShardError
-from shards.moves import rebalances
+from shards.moves import decisions, rebalances
+from shards.moves.decisions import Orphan
 from shards.moves.phases import Phase, Role
-from shards.moves.rebalances import Orphan
 from shards.operations.rebalance import KEEP_DEFAULT_S
 from shards.postgres.sessions import BRIEF, owner_session
 from shards.shard import ShardRecord
@@ -37,7 +37,7 @@ async def recover(catalog: Catalog) -> list[Orphan]:
             raise Refused("a rebalance is open: let it end, or cancel it, first")
         names = [record.name for record in records]
         made = [_orphan(key, sides, names) for key, sides in sorted(orphans.items())]
-        await rebalances.readopt(connection, made, KEEP_DEFAULT_S)
+        await decisions.readopt(connection, made, KEEP_DEFAULT_S)
         return made
 
 

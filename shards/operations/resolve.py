@@ -5,7 +5,7 @@ from typing import Final
 from shards.catalog.database import Catalog
 from shards.clock import deadline_in
 from shards.errors import Refused
-from shards.moves import rebalances
+from shards.moves import decisions, rebalances
 from shards.moves.phases import Move, Role
 
 TIMEOUT_S: Final = 10.0
@@ -14,7 +14,7 @@ TIMEOUT_S: Final = 10.0
 async def retry(catalog: Catalog, move_id: int) -> None:
     """Let a held move be tried again, after its reason was removed."""
     await _find(catalog, move_id)
-    await rebalances.let_go(catalog, move_id, deadline_in(TIMEOUT_S))
+    await decisions.let_go(catalog, move_id, deadline_in(TIMEOUT_S))
 
 
 async def keep(catalog: Catalog, move_id: int, keeper: Role, *, forced: bool = False, alone: bool = False) -> None:
@@ -24,7 +24,7 @@ async def keep(catalog: Catalog, move_id: int, keeper: Role, *, forced: bool = F
     gone for good; what only it had is lost. Refused when the move has ended.
     """
     await _find(catalog, move_id)
-    await rebalances.decide(catalog, move_id, keeper, deadline_in(TIMEOUT_S), forced=forced, alone=alone)
+    await decisions.decide(catalog, move_id, keeper, deadline_in(TIMEOUT_S), forced=forced, alone=alone)
 
 
 async def _find(catalog: Catalog, move_id: int) -> Move:

@@ -12,7 +12,7 @@ from shards.catalog import lease
 from shards.catalog.database import Catalog
 from shards.clock import deadline_in
 from shards.errors import Refused
-from shards.moves import rebalances
+from shards.moves import decisions, rebalances
 from shards.moves.phases import Move, Phase, Recorded, Role
 from shards.moves.placement import PlannedMove
 from shards.moves.record import Replaced, Token
@@ -87,7 +87,7 @@ async def test_what_a_replaced_runner_says_to_the_catalog_changes_nothing(catalo
     assert not await rebalances.enter(catalog, move, Phase.BACKFILL, old, now)
     cutting = replace(move, phase=Phase.CUTOVER)
     assert await rebalances.hand_over(catalog, cutting, ("s1", "s2"), Phase.CLEANUP, old, now) is None
-    await rebalances.hold(catalog, move.move_id, old, "by an old runner", now)
+    await decisions.hold(catalog, move.move_id, old, "by an old runner", now)
     await rebalances.failed(catalog, move.move_id, old, "by an old runner", now)
     assert await rebalances.open_moves(catalog, now) == [move]
     shard_map = await catalog.shard_map(now)
