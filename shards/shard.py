@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
 
 from shards.errors import InvalidArgument
 
@@ -11,6 +12,12 @@ class ShardState(StrEnum):
 
     ACTIVE = "active"
     DRAINING = "draining"
+
+
+SHARD_FOLLOWING: Final[dict[ShardState, frozenset[ShardState]]] = {
+    ShardState.ACTIVE: frozenset({ShardState.DRAINING}),
+    ShardState.DRAINING: frozenset({ShardState.ACTIVE}),
+}
 
 
 @dataclass(frozen=True, repr=False)

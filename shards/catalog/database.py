@@ -15,7 +15,7 @@ from shards.errors import Cause, NoCluster, Refused, ShardUnavailable
 from shards.postgres.dsn import redact
 from shards.postgres.pools import Connection, PoolLimits, PoolOptions, ShardPool
 from shards.postgres.sessions import open_session
-from shards.shard import ShardRecord, ShardState
+from shards.shard import SHARD_FOLLOWING, ShardRecord, ShardState
 
 NAME: Final = "catalog"
 MAP_CHANNEL: Final = "voltroute_map"
@@ -29,7 +29,7 @@ LEFT JOIN bucket_map AS m ON true
 LEFT JOIN shard AS s USING (shard_id)
 """
 _SHARDS: Final = "SELECT name, state, owner_dsn, writer_dsn, reader_dsn, weight FROM shard ORDER BY shard_id"
-_SET_STATE: Final = "UPDATE shard SET state = $2 WHERE name = $1"
+_SET_STATE: Final = "UPDATE shard SET state = $2 WHERE name = $1 AND state = ANY($3::text[])"
 _SET_WEIGHT: Final = "UPDATE shard SET weight = $2 WHERE name = $1"
 _REMOVE: Final = "DELETE FROM shard WHERE name = $1"
 _IN_USE: Final = """
@@ -187,7 +187,8 @@ async def register(connection: Connection, shard: ShardRecord) -> None:
 
 async def set_state(connection: Connection, name: str, state: ShardState) -> bool:
     """Change a shard's state, inside `Catalog.membership`; False when there is no such shard."""
-    return (await connection.execute(_SET_STATE, name, state)) == "UPDATE 1"
+    before = [state, *(each for each, following in SHARD_FOLLOWING.items() if state in following)]
+    return (await connection.execute(_SET_STATE, name, state, before)) == "UPDATE 1"
 
 
 async def uses(connection: Connection, name: str) -> tuple[int, int]:

@@ -89,6 +89,16 @@ class RebalanceState(StrEnum):
     DONE = "done"
 
 
+# Of an open rebalance; it ends as DONE, FAILED or CANCELLED when its last move has ended.
+REBALANCE_FOLLOWING: Final[dict[RebalanceState, frozenset[RebalanceState]]] = {
+    RebalanceState.RUNNING: frozenset({RebalanceState.PAUSED, RebalanceState.CANCELLED, RebalanceState.FAILED}),
+    RebalanceState.PAUSED: frozenset({RebalanceState.RUNNING, RebalanceState.CANCELLED, RebalanceState.FAILED}),
+    RebalanceState.FAILED: frozenset({RebalanceState.CANCELLED}),
+    RebalanceState.CANCELLED: frozenset({RebalanceState.FAILED}),
+    RebalanceState.DONE: frozenset(),
+}
+
+
 class Step(StrEnum):
     """The places in a move before and after which something is committed: logged, and where tests end the process."""
 

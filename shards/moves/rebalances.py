@@ -8,7 +8,7 @@ import asyncpg
 
 from shards.catalog.database import Catalog
 from shards.errors import Refused
-from shards.moves.phases import ABORTABLE, Move, Phase, Rebalance, RebalanceState, Role, check_step
+from shards.moves.phases import ABORTABLE, REBALANCE_FOLLOWING, Move, Phase, Rebalance, RebalanceState, Role, check_step
 from shards.moves.placement import PlannedMove
 from shards.postgres.pools import Connection
 
@@ -85,7 +85,8 @@ WITH {LEADS.format(generation="$3")}
 UPDATE move SET healed = healed + $2 WHERE move_id = $1 AND EXISTS (SELECT FROM leads)
 """
 _SET_STATE: Final = """
-UPDATE rebalance SET state = $2, note = coalesce($3, note) WHERE rebalance_id = $1 AND ended_at IS NULL
+UPDATE rebalance SET state = $2, note = coalesce($3, note)
+WHERE rebalance_id = $1 AND ended_at IS NULL AND state = ANY($4::text[])
 """
 # What a runner does when a move must not go on: the rebalance fails, planned moves end, and the move, if it still may.
 _FAIL: Final = f"""
@@ -247,10 +248,11 @@ async def healed(catalog: Catalog, move_id: int, runner: int, readings: int, dea
 
 async def set_state(
     catalog: Catalog, rebalance_id: int, state: RebalanceState, note: str | None, deadline: float
-) -> None:
-    """Pause, resume, fail or cancel a rebalance."""
+) -> bool:
+    """Pause, resume or cancel a rebalance; False when it has ended, or does not go there from where it is."""
+    before = [state, *(each for each, following in REBALANCE_FOLLOWING.items() if state in following)]
     async with catalog.pool.connection(deadline) as connection:
-        await connection.execute(_SET_STATE, rebalance_id, state, note)
+        return (await connection.execute(_SET_STATE, rebalance_id, state, note, before)) == "UPDATE 1"
 
 
 async def end(catalog: Catalog, rebalance_id: int, state: RebalanceState, deadline: float) -> bool:

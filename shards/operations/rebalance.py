@@ -8,7 +8,7 @@ from shards.catalog.database import Catalog
 from shards.clock import deadline_in
 from shards.errors import Refused
 from shards.moves import rebalances
-from shards.moves.phases import RebalanceState
+from shards.moves.phases import Rebalance, RebalanceState
 from shards.moves.placement import PlannedMove
 from shards.postgres.pools import Connection
 
@@ -46,31 +46,35 @@ async def start_within(connection: Connection, moves: Sequence[PlannedMove], rea
     )
 
 
-async def _open(catalog: Catalog) -> int:
+async def _open(catalog: Catalog) -> Rebalance:
     found = await rebalances.open_rebalance(catalog, deadline_in(TIMEOUT_S))
     if found is None:
         raise Refused("no rebalance is open")
-    return found.rebalance_id
+    return found
+
+
+async def _steer(catalog: Catalog, state: RebalanceState, note: str | None) -> Rebalance:
+    found = await _open(catalog)
+    if not await rebalances.set_state(catalog, found.rebalance_id, state, note, deadline_in(TIMEOUT_S)):
+        raise Refused(f"rebalance {found.rebalance_id} is {found.state}: it does not become {state}")
+    return found
 
 
 async def pause(catalog: Catalog) -> None:
     """Begin no further move; those under way are finished."""
-    number = await _open(catalog)
-    note = "paused: no further move begins"
-    await rebalances.set_state(catalog, number, RebalanceState.PAUSED, note, deadline_in(TIMEOUT_S))
+    await _steer(catalog, RebalanceState.PAUSED, "paused: no further move begins")
 
 
 async def resume(catalog: Catalog) -> None:
     """Continue after a pause."""
-    number = await _open(catalog)
-    await rebalances.set_state(catalog, number, RebalanceState.RUNNING, "running", deadline_in(TIMEOUT_S))
+    await _steer(catalog, RebalanceState.RUNNING, "running")
 
 
 async def cancel(catalog: Catalog) -> int:
     """End all moves that are not past their fence; returns how many were asked. Cutovers that were made stay."""
-    number, deadline = await _open(catalog), deadline_in(TIMEOUT_S)
-    asked = await rebalances.abort(catalog, number, "cancelled", deadline)
-    await rebalances.set_state(catalog, number, RebalanceState.CANCELLED, None, deadline)
+    found = await _open(catalog)
+    asked = await rebalances.abort(catalog, found.rebalance_id, "cancelled", deadline_in(TIMEOUT_S))
+    await _steer(catalog, RebalanceState.CANCELLED, None)
     return asked
 
 
