@@ -135,18 +135,21 @@ def _emptiest(now: Sequence[str], costs: Sequence[float], places: Sequence[Place
 
 
 def _best_step(now: Sequence[str], costs: Sequence[float], places: Sequence[Place]) -> tuple[int, str] | None:
-    """The bucket to take from the fullest shard to the emptiest, if that brings the two closer to their shares."""
+    """The bucket to take from the fullest shard to the emptiest, if both are then less full than the fullest was.
+
+    Only fullness counts, not how far the emptiest is below its share: else a small empty shard would be overfilled.
+    """
     shares, held = _shares(costs, places), _held(now, costs, places)
     open_ = [name for name in shares if shares[name]]
     full = max(open_, key=lambda name: (held[name] / shares[name], name))
     empty = min(open_, key=lambda name: (held[name] / shares[name], name))
 
-    def distance(cost: float) -> float:
-        return max(abs((held[full] - cost) / shares[full] - 1), abs((held[empty] + cost) / shares[empty] - 1))
+    def fullness(cost: float) -> float:
+        return max((held[full] - cost) / shares[full], (held[empty] + cost) / shares[empty])
 
     mine = [bucket for bucket, owner in enumerate(now) if owner == full]
-    best = min(mine, key=lambda bucket: (distance(costs[bucket]), bucket), default=None)
-    if best is None or distance(costs[best]) >= distance(0.0) * (1 - 1e-9):
+    best = min(mine, key=lambda bucket: (fullness(costs[bucket]), bucket))
+    if fullness(costs[best]) >= fullness(0.0) * (1 - 1e-9):
         return None
     return best, empty
 

@@ -36,6 +36,12 @@ def test_plans(cluster: tuple[list[str], list[str], list[float], list[bool]], da
     assert len(make_plan(after, costs, places).moves) <= len(plan.moves)
 
 
+def test_a_small_empty_shard_is_not_overfilled() -> None:
+    costs = costs_of([Load(size_bytes=size) for size in (0, 0, 0, 0, 0, 0, 11325, 16948)], "bytes")
+    plan = make_plan("a" * 8, costs, [Place("a"), Place("b", weight=0.25)])
+    assert plan.imbalance_after <= plan.imbalance_before
+
+
 @given(st.integers(1, 4), st.integers(3, 8))
 def test_a_new_shard_gets_its_share_of_equal_buckets(shards: int, power: int) -> None:
     buckets = 2**power
