@@ -23,35 +23,22 @@ from router.wire.readings import ID_PATTERN
 _ID_SCHEMA: Final = {"type": "string", "pattern": ID_PATTERN, "minLength": 1, "maxLength": 64}
 _TIME_SCHEMA: Final = {"type": "string", "format": "date-time"}
 
-Device: TypeAlias = Annotated[str, Meta(extra={"read": read_device}, extra_json_schema=_ID_SCHEMA)]
-Vehicle: TypeAlias = Annotated[
-    str, Meta(description="Vehicle.", extra={"read": read_device}, extra_json_schema=_ID_SCHEMA)
-]
-Meter: TypeAlias = Annotated[str, Meta(description="Meter.", extra={"read": read_device}, extra_json_schema=_ID_SCHEMA)]
-From: TypeAlias = Annotated[
-    datetime,
-    Meta(
-        description="Start, exclusive. Default: 24 h before `to`.",
-        extra={"read": read_moment},
-        extra_json_schema=_TIME_SCHEMA,
-    ),
-]
-To: TypeAlias = Annotated[
-    datetime,
-    Meta(description="End, inclusive. Default: now.", extra={"read": read_moment}, extra_json_schema=_TIME_SCHEMA),
-]
-Since: TypeAlias = Annotated[
-    datetime,
-    Meta(
-        description="Only readings after this. Default: one hour ago.",
-        extra={"read": read_moment},
-        extra_json_schema=_TIME_SCHEMA,
-    ),
-]
-Start: TypeAlias = Annotated[
-    datetime,
-    Meta(description="Start of the pairing.", extra={"read": read_moment}, extra_json_schema=_TIME_SCHEMA),
-]
+
+def _device(description: str | None = None) -> Meta:
+    return Meta(description=description, extra={"read": read_device}, extra_json_schema=_ID_SCHEMA)
+
+
+def _moment(description: str) -> Meta:
+    return Meta(description=description, extra={"read": read_moment}, extra_json_schema=_TIME_SCHEMA)
+
+
+Device: TypeAlias = Annotated[str, _device()]
+Vehicle: TypeAlias = Annotated[str, _device("Vehicle.")]
+Meter: TypeAlias = Annotated[str, _device("Meter.")]
+From: TypeAlias = Annotated[datetime, _moment("Start, exclusive. Default: 24 h before `to`.")]
+To: TypeAlias = Annotated[datetime, _moment("End, inclusive. Default: now.")]
+Since: TypeAlias = Annotated[datetime, _moment("Only readings after this. Default: one hour ago.")]
+Start: TypeAlias = Annotated[datetime, _moment("Start of the pairing.")]
 Limit: TypeAlias = Annotated[
     int,
     Meta(

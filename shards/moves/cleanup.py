@@ -63,34 +63,30 @@ async def abort(work: Work, move: Move) -> Move:
 
 
 async def clean_up(work: Work, move: Move) -> Move:
-    """Compare the frozen copy once more with its target, then remove it."""
-    async with work.session(Role.SOURCE) as source, work.session(Role.TARGET) as target:
-        known = await work.token(move, Role.SOURCE).take_over(source)
-        ours = await work.token(move, Role.TARGET).take_over(target)
-        await _check_ended(move, source, known, Role.SOURCE)
-        if known is not None and known.state is Recorded.FENCED:
-            await _check_keeper(move, target, ours, (Role.TARGET, Recorded.ATTACHED))
-            await _make_superset(work, move, (source, target), Role.TARGET)
-        if known is not None:
-            await _remove(work, move, source, Role.SOURCE, known)
-        await _leave(work, move, target, Role.TARGET)
-        await work.at(move, Step.AFTER_FORGET)
-    return await enter(work, move, Phase.DONE)
+    """After a cutover: the source's frozen copy goes, the target keeps the bucket."""
+    return await _end(work, move, (Role.TARGET, Recorded.ATTACHED), Phase.DONE)
 
 
 async def clean_up_rollback(work: Work, move: Move) -> Move:
-    """Compare the target's copy with the source, which owns the bucket again, then remove it."""
-    async with work.session(Role.SOURCE) as source, work.session(Role.TARGET) as target:
-        known = await work.token(move, Role.TARGET).take_over(target)
-        ours = await work.token(move, Role.SOURCE).take_over(source)
-        await _check_ended(move, target, known, Role.TARGET)
+    """After a rollback: the target's copy goes, the source, which owns the bucket again, keeps it."""
+    return await _end(work, move, (Role.SOURCE, Recorded.RETURNED), Phase.ROLLED_BACK)
+
+
+async def _end(work: Work, move: Move, keeps: tuple[Role, Recorded], phase: Phase) -> Move:
+    """Compare the copy with the side that keeps the bucket once more, then remove it."""
+    keeper, copy = keeps[0], keeps[0].other
+    async with work.session(copy) as goes, work.session(keeper) as stays:
+        known = await work.token(move, copy).take_over(goes)
+        ours = await work.token(move, keeper).take_over(stays)
+        await _check_ended(move, goes, known, copy)
         if known is not None and known.state is Recorded.FENCED:
-            await _check_keeper(move, source, ours, (Role.SOURCE, Recorded.RETURNED))
-            await _make_superset(work, move, (target, source), Role.SOURCE)
+            await _check_keeper(move, stays, ours, keeps)
+            await _make_superset(work, move, (goes, stays), keeper)
         if known is not None:
-            await _remove(work, move, target, Role.TARGET, known)
-        await _leave(work, move, source, Role.SOURCE)
-    return await enter(work, move, Phase.ROLLED_BACK)
+            await _remove(work, move, goes, copy, known)
+        await _leave(work, move, stays, keeper)
+        await work.at(move, Step.AFTER_FORGET)
+    return await enter(work, move, phase)
 
 
 async def _leave(work: Work, move: Move, connection: Connection, role: Role) -> None:
@@ -124,7 +120,7 @@ async def _check_keeper(
 
 async def _make_superset(work: Work, move: Move, sides: tuple[Connection, Connection], keeper: Role) -> None:
     """Carry what only the old copy has to the keeper, by key. Different when rows differ under one key."""
-    giver_role = Role.SOURCE if keeper is Role.TARGET else Role.TARGET
+    giver_role = keeper.other
     theirs = await work.token(move, giver_role).tables(sides[0])
     direction = Direction(*sides, theirs, await work.token(move, keeper).tables(sides[1]))
     found = await difference(direction, work.throttle.passed)

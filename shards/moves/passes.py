@@ -36,7 +36,7 @@ class Passes:
 
     @property
     def taker(self) -> Role:
-        return Role.TARGET if self.giver is Role.SOURCE else Role.SOURCE
+        return self.giver.other
 
     async def direction(self) -> Direction:
         """Sessions and tables of both sides."""

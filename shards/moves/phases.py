@@ -53,6 +53,11 @@ class Role(StrEnum):
     SOURCE = "source"
     TARGET = "target"
 
+    @property
+    def other(self) -> "Role":
+        """Who plays the other part."""
+        return Role.SOURCE if self is Role.TARGET else Role.TARGET
+
 
 class Recorded(StrEnum):
     """What a shard's own record says of a move. On the source it decides: COPYING may still be given up."""
@@ -126,6 +131,7 @@ class Step(StrEnum):
     AFTER_REVERSE_FENCE = "after reverse fence"
     BEFORE_RETURN = "before return"
     AFTER_RETURN = "after return"
+    AFTER_REVERSE_CUTOVER = "after reverse cutover"
     BEFORE_ENTERING = "before entering"
     AFTER_ENTERING = "after entering"
 

@@ -70,7 +70,7 @@ async def _end(work: Work, move: Move, connection: Connection, keeper: Role) -> 
 def _roles(move: Move) -> tuple[Role, Role]:
     if move.keeper is None:
         raise Held("nobody decided who keeps the bucket")
-    return move.keeper, Role.TARGET if move.keeper is Role.SOURCE else Role.SOURCE
+    return move.keeper, move.keeper.other
 
 
 async def _tables(work: Work, move: Move, connection: Connection, role: Role) -> Tables | None:

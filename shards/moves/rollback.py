@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from dataclasses import replace
 from typing import Final
 
 from shards.moves import carrier, rebalances
@@ -78,4 +77,5 @@ async def _give_back(sides: Sides) -> Move:
     )
     if moved is None:
         raise Replaced(f"the catalog has move {move.move_id} elsewhere, or another runner leads")
-    return replace(moved, phase=Phase.ROLLBACK_CLEANUP)
+    await work.at(moved, Step.AFTER_REVERSE_CUTOVER)
+    return moved

@@ -25,7 +25,8 @@ STEPS = [
 ]  # fmt: skip
 STEPS_OF_ABORT = ["before give up", "after give up", "after drop", "after forget", "before entering aborted"]
 STEPS_OF_ROLLBACK = [
-    "after reverse fence", "before return", "after return", "after dropping", "before detach", "after drop",
+    "after reverse fence", "before return", "after return", "after reverse cutover", "after dropping",
+    "before detach", "after detach", "after drop", "after forget", "before entering rolled_back",
 ]  # fmt: skip
 # Those at which something that a later move has could be harmed; the others take `make test-fault`.
 OFTEN = {"inside fence", "after fence", "before adopt", "after dropping", "before detach", "after detach"}
