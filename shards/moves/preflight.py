@@ -52,6 +52,10 @@ class _Side:
         return found + [f"{name} is attached nowhere" for name in self.loose if mark in name]
 
 
+def _mib(count: int) -> str:
+    return f"{count / 2**20:,.0f} MiB"
+
+
 async def check(source: ShardRecord, target: ShardRecord, move: Move) -> None:
     """Unfit when a move cannot be made, with the reason and what to do about it."""
     async with owner_session(source) as at_source, owner_session(target) as at_target:
@@ -69,7 +73,7 @@ async def check(source: ShardRecord, target: ShardRecord, move: Move) -> None:
         ),
         (
             free is not None and free < needed,
-            f"{target.name} has {(free or 0) / 2**20:,.0f} MiB free, bucket {move.bucket} needs {needed / 2**20:,.0f}",
+            f"{target.name} has {_mib(free or 0)} free, bucket {move.bucket} needs {_mib(needed)}",
         ),
         (abs(skew) > SKEW_MAX_S, f"the clocks of {source.name} and {target.name} are {skew:.1f} s apart"),
     ]:
