@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 from collections.abc import AsyncIterator, Coroutine
 from typing import Any
 
@@ -48,6 +49,12 @@ def _plain_environment() -> object:
             if name.startswith("VOLTROUTE_") and name != "VOLTROUTE_TEST_POSTGRES":
                 patch.delenv(name)
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _interruptible() -> None:
+    """A shell lets what it runs in the background ignore SIGINT, and what tests start and interrupt inherits that."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class LoopRunner:

@@ -152,7 +152,7 @@ async def _as_writer(name: str, connection: Connection) -> list[Finding]:
             f"{name} privileges",
             not (more or temporary),
             f"the writer may {' and '.join([*more, *temporary])}" if more or temporary else "the writer only inserts",
-            "voltroute migrate up; REVOKE TEMPORARY ON DATABASE .. FROM PUBLIC as the database's owner",
+            "voltroute migrate up, which closes it",
         ),
     ]
 
@@ -224,5 +224,5 @@ async def _closed(name: str, connection: Connection) -> Finding:
         f"{name} access",
         not open_,
         f"open to {' and '.join(open_)}" if open_ else "closed to everybody but this cluster's logins",
-        "voltroute migrate up; REVOKE CONNECT ON DATABASE .. FROM PUBLIC as the database's owner",
+        "voltroute migrate up, which closes it",
     )

@@ -20,6 +20,8 @@ _CREATE: Final = (
     "SELECT format('CREATE ROLE %I LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE PASSWORD %L', $1::text, $2::text)"
 )
 _ALTER: Final = "SELECT format('ALTER ROLE %I LOGIN PASSWORD %L', $1::text, $2::text)"
+# What a schema cannot carry: a database that was restored from a dump, or copied, is open to everybody again.
+_CLOSE: Final = "SELECT format('REVOKE CONNECT, TEMPORARY ON DATABASE %I FROM PUBLIC', current_database())"
 _RIGHTS: Final = "SELECT grant_rights($1, $2)"
 # Roles belong to a server, and advisory locks to a database: two shards on one server can only try again.
 _RACES: Final = (
@@ -61,7 +63,7 @@ def new_logins(cluster_id: str) -> Logins:
 
 
 async def make_logins(connection: Connection, logins: Logins) -> None:
-    """Create the two logins on a shard's server, or set their passwords, and give them their rights in its database."""
+    """Create a cluster's two logins, or set their passwords, and give them, and nobody else, rights in a database."""
     for attempt in range(1, _ATTEMPTS_MAX + 1):
         try:
             await _make(connection, logins)
@@ -78,4 +80,5 @@ async def _make(connection: Connection, logins: Logins) -> None:
         for login, password in ((logins.writer, logins.writer_password), (logins.reader, logins.reader_password)):
             there = await connection.fetchval(_EXISTS, login)
             await connection.execute(await connection.fetchval(_ALTER if there else _CREATE, login, password))
+        await connection.execute(await connection.fetchval(_CLOSE))
         await connection.execute(_RIGHTS, logins.writer, logins.reader)

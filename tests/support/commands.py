@@ -12,7 +12,7 @@ from typing import Any
 
 from tests.support.routers import read_json, start_command
 
-COMMAND_TIMEOUT_S = 60
+COMMAND_TIMEOUT_S = 120
 
 
 @dataclass(frozen=True)
