@@ -15,6 +15,7 @@ from shards.errors import Cause, NoCluster, Refused, ShardUnavailable
 from shards.postgres.dsn import redact
 from shards.postgres.pools import Connection, PoolLimits, PoolOptions, ShardPool
 from shards.postgres.sessions import open_session
+from shards.postgres.transactions import transaction
 from shards.shard import SHARD_FOLLOWING, ShardRecord, ShardState
 
 NAME: Final = "catalog"
@@ -84,7 +85,7 @@ class Catalog:
     @asynccontextmanager
     async def transaction(self, deadline: float) -> AsyncIterator[Connection]:
         """A connection inside a transaction that commits on leaving."""
-        async with self.pool.connection(deadline) as connection, connection.transaction():
+        async with self.pool.connection(deadline) as connection, transaction(connection):
             yield connection
 
     @asynccontextmanager

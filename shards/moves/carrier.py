@@ -14,6 +14,7 @@ from shards.moves.record import MOVER, Token
 from shards.moves.throttle import Passed, at_full_speed
 from shards.postgres.pools import Connection
 from shards.postgres.sql import quote_identifier
+from shards.postgres.transactions import transaction
 from shards.storage.tables import BRIN_OF, Leaf, leaves
 
 _MAKE_LEAF: Final = "SELECT make_leaf($1, $2, $3, $4)"
@@ -74,7 +75,7 @@ async def copy_table(
     direction: Direction, source: str, target: str, columns: list[str], token: Token, passed: Passed
 ) -> int:
     """Copy one table in a transaction of the target, from its beginning; returns the number of rows."""
-    async with direction.taker.transaction():
+    async with transaction(direction.taker):
         await token.hold(direction.taker, Recorded.COPYING)
         await direction.taker.execute(f"TRUNCATE {quote_identifier(target)}")
         query = f"SELECT {_listed(columns)} FROM {quote_identifier(source)}"

@@ -15,6 +15,7 @@ from shards.moves.work import Work, enter
 from shards.postgres.pools import Connection
 from shards.postgres.sessions import owner_session
 from shards.postgres.sql import quote_identifier
+from shards.postgres.transactions import transaction
 from shards.shard import ShardRecord
 
 _TABLES: Final = """
@@ -92,7 +93,7 @@ async def _end(work: Work, move: Move, keeps: tuple[Role, Recorded], phase: Phas
 async def _leave(work: Work, move: Move, connection: Connection, role: Role) -> None:
     """The side that stays has nothing of the move any more: no fence that was opened, no record."""
     token = work.token(move, role)
-    async with connection.transaction():
+    async with transaction(connection):
         if await token.take_over(connection) is not None:
             await connection.execute(_UNFENCE, move.move_id)
             await token.forget(connection)
@@ -126,7 +127,7 @@ async def _make_superset(work: Work, move: Move, sides: tuple[Connection, Connec
     found = await difference(direction, work.throttle.passed)
     if found.missing or found.statuses_behind:
         await carrier.prepare_delta(direction.taker)
-        async with direction.taker.transaction():
+        async with transaction(direction.taker):
             await work.token(move, keeper).hold(direction.taker)
             await carrier.make_leaves(direction)
             healed = await carrier.carry_hours(direction, found.hours, work.throttle.passed)
@@ -151,7 +152,7 @@ async def compare_kept(source: ShardRecord, target: ShardRecord, move: Move) -> 
 async def _remove(work: Work, move: Move, connection: Connection, role: Role, known: BucketMove) -> None:
     token = work.token(move, role)
     if known.state is Recorded.FENCED:
-        async with connection.transaction():
+        async with transaction(connection):
             # One transaction: who is replaced between the two lines has done neither.
             await token.change(connection, Recorded.FENCED, Recorded.DROPPING)
             await connection.execute(_DISOWN, move.bucket)
@@ -177,7 +178,7 @@ async def _drop(work: Work, move: Move, connection: Connection, role: Role, stat
             f"DETACH PARTITION {quote_identifier(record['name'])} CONCURRENTLY"
         )
         await work.at(move, Step.AFTER_DETACH)
-    async with connection.transaction():
+    async with transaction(connection):
         await token.hold(connection, state)
         await connection.execute(_DROP, move.move_id)
         await token.forget(connection)

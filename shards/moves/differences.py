@@ -11,6 +11,7 @@ from shards.moves.fingerprints import differing_hours, hash_of
 from shards.moves.pipe import pipe
 from shards.moves.throttle import Passed, at_full_speed
 from shards.postgres.sql import quote_identifier
+from shards.postgres.transactions import transaction
 
 HOURS_AT_ONCE: Final = 24  # in a transaction
 _KEYS: Final = ("device", "timestamp", "tenant_id", "hash")
@@ -72,7 +73,7 @@ async def difference(direction: Direction, passed: Passed = at_full_speed) -> Di
         names = {"id": quote_identifier(kind.id_column), "hash": hashed}
         theirs = _ROWS.format(table=quote_identifier(direction.theirs[kind.history]), **names)
         ours = quote_identifier(direction.ours[kind.history])
-        async with keeper.transaction():
+        async with transaction(keeper):
             await pipe(giver, theirs, (hour,), keeper, "probe", _KEYS, passed)
             await keeper.execute("ANALYZE probe")
             counts = (await keeper.fetch(_COUNTS.format(table=ours, **names)))[0]
@@ -90,7 +91,7 @@ async def difference(direction: Direction, passed: Passed = at_full_speed) -> Di
 async def _statuses_behind(direction: Direction, kind: Kind, passed: Passed) -> int:
     keeper, key = direction.taker, quote_identifier(kind.id_column)
     theirs = _STATUS_ROWS.format(id=key, table=quote_identifier(direction.theirs[kind.status]))
-    async with keeper.transaction():
+    async with transaction(keeper):
         await pipe(direction.giver, theirs, (), keeper, "probe", _KEYS, passed)
         await keeper.execute("ANALYZE probe")
         sql = _STATUS_BEHIND.format(id=key, table=quote_identifier(direction.ours[kind.status]))
@@ -107,14 +108,14 @@ async def carry_difference(
     """
     hours = await differing_hours(direction.giver, direction.taker, (direction.theirs, direction.ours))
     new = 0
-    async with direction.taker.transaction():
+    async with transaction(direction.taker):
         await hold()
         await make_leaves(direction)
     for start in range(0, len(hours), HOURS_AT_ONCE):
-        async with direction.taker.transaction():
+        async with transaction(direction.taker):
             await hold()
             new += await carry_hours(direction, hours[start : start + HOURS_AT_ONCE], passed)
-    async with direction.taker.transaction():
+    async with transaction(direction.taker):
         await hold()
         await carry_all_status(direction, passed)
     return new

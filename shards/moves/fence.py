@@ -15,6 +15,7 @@ from shards.moves.phases import Move, Phase, Recorded, Role, Step
 from shards.moves.record import Held, Replaced
 from shards.moves.work import Sides, Work, enter
 from shards.postgres.sessions import FENCING
+from shards.postgres.transactions import transaction
 
 FENCE_MAX_S: Final = 2.0
 CLOSE_GOOD_S: Final = 0.3
@@ -70,7 +71,7 @@ async def close(passes: Passes, max_s: float) -> tuple[int, int]:
     since = await passes.mark()
     compared = (await sides.token(giver).read(sides[giver])).verified or since
     direction = await passes.direction()
-    async with asyncio.timeout(max_s), direction.giver.transaction():
+    async with asyncio.timeout(max_s), transaction(direction.giver):
         # First the decision: the row lock makes an abort that is asked for at the same time lose, or win before.
         await sides.token(giver).change(direction.giver, passes.known, Recorded.FENCED)
         # Then the triggers. Creating them waits for every writer in flight, so that after this line no transaction that
@@ -80,7 +81,7 @@ async def close(passes: Passes, max_s: float) -> tuple[int, int]:
         # above waited for would be later than its fence.
         await sides.token(giver).set_fenced(direction.giver)
         await sides.work.at(sides.move, Step.INSIDE_FENCE)
-        async with direction.taker.transaction():
+        async with transaction(direction.taker):
             # The taker's row is held, so that a successor cannot begin before this has committed or failed.
             await sides.token(taker).hold(direction.taker, passes.taker_state)
             new = await passes.last(direction, since)
@@ -112,7 +113,7 @@ async def cut_over(sides: Sides) -> Move:
     if month is None:
         raise Held(f"{move.source} does not own bucket {move.bucket} any more, though it is fenced there")
     await work.at(move, Step.BEFORE_ADOPT)
-    async with target.transaction():
+    async with transaction(target):
         # After the fence's COMMIT, never before: attached tables take writes. In one transaction with the record, so
         # that a runner that was replaced attaches nothing; repeated by the next runner, it changes nothing.
         state = (await sides.token(Role.TARGET).read(target)).state
@@ -171,7 +172,7 @@ async def open_again(work: Work, move: Move) -> Move:
             # First the target: from this COMMIT on nobody can let it attach, so that never two take writes.
             await sides.token(Role.TARGET).change(target, Recorded.COPYING, Recorded.ABORTED)
         if sides.records[Role.SOURCE].state is not Recorded.RETURNED:
-            async with source.transaction():
+            async with transaction(source):
                 await sides.token(Role.SOURCE).change(source, Recorded.FENCED, Recorded.RETURNED)
                 await source.execute(_OPEN, move.move_id)
     return await enter(work, replace(move, phase=Phase.CUTOVER), Phase.ABORT)

@@ -17,6 +17,7 @@ from shards.moves.phases import Recorded, Role, Step
 from shards.moves.record import Replaced
 from shards.moves.throttle import at_full_speed
 from shards.moves.work import Sides, login_of
+from shards.postgres.transactions import transaction
 
 BEGINNING: Final = datetime(1, 1, 2, tzinfo=UTC)
 
@@ -80,7 +81,7 @@ class Passes:
         return known.low_water, mark, not trusted or known.low_water is None or known.low_water > mark
 
     async def _carry_since(self, direction: Direction, since: datetime) -> int:
-        async with direction.taker.transaction():
+        async with transaction(direction.taker):
             await self._hold(direction)
             await carrier.make_leaves(direction)
             return await carrier.carry_since(direction, since, self.sides.work.throttle.passed)

@@ -10,6 +10,7 @@ import asyncpg
 from shards.errors import MoveError, Refused
 from shards.moves.phases import Move, Recorded, Role, check_record
 from shards.postgres.pools import Connection
+from shards.postgres.transactions import transaction
 
 MOVER: Final = "voltroute mover"  # how a move tells its own transactions from writers'; the generation follows
 
@@ -195,7 +196,7 @@ class Token:
 
     async def forget(self, connection: Connection) -> None:
         """The shard has nothing of this move any more; a record that is gone already stays gone."""
-        async with connection.transaction():
+        async with transaction(connection):
             # The record goes first: if it is another runner's by now, nothing else is touched.
             if await connection.execute(_FORGET, *self._key) != "DELETE 1":
                 if await look(connection, self.move, self.role) is not None:

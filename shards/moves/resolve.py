@@ -16,6 +16,7 @@ from shards.moves.phases import Move, Phase, Recorded, Role
 from shards.moves.record import Held, Replaced, has_bucket
 from shards.moves.work import Work
 from shards.postgres.pools import Connection
+from shards.postgres.transactions import transaction
 
 _CLAIM_TABLES: Final = "SELECT claim_tables($1::smallint, $2::bigint)"
 _FENCE: Final = "SELECT fence_tables($1::bigint)"
@@ -60,7 +61,7 @@ async def _alone(work: Work, move: Move, keeper: Role) -> Move:
 async def _end(work: Work, move: Move, connection: Connection, keeper: Role) -> Move:
     """The keeper owns the bucket and there is nothing on the other side to be cleaned up."""
     await _own(work, move, connection, keeper)
-    async with connection.transaction():
+    async with transaction(connection):
         await connection.execute(_UNFENCE, move.move_id)
         # Before the move ends: afterwards nobody would come back for the record.
         await work.token(move, keeper).forget(connection)
@@ -77,7 +78,7 @@ async def _tables(work: Work, move: Move, connection: Connection, role: Role) ->
     """The side's tables of the bucket: those of the move, or, when their record is lost, those attached. None: none."""
     token = work.token(move, role)
     await finish_detaches(connection)
-    async with connection.transaction():
+    async with transaction(connection):
         if await token.take_over(connection) is None:
             await token.claim(connection)
         if await connection.fetchval(_CLAIM_TABLES, move.bucket, move.move_id) != len(KINDS) * 2:
@@ -87,7 +88,7 @@ async def _tables(work: Work, move: Move, connection: Connection, role: Role) ->
 
 async def _shut(work: Work, move: Move, connection: Connection, role: Role) -> None:
     """No more writes on the side that gives the bucket up, whatever its record says."""
-    async with connection.transaction():
+    async with transaction(connection):
         await work.token(move, role).force(connection, Recorded.FENCED)
         await connection.execute(_FENCE, move.move_id)
         await work.token(move, role).set_fenced(connection)
@@ -113,7 +114,7 @@ async def _own(work: Work, move: Move, connection: Connection, keeper: Role) -> 
     if month is None:
         month = (await work.catalog.info(work.deadline())).first_month
     state = Recorded.ATTACHED if keeper is Role.TARGET else Recorded.RETURNED
-    async with connection.transaction():
+    async with transaction(connection):
         await work.token(move, keeper).force(connection, state)
         await connection.execute(_OPEN, move.move_id)
         await connection.execute(_ADOPT, move.bucket, move.move_id, month)

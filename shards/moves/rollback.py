@@ -11,6 +11,7 @@ from shards.moves.phases import Move, Phase, Recorded, Role, Step
 from shards.moves.record import Held, Replaced, has_bucket
 from shards.moves.work import Sides, Work, enter
 from shards.postgres.sessions import FENCING
+from shards.postgres.transactions import transaction
 
 TOO_LATE: Final = "too late for a rollback: the source's copy is being removed"
 _OPEN: Final = "SELECT open_tables($1::bigint)"
@@ -67,7 +68,7 @@ async def _give_back(sides: Sides) -> Move:
     work, move, source = sides.work, sides.move, sides[Role.SOURCE]
     if (await sides.token(Role.SOURCE).read(source)).state is Recorded.FENCED:
         await work.at(move, Step.BEFORE_RETURN)
-        async with source.transaction():
+        async with transaction(source):
             # Only after the target's fence has committed: from this COMMIT on the source takes writes.
             await sides.token(Role.SOURCE).change(source, Recorded.FENCED, Recorded.RETURNED)
             await source.execute(_OPEN, move.move_id)

@@ -14,6 +14,7 @@ from shards.moves.phases import Move, Phase, Recorded, Role, Step
 from shards.moves.record import Held
 from shards.moves.work import Work, enter, login_of
 from shards.postgres.pools import Connection
+from shards.postgres.transactions import transaction
 from shards.storage.tables import Leaf
 
 CATCHUP_GOOD_S: Final = 0.4  # a pass this short leaves little for the fence
@@ -31,7 +32,7 @@ async def begin(work: Work, move: Move) -> Move:
         mark, now = await carrier.low_water(source, login_of(work.source.reader_dsn))
         work.clocks[Role.SOURCE].is_trusted(now)  # from here on the source's clock is watched
         await work.at(move, Step.BEFORE_CLAIM)
-        async with source.transaction():
+        async with transaction(source):
             known = await work.token(move, Role.SOURCE).claim(source, mark)
             if known.low_water == mark:  # ours, just now: nothing was carried by a mark of somebody else's
                 work.clocks[Role.SOURCE].trust()
@@ -47,7 +48,7 @@ async def _prepare(work: Work, move: Move, source: Connection, target: Connectio
     if await token.take_over(target) is not None:
         return
     await work.at(move, Step.BEFORE_PREPARE)
-    async with source.transaction(), target.transaction():
+    async with transaction(source), transaction(target):
         # No abort can slip in between, and leave these tables behind: it must change the row that is held here.
         await work.token(move, Role.SOURCE).hold(source, Recorded.COPYING)
         await token.claim(target)
@@ -61,7 +62,7 @@ async def backfill(work: Work, move: Move) -> Move:
     async with work.both(move) as sides:
         direction = await forward(sides).direction()
         copied = await sides.token(Role.TARGET).copied(direction.taker)
-        async with direction.taker.transaction():
+        async with transaction(direction.taker):
             await sides.token(Role.TARGET).hold(direction.taker, Recorded.COPYING)
             wanted = await carrier.make_leaves(direction)
         theirs, ours = direction.theirs, direction.ours

@@ -13,6 +13,7 @@ from shards.postgres import migrate
 from shards.postgres.disk import disk_free
 from shards.postgres.pools import Connection, PoolLimits, PoolOptions, ShardPool
 from shards.postgres.sessions import BRIEF, owner_session
+from shards.postgres.transactions import rolled_back
 from shards.shard import ShardRecord
 from shards.storage import tables
 from shards.storage.partitions import MONTHS_AHEAD, runway
@@ -125,12 +126,8 @@ async def _shard(record: ShardRecord, info: ClusterInfo, shard_map: ShardMap | N
 async def _as_writer(name: str, connection: Connection) -> list[Finding]:
     settings = {r["name"]: r["setting"] for r in await connection.fetch(_SETTINGS)}
     may = (await connection.fetch(_MAY))[0]
-    transaction = connection.transaction()
-    await transaction.start()
-    try:
-        await connection.execute(_PROBE)  # as a reading is written; rolled back
-    finally:
-        await transaction.rollback()
+    async with rolled_back(connection):
+        await connection.execute(_PROBE)  # as a reading is written
     lax = [key for key in ("fsync", "full_page_writes", "synchronous_commit") if settings[key] == "off"]
     more = [what for what, has in (("create tables", may["ddl"]), ("change history", may["change"])) if has]
     temporary = ["make temporary tables"] if may["temporary"] else []

@@ -16,6 +16,7 @@ from shards.postgres import migrate
 from shards.postgres.dsn import check_dsn
 from shards.postgres.logins import Logins, make_logins
 from shards.postgres.sessions import open_session
+from shards.postgres.transactions import transaction
 from shards.shard import ShardRecord, ShardState, check_name
 from shards.storage.partitions import month_of, runway
 
@@ -156,7 +157,7 @@ async def _attach(
     async with open_session(name, dsn) as connection:
         for start in range(0, len(buckets), BUCKETS_AT_ONCE):
             some = buckets[start : start + BUCKETS_AT_ONCE]
-            async with asyncio.timeout(STEP_TIMEOUT_S), connection.transaction():
+            async with asyncio.timeout(STEP_TIMEOUT_S), transaction(connection):
                 for bucket in some:
                     await connection.execute(_ATTACH, bucket, *leaves)
             count(len(some))

@@ -10,6 +10,7 @@ import asyncpg
 
 from shards.postgres.dsn import with_login
 from shards.postgres.pools import Connection
+from shards.postgres.transactions import transaction
 
 WRITER: Final = "voltroute_writer"
 READER: Final = "voltroute_reader"
@@ -76,7 +77,7 @@ async def make_logins(connection: Connection, logins: Logins) -> None:
 
 
 async def _make(connection: Connection, logins: Logins) -> None:
-    async with connection.transaction():
+    async with transaction(connection):
         for login, password in ((logins.writer, logins.writer_password), (logins.reader, logins.reader_password)):
             there = await connection.fetchval(_EXISTS, login)
             await connection.execute(await connection.fetchval(_ALTER if there else _CREATE, login, password))

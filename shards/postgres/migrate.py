@@ -11,6 +11,7 @@ from typing import Final
 from shards.errors import ClusterError, SchemaError, ShardError
 from shards.postgres.pools import Connection
 from shards.postgres.sessions import open_session
+from shards.postgres.transactions import transaction
 
 CATALOG: Final = "catalog"
 SHARD: Final = "shard"
@@ -88,7 +89,7 @@ async def _apply(connection: Connection, known: list[Migration]) -> list[Migrati
             f"PostgreSQL {connection.get_server_version().major} is too old: {SERVER_VERSION_MIN} or newer is needed"
         )
         raise SchemaError(message)
-    async with connection.transaction():
+    async with transaction(connection):
         await connection.execute(_LOCK)
         await connection.execute(_LOCK_TIMEOUT)
         await connection.execute(_TABLE)

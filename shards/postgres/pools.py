@@ -134,7 +134,7 @@ class ShardPool:
                         yield connection
                     except BaseException as error:
                         if isinstance(error, TimeoutError | asyncio.CancelledError | OSError):
-                            connection.terminate()
+                            cut(connection)
                         raise
                     finally:
                         if not self._keep(connection):
@@ -285,7 +285,13 @@ class ShardPool:
 _SAYS_NOTHING: Final = frozenset({Cause.CANCELLED, Cause.LOCKED, Cause.BUSY, Cause.BREAKER_OPEN})
 
 
-def _is_open(connection: _Pooled) -> bool:
+def cut(connection: Connection) -> None:
+    """Close a connection without a word to its server, unless it is closed already."""
+    if _is_open(connection):
+        connection.terminate()
+
+
+def _is_open(connection: Connection) -> bool:
     try:
         return not connection.is_closed()
     except asyncpg.InterfaceError:  # asyncpg took it back when the server closed it

@@ -8,6 +8,7 @@ from typing import Any, Final, TypeAlias
 from shards.kinds import KINDS, Kind
 from shards.postgres.pools import Connection
 from shards.postgres.sql import for_kind
+from shards.postgres.transactions import transaction
 from shards.window import Window
 
 Record: TypeAlias = dict[str, Any]  # a row: column name -> value
@@ -176,7 +177,7 @@ async def _rows(
     """Run a statement whose rows hold `covered` beside the item; an item without `key` is only the outer join's."""
     asked = frozenset([buckets] if isinstance(buckets, int) else buckets)
     if name in _PLANNED_ANEW:
-        async with connection.transaction(readonly=True):
+        async with transaction(connection, readonly=True):
             await connection.execute(_PLAN_ANEW)
             records = await connection.fetch(_SQL[name, kind], buckets, *arguments)
     else:

@@ -1,11 +1,20 @@
 """Pools on a real server: connections kept at hand are reused, replaced when they die, and given up to who waits."""
 
 import asyncio
+import contextlib
 import time
+from pathlib import Path
 
+import pytest
+
+from shards.clock import deadline_in
+from shards.errors import Cause, ShardUnavailable
 from shards.postgres.pools import Connection, PoolLimits, ShardPool
+from shards.postgres.sessions import BRIEF, open_session
+from shards.postgres.transactions import rolled_back, transaction
 from tests.support.ledger import execute
 from tests.support.processes import eventually
+from tests.support.proxy import wire
 from tests.support.servers import TestCluster
 
 PID = "SELECT pg_backend_pid()"
@@ -68,3 +77,64 @@ async def test_idle_connections_are_closed(cluster: TestCluster) -> None:
     await eventually(lambda: pool.use().open == 0)
     assert await backend(pool) > 0
     await pool.close()
+
+
+SHARDS = Path(__file__).parents[2] / "shards"
+ENDLESS_S = 30  # what a caller would wait without the limit that a test is about, or longer
+
+
+async def test_a_transaction_on_a_server_that_falls_silent_ends_with_its_deadline(cluster: TestCluster) -> None:
+    """asyncpg waits for the answer to ROLLBACK, and a deadline cancels once."""
+    async with wire(cluster.shards["s1"]) as line, asyncio.timeout(ENDLESS_S):
+        pool = ShardPool("s1", line.dsn, PoolLimits(min_size=1))
+
+        async def use() -> None:
+            async with pool.connection(deadline_in(1)) as connection, transaction(connection):
+                await connection.fetchval(PID)
+                line.hold()
+                await connection.fetchval(PID)
+
+        with pytest.raises(ShardUnavailable) as raised:
+            await use()
+        assert raised.value.cause is Cause.SILENT
+        assert (pool.use().idle, pool.use().failing) == (0, True)
+        line.let_go()
+        assert await backend(pool) > 0
+        await pool.close()
+
+
+async def test_a_cancelled_transaction_of_a_session_ends_though_its_server_is_silent(cluster: TestCluster) -> None:
+    async with wire(cluster.shards["s1"]) as line, asyncio.timeout(ENDLESS_S):
+        begun = asyncio.Event()
+
+        async def work() -> None:
+            async with open_session("s1", line.dsn, BRIEF) as session, transaction(session), rolled_back(session):
+                line.hold()
+                begun.set()
+                await session.fetchval(PID)
+
+        task = asyncio.create_task(work())
+        await begun.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        line.let_go()
+
+
+async def test_a_transaction_commits_or_not(cluster: TestCluster) -> None:
+    async with open_session("s1", cluster.shards["s1"]) as session:
+        await session.execute("CREATE TEMP TABLE t (a int)")
+        async with transaction(session):
+            await session.execute("INSERT INTO t VALUES (1)")
+            with contextlib.suppress(ZeroDivisionError):
+                async with transaction(session):
+                    await session.execute("INSERT INTO t VALUES (2)")
+                    raise ZeroDivisionError
+        async with rolled_back(session):
+            await session.execute("INSERT INTO t VALUES (3)")
+        assert await session.fetchval("SELECT array_agg(a) FROM t") == [1]
+
+
+def test_transactions_begin_in_one_place() -> None:
+    places = {file.name for file in SHARDS.rglob("*.py") if "connection.transaction(" in file.read_text()}
+    assert places == {"transactions.py"}

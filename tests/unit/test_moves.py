@@ -15,6 +15,7 @@ from shards.moves.phases import (
     Phase,
     Rebalance,
     RebalanceState,
+    Role,
     check_step,
     outcome,
     startable,
@@ -27,6 +28,11 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 def move(number: int, source: str, target: str, phase: Phase = Phase.PLANNED) -> Move:
     return Move(number, 1, number, source, target, phase)
+
+
+def test_a_shards_part() -> None:
+    assert {role: role.other for role in Role} == {Role.SOURCE: Role.TARGET, Role.TARGET: Role.SOURCE}
+    assert [move(1, "a", "b").shard(role) for role in Role] == ["a", "b"]
 
 
 def test_every_phase_leads_to_an_end() -> None:
