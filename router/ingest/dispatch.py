@@ -160,7 +160,7 @@ class Dispatcher:
         """Read the map again. If that was tried already, a move is between its fence and its cutover: wait a little."""
         if attempt > 1:
             pause = min(_STALE_PAUSE_S * attempt, _STALE_PAUSE_MAX_S) * random.uniform(0.5, 1.5)
-            await self._cluster.newer_map(self._cluster.map.epoch, min(pause, remaining(deadline)))
+            await self._cluster.newer_map(self._cluster.map, min(pause, remaining(deadline)))
         try:
             await self._cluster.refresh(max(deadline - time.monotonic(), 0.05))
         except (ShardError, ClusterError):

@@ -88,7 +88,7 @@ async def fan_out(
         answers = await asyncio.gather(*(_ask(cluster, name, ask, mine, deadline) for name, mine in asked.items()))
         outcome = dict(zip(asked, answers, strict=True))
         stale = any(isinstance(answer, StaleMap) for answer in answers)
-        if not stale and cluster.map.epoch == shard_map.epoch:
+        if not stale and cluster.map is shard_map:
             return _merge(outcome, partial=partial)
         if attempt < ATTEMPTS_MAX and time.monotonic() < deadline:
             await _refresh(cluster, deadline, attempt)

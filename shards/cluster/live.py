@@ -152,9 +152,9 @@ class Cluster:
         except TimeoutError:
             raise ShardUnavailable("catalog", "did not answer in time", cause=Cause.SILENT) from None
 
-    async def newer_map(self, epoch: int, timeout_s: float) -> None:
-        """Wait until the map is newer than `epoch`, at most `timeout_s`."""
-        if self.map.epoch == epoch:
+    async def newer_map(self, known: ShardMap, timeout_s: float) -> None:
+        """Wait until the map is another than `known`, at most `timeout_s`."""
+        if self.map is known:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(timeout_s):
                     await self._newer.wait()
@@ -167,7 +167,9 @@ class Cluster:
         if shard_map is None:
             raise NoCluster("the catalog has no shard map: `voltroute init` was not finished")
         retired = self._adopt({record.name: record for record in await self.catalog.shards(deadline)})
-        if self._map is None or shard_map.epoch > self._map.epoch:
+        # Any other map, also one with a lower epoch: reads do not overlap, so it is the later word of the catalog, which
+        # was restored from a backup then. Its epochs are counted again, and say nothing beside the contents.
+        if shard_map != self._map:
             self._map = shard_map
             self._newer.set()
             self._newer = asyncio.Event()
