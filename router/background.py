@@ -20,7 +20,7 @@ from router.metrics import (
 from shards.catalog.database import Catalog
 from shards.duties.leader import Leader
 from shards.duties.partitions import Partitions, Round
-from shards.errors import ShardUnavailable
+from shards.errors import Unusable
 from shards.moves.phases import Move
 from shards.moves.runner import Moves, Watcher
 
@@ -43,7 +43,7 @@ def leader_of(
     return Leader(catalog, name, [moves, Partitions(catalog, partitions_s, _extended)]), moves
 
 
-def told(shard: str, login: str, error: ShardUnavailable | None) -> None:
+def told(shard: str, login: str, error: Unusable | None) -> None:
     """A line when a database becomes unavailable, for another cause, or available again."""
     if error is None:
         _log.info("shard_available", shard=shard, login=login)

@@ -1,6 +1,7 @@
 """What can go wrong with a shard, the catalog or the cluster. Driver exceptions end here."""
 
 from enum import StrEnum
+from typing import TypeAlias
 
 
 class Cause(StrEnum):
@@ -20,6 +21,7 @@ class Cause(StrEnum):
     BREAKER_OPEN = "breaker_open"
     WRONG_DATABASE = "wrong_database"
     PARTITION_MISSING = "partition_missing"
+    FAULT = "fault"
 
 
 class ShardError(Exception):
@@ -84,6 +86,12 @@ class DataRejected(ShardError):
 
 class ShardFault(ShardError):
     """Anything else: wrong privileges, missing tables, a bug. Not the sender's fault, and not curable by waiting."""
+
+    cause = Cause.FAULT
+
+
+# Why a database cannot be used now.
+Unusable: TypeAlias = ShardUnavailable | ShardFault
 
 
 class NotAsRecorded(ShardFault):

@@ -11,7 +11,7 @@ from typing import Final
 import asyncpg
 
 from shards.catalog.shard_map import ShardMap, map_from_rows
-from shards.errors import Cause, NoCluster, Refused, ShardUnavailable
+from shards.errors import Cause, NoCluster, Refused, ShardUnavailable, Unusable
 from shards.postgres.dsn import redact
 from shards.postgres.pools import Connection, PoolLimits, PoolOptions, ShardPool
 from shards.postgres.sessions import open_session
@@ -75,7 +75,7 @@ class Catalog:
         self,
         dsn: str,
         limits: PoolLimits | None = None,
-        changed: Callable[[str, str, ShardUnavailable | None], None] | None = None,
+        changed: Callable[[str, str, Unusable | None], None] | None = None,
     ) -> None:
         self.dsn = dsn
         limits = limits or PoolLimits(min_size=1, max_size=5, cooldown_max_s=1.0, lock_timeout_s=5.0)

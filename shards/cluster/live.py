@@ -19,6 +19,7 @@ from shards.errors import (
     ShardError,
     ShardUnavailable,
     StaleMap,
+    Unusable,
     WriteConflict,
 )
 from shards.kinds import Kind, Row
@@ -31,10 +32,10 @@ WRITE_ATTEMPTS_MAX = 4
 REFRESH_TIMEOUT_S = 2.0
 
 # Told when a pool's database becomes unavailable, for another cause, or available again (None): (shard, login, error).
-Changed = Callable[[str, str, ShardUnavailable | None], None]
+Changed = Callable[[str, str, Unusable | None], None]
 
 
-def ignore(_shard: str, _login: str, _error: ShardUnavailable | None) -> None:
+def ignore(_shard: str, _login: str, _error: Unusable | None) -> None:
     """Nobody wants to know."""
 
 
@@ -82,6 +83,7 @@ class Shard:
         async with self.writer.connection(deadline) as connection:
             locked = await tables.locked(connection, (row[0] for row in rows), remaining(deadline))
         if not locked:
+            self.writer.tell(error)  # no lock on a bucket's table: it stops them all
             return error
         detail = f"buckets {', '.join(map(str, sorted(locked)))} are locked by another session"
         return BucketUnavailable(self.record.name, detail, locked)
@@ -167,8 +169,8 @@ class Cluster:
         if shard_map is None:
             raise NoCluster("the catalog has no shard map: `voltroute init` was not finished")
         retired = self._adopt({record.name: record for record in await self.catalog.shards(deadline)})
-        # Any other map, also one with a lower epoch: reads do not overlap, so it is the later word of the catalog, which
-        # was restored from a backup then. Its epochs are counted again, and say nothing beside the contents.
+        # Any other map, also one with a lower epoch: reads do not overlap, so it is the later word of a catalog that
+        # was restored from a backup. Its epochs are counted again, and say nothing beside the contents.
         if shard_map != self._map:
             self._map = shard_map
             self._newer.set()

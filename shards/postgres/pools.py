@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 import asyncpg
 
-from shards.errors import Cause, ShardError, ShardFault, ShardUnavailable
+from shards.errors import BucketUnavailable, Cause, ShardError, ShardFault, ShardUnavailable, Unusable
 from shards.postgres.breaker import Breaker, BreakerState
 from shards.postgres.driver import translated
 
@@ -31,7 +31,7 @@ PROMISES: Final[Mapping[str, str]] = {
     "extra_float_digits": "1",
 }
 # An acknowledged reading is on disk. Only "off" breaks that: a stronger setting than "on" is an operator's choice.
-_DURABLE: Final = """
+DURABLE: Final = """
 SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'
 """
 _IDENTITY: Final = "SELECT cluster_id::text || ' ' || name FROM shard_identity"
@@ -75,7 +75,7 @@ class PoolOptions:
     application_name: str = "voltroute"
     session: Mapping[str, str] | None = None
     identity: str | None = None
-    changed: Callable[[str, str, ShardUnavailable | None], None] = lambda _shard, _login, _error: None
+    changed: Callable[[str, str, Unusable | None], None] = lambda _shard, _login, _error: None
 
 
 async def _keep_session(_connection: object) -> None:
@@ -139,20 +139,27 @@ class ShardPool:
                     finally:
                         if not self._keep(connection):
                             await pool.release(connection)
-        except ShardUnavailable as error:
-            if error.cause not in _SAYS_NOTHING:
-                self._breaker.failed(time.monotonic())
-                self._note(error)
-            raise
-        except ShardError:
-            self._breaker.succeeded()
+        except ShardError as error:
+            self._failed(error)
             raise
         self._breaker.succeeded()
         if self._cause is not None:
-            self._note(None)
+            self.tell(None)
 
-    def _note(self, error: ShardUnavailable | None) -> None:
-        """Tell whoever logs when the cause of unavailability changes: a line a change, not a line a request."""
+    def _failed(self, error: ShardError) -> None:
+        """What an error says: of the server's health to the breaker, of the shard's use to whoever logs."""
+        if isinstance(error, BucketUnavailable) or not isinstance(error, ShardUnavailable):
+            self._breaker.succeeded()  # it answered; and the other buckets' readings go through
+            if isinstance(error, ShardFault):
+                self.tell(error)
+            return
+        if error.cause not in _SAYS_NOTHING:
+            self._breaker.failed(time.monotonic())
+        if error.cause not in _TELLS_NOTHING:
+            self.tell(error)
+
+    def tell(self, error: Unusable | None) -> None:
+        """The last use failed (None: it did not). Whoever logs hears of changes, not of each request."""
         cause = error.cause if error else None
         self._failed_at = time.monotonic()
         if cause is not self._cause:
@@ -206,7 +213,7 @@ class ShardPool:
 
     async def _vouch(self, connection: Connection) -> None:
         """A new connection: commits are durable, and the database is the shard that the catalog means."""
-        await connection.execute(_DURABLE)
+        await connection.execute(DURABLE)
         if self._options.identity is not None:
             found = await connection.fetchval(_IDENTITY)
             if found is not None and found != self._options.identity:
@@ -283,6 +290,8 @@ class ShardPool:
 
 # Says nothing about the health of the database: PostgreSQL answered, or was never asked.
 _SAYS_NOTHING: Final = frozenset({Cause.CANCELLED, Cause.LOCKED, Cause.BUSY, Cause.BREAKER_OPEN})
+# No reason of the whole shard's: a lock may be on one bucket (the caller finds out), or nothing was asked.
+_TELLS_NOTHING: Final = frozenset({Cause.LOCKED, Cause.BUSY, Cause.BREAKER_OPEN})
 
 
 def cut(connection: Connection) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Final
 import asyncpg
 
 from shards.postgres.driver import translated
-from shards.postgres.pools import PROMISES, Connection
+from shards.postgres.pools import DURABLE, PROMISES, Connection
 from shards.shard import ShardRecord
 
 CONNECT_TIMEOUT_S: Final = 5.0
@@ -58,6 +58,7 @@ async def open_session(
                 },
             )
         try:
+            await connection.execute(DURABLE)  # what a move has carried must be on disk before the other side drops it
             yield connection
         finally:
             connection.terminate()

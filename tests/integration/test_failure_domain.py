@@ -1,12 +1,13 @@
 """What is wrong with one bucket, one login or one connection costs nobody else; and everybody can see the reason."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any
 
 import asyncpg
 import httpx2
+import pytest
 import pytest_asyncio
 import structlog
 
@@ -18,7 +19,7 @@ from shards.postgres.pools import PoolLimits, PoolOptions, ShardPool
 from shards.storage.partitions import month_of
 from tests.integration.test_identity import records
 from tests.support.ledger import execute, stored
-from tests.support.readings import ingest, meter
+from tests.support.readings import ingest, meter, vehicle
 from tests.support.routers import in_process
 from tests.support.servers import TestCluster, new_cluster
 
@@ -48,12 +49,20 @@ async def test_a_leaf_detached_by_hand_costs_its_bucket_only(own: TestCluster) -
     mine, others = split(own, 0)
     leaf = f"meter_telemetry_history_b0000_{month_of(datetime.now(UTC)):%Y_%m}"
     await execute(own.shards["s1"], f"ALTER TABLE meter_telemetry_history_b0000 DETACH PARTITION {leaf}")
+    leaf_of_vehicles = leaf.replace("meter", "vehicle")
+    await execute(own.shards["s1"], f"ALTER TABLE vehicle_telemetry_history_b0000 DETACH PARTITION {leaf_of_vehicles}")
+    with structlog.testing.capture_logs() as lines:
+        async with in_process(own, runner=False) as client:
+            for _ in range(3):
+                bad = [now_of(mine[0]), {**vehicle(mine[0]), "timestamp": now_of(mine[0])["timestamp"]}]
+                answers = await asyncio.gather(
+                    *(post(client, now_of(device)) for device in others), client.post("/v1/ingest", json=bad)
+                )
+                assert [answer.status_code for answer in answers] == [200] * len(others) + [503]
+            ready = (await client.get("/readyz")).json()["shards"]
+    assert ready["s1"] == {"breaker": "closed", "writes": True}  # a bucket that has no place says nothing of the shard
+    assert [line for line in lines if line["event"] == "shard_unavailable"] == []
     async with in_process(own, runner=False) as client:
-        for _ in range(3):
-            answers = await asyncio.gather(
-                *(post(client, now_of(device)) for device in others), post(client, now_of(mine[0]))
-            )
-            assert [answer.status_code for answer in answers] == [200] * len(others) + [503]
         mixed = await post(client, [now_of(device) for device in (*mine, *others)])
         assert mixed.status_code == 503
         assert (mixed.json()["accepted"], mixed.json()["unavailable"]) == (len(others), len(mine))
@@ -128,6 +137,50 @@ async def test_the_reason_is_in_the_log_the_metrics_and_the_doctor_and_not_in_th
         assert "voltroute init" in found["s1 writer"].remedy
     finally:
         await execute(own.shards["s1"], f"ALTER ROLE {role} LOGIN")
+
+
+SLEEPY = """
+CREATE FUNCTION sleepy() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(60); RETURN NULL; END $$;
+CREATE TRIGGER sleepy BEFORE INSERT ON meter_telemetry_history FOR EACH STATEMENT EXECUTE FUNCTION sleepy();
+"""
+
+
+async def slow_storage(dsn: str, _role: str) -> None:
+    await execute(dsn, SLEEPY)
+
+
+async def no_right(dsn: str, role: str) -> None:
+    await execute(dsn, f"REVOKE INSERT ON meter_current_status FROM {role}")
+
+
+@pytest.mark.parametrize(("break_it", "cause"), [(slow_storage, "cancelled"), (no_right, "fault")])
+async def test_writes_that_a_healthy_server_refuses_are_told_as_well(
+    own: TestCluster, break_it: Callable[[str, str], Awaitable[None]], cause: str
+) -> None:
+    role = (await records(own))["s1"].writer_dsn.partition("://")[2].partition(":")[0]
+    device = own.devices_of("s1", 1)[0]
+    await break_it(own.shards["s1"], role)
+    with structlog.testing.capture_logs() as lines:
+        async with in_process(own, runner=False, pool_min=1, ingest_timeout_s=1) as client:
+            assert (await post(client, now_of(device))).status_code == 503
+            ready, metrics = (await client.get("/readyz")).json(), (await client.get("/metrics")).text
+    assert (ready["shards"]["s1"]["writes"], ready["shards"]["s2"]["writes"]) == (False, True)
+    assert f'voltroute_shard_unavailable{{cause="{cause}",login="writer",shard="s1"}} 1.0' in metrics
+    told = [line for line in lines if line["event"] == "shard_unavailable"]
+    assert [(line["shard"], line["login"], line["cause"]) for line in told] == [("s1", "voltroute writer", cause)]
+
+
+async def test_a_lock_on_a_root_is_told_as_the_shards(own: TestCluster) -> None:
+    device = own.devices_of("s1", 1)[0]
+    locker = await asyncpg.connect(own.shards["s1"])
+    async with in_process(own, runner=False) as client:
+        async with locker.transaction():
+            await locker.execute("LOCK TABLE ONLY meter_telemetry_history IN ACCESS EXCLUSIVE MODE")
+            assert (await post(client, now_of(device))).status_code == 503
+            assert not (await client.get("/readyz")).json()["shards"]["s1"]["writes"]
+        assert (await post(client, now_of(device))).status_code == 200
+        assert (await client.get("/readyz")).json()["shards"]["s1"]["writes"]
+    await locker.close()
 
 
 async def test_readiness_ends_when_no_shard_takes_writes(own: TestCluster) -> None:

@@ -12,6 +12,7 @@ from shards.catalog.database import Catalog
 from shards.clock import deadline_in
 from shards.operations import check, doctor
 from shards.postgres.pools import PoolLimits, PoolOptions, ShardPool
+from shards.postgres.sessions import open_session
 from shards.shard import ShardRecord
 from tests.support.commands import Finished, run_command
 from tests.support.ledger import execute, fetch
@@ -156,6 +157,8 @@ async def test_a_session_keeps_its_promises_whatever_the_database_sets(cluster: 
             "TimeZone": "UTC",
             "DateStyle": "ISO, YMD",
         }
+        async with open_session("s4", cluster.shards["s4"]) as mover:
+            assert {name: await mover.fetchval(f"SHOW {name}") for name in lax} == shown
         found = {each.name: each for each in await doctor.examine(cluster.catalog_dsn)}
         assert found["s4 session"].ok
     finally:
