@@ -71,7 +71,7 @@ def create_app(settings: Settings, connections: Connections | None = None) -> St
     if settings.catalog_dsn is None:
         raise NoCluster("no cluster to serve: set VOLTROUTE_CATALOG_DSN, or use --data with an embedded cluster")
     catalog_dsn = settings.catalog_dsn.get_secret_value()
-    connections = connections or Connections(ConnectionLimits(2**31, 2**31, 3600, 3600))
+    connections = connections or Connections(ConnectionLimits(2**31, 2**31, 3600, 3600, 3600))
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:

@@ -40,7 +40,7 @@ def leader_of(
     """A leader for this process and its duty of moves; beside a router, copies make room for its readings."""
     busy = (lambda: _is_busy(dispatcher)) if dispatcher else (lambda: False)
     moves = Moves(catalog, Watcher(failed=_failed, entered=_entered, busy=busy, measure=_measure))
-    return Leader(catalog, name, [moves, Partitions(catalog, partitions_s, _extended)]), moves
+    return Leader(catalog, name, [moves, Partitions(catalog, partitions_s, _extended, PARTITIONS_FAILED.clear)]), moves
 
 
 def told(shard: str, login: str, error: Unusable | None) -> None:

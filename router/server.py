@@ -57,7 +57,11 @@ async def serve(
     """Serve until `stopping` is set, then drain. `on_ready` gets the URL once requests are answered."""
     connections = Connections(
         ConnectionLimits(
-            settings.connections_max, settings.header_bytes_max, settings.header_timeout_s, settings.write_timeout_s
+            settings.connections_max,
+            settings.header_bytes_max,
+            settings.header_timeout_s,
+            settings.write_timeout_s,
+            settings.idle_timeout_s,
         )
     )
     app = create_app(settings, connections)

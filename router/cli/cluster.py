@@ -17,7 +17,7 @@ from router.settings import Settings
 from shards.buckets import BUCKETS_DEFAULT, check_bucket_count
 from shards.embedded.cluster import EmbeddedCluster, Options
 from shards.embedded.lock import stop_running
-from shards.errors import ClusterError
+from shards.errors import ClusterError, MachineError
 from shards.operations.init import init_cluster
 
 HostOption = Annotated[str | None, typer.Option("--host", help="Address to listen on [127.0.0.1].")]
@@ -53,7 +53,7 @@ def up(
         check_bucket_count(buckets)
     settings = load_settings(host=host, port=port)
     folder = data_folder(data, settings)
-    options = Options(folder, shards, buckets, settings.pg_bin, temporary=temporary, progress=_progress)
+    options = Options(folder, shards, buckets, settings.pg_bin, temporary=temporary, progress=_progress, happened=_warn)
     configure_log(settings)
     uvloop.run(_up(options, settings, port, json=json, until_eof=until_eof))
 
@@ -74,9 +74,24 @@ async def _up(options: Options, settings: Settings, port: int | None, *, json: b
                 print_line(f"ready {url}")
 
         stopping = stop_on_signals()
+        watching = asyncio.create_task(_stop_when_gone(cluster, stopping))
         if until_eof:
             asyncio.get_running_loop().add_reader(sys.stdin.fileno(), _stop_at_eof, stopping)
         await serve(settings, listener, stopping, say_ready)
+        watching.cancel()
+        if cluster.gone.is_set():
+            raise MachineError(
+                "the process that keeps the servers ended, and they with it; start again with `voltroute up`"
+            )
+
+
+async def _stop_when_gone(cluster: EmbeddedCluster, stopping: asyncio.Event) -> None:
+    await cluster.gone.wait()
+    stopping.set()
+
+
+def _warn(text: str) -> None:
+    errors.print(text, markup=False, soft_wrap=True)
 
 
 def _progress(text: str) -> None:

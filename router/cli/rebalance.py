@@ -135,7 +135,7 @@ def watch_command(data: DataOption = None) -> None:
 @rebalance_app.command("status")
 def status_command(data: DataOption = None, json: JsonOption = False) -> None:
     """The moves, who carries them out, and why nothing happens if nothing does."""
-    answer = with_catalog(data, lambda catalog: rebalance_status(catalog, deadline_in(TIMEOUT_S)))
+    answer = with_catalog(data, lambda catalog: rebalance_status(catalog, deadline_in(TIMEOUT_S), reasons=True))
     if json:
         print_json(msgspec.to_builtins(answer))
     else:
@@ -214,14 +214,19 @@ def resolve(
 
 @rebalance_app.command("recover")
 def recover(data: DataOption = None, json: JsonOption = False) -> None:
-    """Moves that a restored catalog has forgotten and shards remember become held ones, for `verify` and `resolve`."""
+    """What a restored catalog has forgotten and shards remember: moves become held ones, the map follows the shards."""
     found = with_catalog(data, recovery.recover)
     if json:
-        print_json([asdict(each) for each in found])
+        print_json(asdict(found))
         return
-    for each in found:
+    for each in found.moves:
         say(f"move {each.move_id} of bucket {each.bucket}, {each.source} -> {each.target}: {each.told}")
-    say("look with `voltroute rebalance verify`, then decide with `resolve`" if found else "no shard remembers any")
+    for bucket, name in sorted(found.buckets.items()):
+        say(f"bucket {bucket} is on {name} alone: the map says so again")
+    if found.moves:
+        say("look with `voltroute rebalance verify`, then decide with `resolve`")
+    elif not found.buckets:
+        say("no shard remembers anything that the catalog has forgotten")
 
 
 def check(data: DataOption = None, json: JsonOption = False) -> None:

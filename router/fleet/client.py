@@ -11,7 +11,7 @@ import stamina
 
 ATTEMPTS_MAX: Final = 30
 PATIENCE_S: Final = 60.0
-_RETRIED: Final = frozenset({429, 503})
+_RETRIED: Final = frozenset({408, 429, *range(500, 600)})
 
 
 @dataclass
@@ -41,11 +41,23 @@ class RouterRefused(Exception):
 
 def _refusal(response: httpx2.Response) -> RouterRefused:
     """What the router's problem says, or just the status."""
-    try:
-        detail = orjson.loads(response.content)["detail"]
-    except (ValueError, LookupError, TypeError):
-        detail = "no details"
+    detail = _body_of(response).get("detail", "no details")
     return RouterRefused(f"HTTP {response.status_code} from {response.request.url}: {detail}")
+
+
+def _body_of(response: httpx2.Response) -> dict[str, Any]:
+    """The JSON object of an answer; nothing when it is something else, as a balancer in between may send."""
+    try:
+        found = orjson.loads(response.content)
+    except orjson.JSONDecodeError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _pause(response: httpx2.Response) -> float:
+    """Retry-After in seconds, at most 5; one when it is missing, or a date."""
+    text = response.headers.get("Retry-After", "")
+    return min(float(text), 5.0) if text.isascii() and text.isdigit() else 1.0
 
 
 class _TryAgain(Exception):
@@ -109,13 +121,13 @@ class RouterClient:
 
     async def _send(self, path: str, body: bytes) -> dict[str, Any]:
         response = await self._http.post(path, content=body, headers={"Content-Type": "application/x-ndjson"})
-        if response.status_code not in {200, 422, *_RETRIED}:
-            raise _refusal(response)
-        answer: dict[str, Any] = orjson.loads(response.content)
         if response.status_code in _RETRIED:
-            await asyncio.sleep(min(float(response.headers.get("Retry-After", 1)), 5) / 2)
-            raise _TryAgain(answer.get("detail", f"HTTP {response.status_code}"), answer)
-        return answer
+            answer = _body_of(response)
+            await asyncio.sleep(_pause(response) / 2)
+            raise _TryAgain(str(answer.get("detail", f"HTTP {response.status_code}")), answer)
+        if response.status_code not in {200, 422} or not _body_of(response):
+            raise _refusal(response)
+        return _body_of(response)
 
     @staticmethod
     def _count(tally: Tally, answer: dict[str, Any]) -> None:

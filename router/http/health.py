@@ -37,13 +37,15 @@ async def _readyz(call: Call) -> msgspec.Struct:
         reason = "no shard takes writes"
     else:
         return Ready(ready=True, epoch=router.cluster.map.epoch, shards=shards)
-    told = {name: {"breaker": each.breaker, "writes": each.writes} for name, each in shards.items()}
+    told = {
+        name: {"breaker": each.breaker, "writes": each.writes, "reads": each.reads} for name, each in shards.items()
+    }
     raise ProblemError(NOT_READY, reason, headers=retry_after(1), extensions={"shards": told})
 
 
 def _ready(shard: Shard) -> ShardReady:
-    use = shard.writer.use()
-    return ShardReady(breaker=use.breaker.value, writes=not use.failing)
+    writer, reader = shard.writer.use(), shard.reader.use()
+    return ShardReady(breaker=writer.breaker.value, writes=not writer.failing, reads=not reader.failing)
 
 
 async def _metrics(call: Call) -> Response:

@@ -20,12 +20,13 @@ _TOO_SLOW: Final = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nConten
 
 @dataclass(frozen=True)
 class ConnectionLimits:
-    """Connections; bytes of a request's line and headers; seconds for them, and for a client to read its answer."""
+    """Connections; bytes of a request's line and headers; seconds for these, to read an answer, and to the next one."""
 
     connections_max: int
     header_bytes_max: int
     header_timeout_s: float
     write_timeout_s: float
+    idle_timeout_s: float
 
 
 @dataclass
@@ -55,6 +56,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._headers_since: float | None = None  # None: no request's headers are being waited for
         self._header_bytes = 0
         self._unread_since: float | None = None
+        self._idle_since: float | None = None  # None: a request is under way
         self._closing_since: float | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -96,8 +98,14 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """From here on the body has limits of its own."""
-        self._headers_since = None
+        self._headers_since = self._idle_since = None
         super().on_headers_complete()
+
+    def on_response_complete(self) -> None:
+        """Idle until the next request's headers are whole. Other bytes, of which uvicorn takes any, do not count."""
+        super().on_response_complete()
+        if self.cycle is None or self.cycle.response_complete:
+            self._idle_since = time.monotonic()
 
     def pause_writing(self) -> None:
         """The client does not read as fast as it is answered."""
@@ -118,6 +126,8 @@ class LimitedProtocol(HttpToolsProtocol):
                 self.transport.abort()
         elif self._headers_since is not None and now - self._headers_since > limits.header_timeout_s:
             self._end(_TOO_SLOW)
+        elif self._idle_since is not None and now - self._idle_since > limits.idle_timeout_s:
+            self.transport.close()
         elif self._unread_since is not None and now - self._unread_since > limits.write_timeout_s:
             self.transport.abort()
 

@@ -11,7 +11,7 @@ from router.wire.openapi import Operation
 
 
 async def _show(call: Call) -> msgspec.Struct:
-    return await status(call.router.cluster.catalog, call.router.query_deadline())
+    return await status(call.router.cluster.catalog, call.router.query_deadline(), reasons=False)
 
 
 ENDPOINTS: Final = (

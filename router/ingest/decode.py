@@ -57,7 +57,7 @@ def decode(body: bytes, shape: Format, *, ndjson: bool, readings_max: int) -> De
 
 def _check_size(body: bytes, *, ndjson: bool, readings_max: int) -> None:
     """Refuse, before any of it becomes an object, a small body of very many values: `[0,0,...]`, or empty lines."""
-    values = (body.count(b"\n") if ndjson else body.count(b",")) + 1
+    values = body.count(b",") + (body.count(b"\n") if ndjson else 0) + 1
     if values > readings_max * _VALUES_MAX:
         detail = (
             f"more than {readings_max * _VALUES_MAX} values in one request; at most {readings_max} readings are stored"

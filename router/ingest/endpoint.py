@@ -67,14 +67,16 @@ class IngestEndpoint:
         headers = dict(scope["headers"])
         ndjson = is_ndjson(headers)
         received = await read_body(headers, receive, intake.body, intake.budget)
+        length = len(received)
         # The device has done its part: from here on it is our time.
         started = time.monotonic()
         try:
             body = decompress(received, headers, intake.body.bytes_max)
             decoded = decode(body, self._shape, ndjson=ndjson, readings_max=intake.readings_max)
+            del received, body  # a small body may have been a large one: nobody waits for a shard with it in hand
             outcome = await _store(intake, decoded, self._shape, started + intake.timeout_s, strict=strict)
         finally:
-            intake.budget.held -= len(received)
+            intake.budget.held -= length
         if len(decoded) > 1:
             _log_batch(self._shape, outcome, time.monotonic() - started)
         return _answer(outcome)

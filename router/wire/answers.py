@@ -279,10 +279,11 @@ class RebalanceStatus(_Answer, frozen=True):
 
 
 class ShardReady(_Answer, frozen=True):
-    """A shard's breaker, and whether the last write to it went through (true before the first)."""
+    """The breaker of a shard's writes, and whether its last write and its last read went through (true at first)."""
 
     breaker: str
     writes: bool
+    reads: bool
 
 
 class Ready(_Answer, frozen=True):

@@ -113,7 +113,7 @@ INTERNAL: Final = Problem(
 SHARD_UNAVAILABLE: Final = Problem(
     "shard-unavailable",
     503,
-    "A shard did not answer in time",
+    "A shard takes no requests now",
     "The database that holds some of the devices is down, unreachable or too slow.",
     "Send the whole request again after Retry-After seconds: it is safe. For analytics, partial=allow answers "
     "without the missing shards.",
@@ -121,7 +121,7 @@ SHARD_UNAVAILABLE: Final = Problem(
 CATALOG_UNAVAILABLE: Final = Problem(
     "catalog-unavailable",
     503,
-    "The catalog did not answer in time",
+    "The catalog takes no requests now",
     "The control database (pairings, shard map) is down, unreachable or too slow. Ingestion goes on without it.",
     "Repeat the request after Retry-After seconds.",
 )

@@ -38,10 +38,13 @@ SELECT {_COLUMNS} FROM pairing
 WHERE vehicle_id = $1 AND tenant_id = 0 AND valid_from < $3 AND coalesce(valid_to, 'infinity') > $2
 ORDER BY meter_id, valid_from
 """
+PAGE: Final = 2_000
 _IN_WINDOW: Final = f"""
 SELECT {_COLUMNS} FROM pairing
 WHERE tenant_id = 0 AND valid_from < $2 AND coalesce(valid_to, 'infinity') > $1
+    AND ($3::text IS NULL OR (vehicle_id, meter_id, valid_from) > ($3, $4, $5))
 ORDER BY vehicle_id, meter_id, valid_from
+LIMIT $6
 """
 _EXISTS: Final = "SELECT EXISTS (SELECT FROM pairing WHERE vehicle_id = $1 AND tenant_id = 0)"
 
@@ -112,9 +115,15 @@ async def of_vehicle(catalog: Catalog, vehicle_id: str, window: Window, deadline
 
 async def in_window(catalog: Catalog, window: Window, deadline: float) -> list[Pairing]:
     """All pairings that overlap `window`."""
+    found: list[Pairing] = []
+    after: tuple[str | None, str | None, datetime | None] = (None, None, None)
     async with catalog.pool.connection(deadline) as connection:
-        records = await connection.fetch(_IN_WINDOW, window.start, window.end)
-    return [Pairing(**dict(record)) for record in records]
+        while True:  # in pages: to decode all of them at once would hold up every other request
+            records = await connection.fetch(_IN_WINDOW, window.start, window.end, *after, PAGE)
+            found += [Pairing(**dict(record)) for record in records]
+            if len(records) < PAGE:
+                return found
+            after = (found[-1].vehicle_id, found[-1].meter_id, found[-1].valid_from)
 
 
 async def known(catalog: Catalog, vehicle_id: str, deadline: float) -> bool:

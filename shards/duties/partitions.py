@@ -27,22 +27,31 @@ class Round:
 
 @dataclass
 class Partitions:
-    """Looks at every shard every `every_s` seconds, and tells `done` what came of it."""
+    """Looks at every shard every `every_s` seconds, and tells `done` what came of it; `left` when it leads no more."""
 
     catalog: Catalog
     every_s: float
     done: Callable[[Round], None] = field(default=lambda _round: None)
+    left: Callable[[], None] = field(default=lambda: None)
 
     async def run(self, _generation: int) -> None:
         """Until cancelled; a shard that is unreachable is reported and left for the next round."""
-        while True:
-            try:
-                records = await self.catalog.shards(deadline_in(CATALOG_TIMEOUT_S))
-            except ShardError:
-                records = []
-            for made in await asyncio.gather(*map(extend, records)):
-                self.done(made)
-            await asyncio.sleep(self.every_s if records else 1.0)
+        try:
+            while True:
+                pause = self.every_s if await self._round() else 1.0
+                await asyncio.sleep(pause)
+        finally:
+            self.left()
+
+    async def _round(self) -> bool:
+        """Whether the catalog said which shards there are."""
+        try:
+            records = await self.catalog.shards(deadline_in(CATALOG_TIMEOUT_S))
+        except ShardError:
+            return False
+        for made in await asyncio.gather(*map(extend, records)):
+            self.done(made)
+        return bool(records)
 
 
 async def extend(record: ShardRecord) -> Round:

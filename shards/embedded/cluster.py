@@ -28,7 +28,10 @@ _OWNER_SQL: Final = "SELECT format('CREATE ROLE %I LOGIN CREATEROLE PASSWORD %L'
 
 @dataclass(frozen=True)
 class Options:
-    """How to run a cluster. None: what the directory remembers, or the default. `temporary`: delete it at the end."""
+    """How to run a cluster. None: what the directory remembers, or the default. `temporary`: delete it at the end.
+
+    `progress` is told how far the start is, `happened` when a server ended, could not be started, or all are gone.
+    """
 
     directory: Path
     shards: int | None = None
@@ -37,6 +40,7 @@ class Options:
     durable: bool = True
     temporary: bool = False
     progress: Progress = silently
+    happened: Progress = silently
 
 
 class EmbeddedCluster:
@@ -48,6 +52,8 @@ class EmbeddedCluster:
         self._lock: int | None = None
         self._state: State | None = None
         self._following: asyncio.Task[None] | None = None
+        self._listening: asyncio.Task[None] | None = None
+        self.gone = asyncio.Event()  # the keeper ended, and its servers with it
         self._binaries: Path | None = None
 
     @property
@@ -159,6 +165,13 @@ class EmbeddedCluster:
         message = json.loads(answer or b'{"event": "failed", "detail": "the keeper ended"}')
         if message["event"] != "ready":
             raise MachineError(message["detail"])
+        self._listening = asyncio.create_task(self._listen(self._keeper.stdout))
+
+    async def _listen(self, words: asyncio.StreamReader) -> None:
+        """What the keeper says later on; unread, it would block the keeper some day."""
+        while line := await words.readline():
+            self._options.happened(_told(json.loads(line)))
+        self.gone.set()
 
     async def stop(self) -> None:
         """Stop the servers (fast shutdown) and wait until they are down."""
@@ -171,10 +184,20 @@ class EmbeddedCluster:
                 self._keeper.stdin.close()
             await self._keeper.wait()
             self._keeper = None
+        if self._listening is not None:
+            await self._listening
+            self._listening = None
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
         self._state = None
+
+
+def _told(message: dict[str, Any]) -> str:
+    """What happened to a server, in words."""
+    if message["event"] == "exited":
+        return f"{message['server']} ended with {message['code']}; it is started again"
+    return f"{message['server']} cannot be started, which is tried again: {message['detail']}"
 
 
 def _described(server: Server) -> dict[str, Any]:

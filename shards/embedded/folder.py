@@ -52,6 +52,15 @@ def check_ours(path: Path) -> None:
         )
 
 
+def check_folder_of(path: Path, uid: int) -> None:
+    """MachineError unless it is a real folder of ours, or of the account that the servers run as."""
+    found = path.lstat()
+    if not stat.S_ISDIR(found.st_mode):
+        raise MachineError(f"{path} is not a real folder: choose another --data")
+    if found.st_uid not in {os.geteuid(), uid}:
+        raise MachineError(f"{path} belongs to {_name(found.st_uid)}, not to {_name(uid)}: choose another --data")
+
+
 def open_ours(path: Path, flags: int) -> int:
     """Open a file of the folder without following links, made with mode 0600; MachineError when it is not ours."""
     try:

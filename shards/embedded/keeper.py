@@ -22,10 +22,12 @@ from typing import Any, Final
 
 from shards.embedded.folder import open_ours
 from shards.embedded.server import Server, as_account, clear_stale_pid, is_ready, log_tail, running
+from shards.errors import MachineError
 
 POLL_S: Final = 0.05
 STOP_TIMEOUT_S: Final = 20.0
 READY_TIMEOUT_S: Final = 60.0
+RETRY_PAUSE_S: Final = 5.0
 RESTART_PAUSE_S: Final = 1.0
 _PR_SET_PDEATHSIG: Final = 1
 
@@ -66,10 +68,7 @@ class Keeper:
     def run(self) -> int:
         """Until the parent is gone. Returns an exit code."""
         try:
-            for child in self._children:
-                self._end_leftover(child.server)
-                self._start(child)
-            problem = self._wait_ready()
+            problem = self._start_all() or self._wait_ready()
             if problem:
                 _say(event="failed", detail=problem)
                 return 1
@@ -80,6 +79,16 @@ class Keeper:
             self._stop_all()
             if self._remove:
                 shutil.rmtree(self._remove, ignore_errors=True)
+
+    def _start_all(self) -> str | None:
+        """None when all were started, else why one could not be."""
+        try:
+            for child in self._children:
+                self._end_leftover(child.server)
+                self._start(child)
+        except (MachineError, OSError, ValueError) as error:
+            return str(error)
+        return None
 
     def _start(self, child: _Child) -> None:
         clear_stale_pid(child.server)
@@ -95,6 +104,14 @@ class Keeper:
                 preexec_fn=_die_with_parent if linux else None,  # noqa: PLW1509 - this process has one thread
                 **as_account(self._account),
             )
+
+    def _try_start(self, child: _Child) -> None:
+        """Start one server; when it cannot be started, the others run on, and it is tried again."""
+        try:
+            self._start(child)
+        except (MachineError, OSError, ValueError) as error:
+            _say(event="not_started", server=child.server.name, detail=str(error))
+            child.restart_at = time.monotonic() + RETRY_PAUSE_S
 
     def _end_leftover(self, server: Server) -> None:
         """A server that outlived its keeper still has the data directory: ask it to stop, and wait."""
@@ -136,7 +153,7 @@ class Keeper:
                     _say(event="exited", server=child.server.name, code=process.returncode)
                     child.process, child.restart_at = None, now + RESTART_PAUSE_S
                 elif process is None and now >= child.restart_at:
-                    self._start(child)
+                    self._try_start(child)
 
     def _obey(self, message: dict[str, Any]) -> None:
         """A server more, or one less, whose folder goes with it."""
@@ -144,7 +161,7 @@ class Keeper:
             child = _Child(self._server(message["add"]))
             self._end_leftover(child.server)
             self._children.append(child)
-            self._start(child)
+            self._try_start(child)
         for child in [child for child in self._children if child.server.name == message.get("remove")]:
             self._children.remove(child)
             _stop([child])

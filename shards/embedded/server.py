@@ -13,7 +13,7 @@ from typing import Final
 import psutil
 
 from shards.embedded.binaries import major_version
-from shards.embedded.folder import LOGS
+from shards.embedded.folder import LOGS, check_folder_of
 from shards.errors import MachineError
 
 PID_FILE: Final = "postmaster.pid"
@@ -78,9 +78,10 @@ def as_account(account: pwd.struct_passwd | None) -> dict[str, object]:
 
 def initialise(server: Server, password: str, account: pwd.struct_passwd | None) -> None:
     """Make the data directory, with superuser `postgres` and SCRAM everywhere, unless it is there already."""
+    server.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    check_folder_of(server.directory, os.geteuid() if account is None else account.pw_uid)
     if (server.data / "PG_VERSION").exists():
         return
-    server.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     # All of it is made in our own folder and handed over at the end: in a folder of the account's, a link could be put
     # where a file is about to be made or given away.
     partial = Path(tempfile.mkdtemp(dir=server.directory.parent, prefix=f"partial-{server.name}-"))

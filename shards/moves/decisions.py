@@ -1,6 +1,6 @@
 """Moves that wait for an operator: held, decided about, carried out, and those that only shards remember."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -29,6 +29,7 @@ _DECIDE: Final = """
 UPDATE move SET held = NULL, keeper = $2, keeper_forced = $3, keeper_alone = $4, updated_at = now()
 WHERE move_id = $1 AND ended_at IS NULL
 """
+_FOLLOW: Final = "UPDATE bucket_map SET shard_id = (SELECT shard_id FROM shard WHERE name = $2) WHERE bucket = $1"
 _RESOLVED: Final = f"""
 WITH {LEADS.format(generation="$4")}, flipped AS (
     UPDATE bucket_map SET shard_id = (SELECT shard_id FROM shard WHERE name = $3)
@@ -62,6 +63,12 @@ async def readopt(connection: Connection, orphans: Sequence[Orphan], keep_s: flo
         values = (each.move_id, number, each.bucket, each.source, each.target, each.phase, each.told)
         await connection.execute(_READOPT, *values)
     await connection.execute(_NUMBER_ON)
+
+
+async def follow(connection: Connection, owners: Mapping[int, str]) -> None:
+    """The map gives buckets to these shards, in the transaction of `connection`."""
+    for bucket, name in sorted(owners.items()):
+        await connection.execute(_FOLLOW, bucket, name)
 
 
 async def hold(catalog: Catalog, move_id: int, runner: int, reason: str, deadline: float) -> None:

@@ -127,6 +127,9 @@ async def cut_over(sides: Sides) -> Move:
             # Something made by hand is in the way, a DEFAULT partition with a row, say: waiting does not cure it.
             raise CannotAttach(f"{move.target} cannot attach bucket {move.bucket}: {error.args[0]}") from None
     await work.at(move, Step.AFTER_ADOPT)
+    if (await sides.token(Role.SOURCE).read(source)).state is not Recorded.FENCED:
+        # Somebody opened it while the target attached: both took writes, so neither may be taken for the whole.
+        raise Held(f"{move.source} was opened by hand while {move.target} attached bucket {move.bucket}")
     # The map last: a router that reads it finds a target that already takes writes.
     moved = await rebalances.hand_over(
         work.catalog, move, (move.source, move.target), Phase.CLEANUP, work.runner, work.deadline()

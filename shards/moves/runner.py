@@ -64,7 +64,9 @@ class Moves:
                 await self._pause()
         finally:
             self.phases.clear()
+            self.held = 0
             await self._stop_tasks()
+            self.watcher.measure("lag_s", 0.0)
 
     async def _pause(self) -> None:
         if self._tasks:

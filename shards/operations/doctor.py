@@ -1,6 +1,7 @@
 """Is a cluster as it must be, asked the way routers ask: with their logins, in their sessions, down to a write."""
 
 import asyncio
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -45,9 +46,12 @@ SELECT has_database_privilege('public', current_database(), 'CONNECT') AS connec
 """
 _PROBE: Final = """
 INSERT INTO meter_telemetry_history (timestamp, kwh_consumed_ac, voltage, bucket, meter_id)
-SELECT now(), 0, 0, bucket, 'voltroute-doctor' FROM owned_bucket
-WHERE bucket IN (SELECT bucket FROM readable_bucket) ORDER BY bucket LIMIT 1
+SELECT now(), 0, 0, bucket, 'voltroute-doctor' FROM owned_bucket WHERE bucket = $1
 ON CONFLICT DO NOTHING
+"""
+_BUCKETS: Final = """
+SELECT (SELECT coalesce(array_agg(bucket ORDER BY bucket), '{}') FROM owned_bucket) AS owned,
+    (SELECT coalesce(array_agg(bucket), '{}') FROM bucket_move) AS moving
 """
 
 
@@ -98,7 +102,9 @@ def _map(shard_map: ShardMap | None) -> Finding:
 def _schema(report: migrate.Report) -> Finding:
     name = f"schema of {report.database}"
     if report.error:
-        return Finding(name, ok=False, found=report.error, remedy="start the server, or check its DSN")
+        return Finding(
+            name, ok=False, found=report.error, remedy="see its other lines; start the server, or check its DSN"
+        )
     found = f"version {report.version}"
     return Finding(name, not report.pending, found + (", pending" if report.pending else ""), "voltroute migrate up")
 
@@ -106,33 +112,63 @@ def _schema(report: migrate.Report) -> Finding:
 async def _shard(record: ShardRecord, info: ClusterInfo, shard_map: ShardMap | None) -> list[Finding]:
     found: list[Finding] = []
     name, identity = record.name, f"{info.cluster_id} {record.name}"
+    bucket = None  # one that a reading can be written to
+    try:
+        async with owner_session(record, BRIEF) as connection:
+            buckets = await _buckets(name, connection, shard_map)
+            bucket = min(buckets.settled, default=None)
+            found += [buckets.finding, *await _as_owner(name, connection)]
+    except ShardError as error:
+        found.append(Finding(f"{name} owner", ok=False, found=error.detail, remedy=_remedy(error)))
     for login, dsn in (("writer", record.writer_dsn), ("reader", record.reader_dsn)):
         pool = ShardPool(name, dsn, _LIMITS, PoolOptions(f"voltroute {login}", None, identity))
         try:
             async with pool.connection(deadline_in(TIMEOUT_S)) as connection:
-                found += await (_as_writer(name, connection) if login == "writer" else _as_reader(name, connection))
+                if login == "writer":
+                    found += await _as_writer(name, connection, bucket)
+                else:
+                    found += await _as_reader(name, connection)
         except ShardError as error:
             found.append(Finding(f"{name} {login}", ok=False, found=error.detail, remedy=_remedy(error)))
         finally:
             await pool.close()
-    try:
-        async with owner_session(record, BRIEF) as connection:
-            found += await _as_owner(name, connection, shard_map)
-    except ShardError as error:
-        found.append(Finding(f"{name} owner", ok=False, found=error.detail, remedy=_remedy(error)))
     return found
 
 
-async def _as_writer(name: str, connection: Connection) -> list[Finding]:
+@dataclass(frozen=True)
+class _Buckets:
+    """Buckets of a shard that are in no move, and whether they are those that the map means."""
+
+    settled: frozenset[int]
+    finding: Finding
+
+
+async def _buckets(name: str, connection: Connection, shard_map: ShardMap | None) -> _Buckets:
+    """While a bucket moves, both sides have it for a time; `check` knows which of them must."""
+    record = (await connection.fetch(_BUCKETS))[0]
+    moving = frozenset(record["moving"])
+    owned = frozenset(record["owned"]) - moving
+    mapped = frozenset(shard_map.by_shard.get(name, ()) if shard_map else ()) - moving
+    same = owned == mapped
+    found = f"{len(mapped)} by the map, {'and on the shard' if same else f'{len(owned)} on it'}"
+    found += f"; {len(moving)} in moves" if moving else ""
+    return _Buckets(owned, Finding(f"{name} buckets", same, found, "`voltroute check` says which, and what to do"))
+
+
+async def _as_writer(name: str, connection: Connection, bucket: int | None) -> list[Finding]:
     settings = {r["name"]: r["setting"] for r in await connection.fetch(_SETTINGS)}
     may = (await connection.fetch(_MAY))[0]
     async with rolled_back(connection):
-        await connection.execute(_PROBE)  # as a reading is written
+        stored = await connection.execute(_PROBE, bucket) == "INSERT 0 1"  # as a reading is written
     lax = [key for key in ("fsync", "full_page_writes", "synchronous_commit") if settings[key] == "off"]
     more = [what for what, has in (("create tables", may["ddl"]), ("change history", may["change"])) if has]
     temporary = ["make temporary tables"] if may["temporary"] else []
     return [
-        Finding(f"{name} writes", ok=True, found="the writer's login stores a reading (rolled back)"),
+        Finding(
+            f"{name} writes",
+            ok=True,
+            found="the writer's login stores a reading (rolled back)" if stored else "not tried: no bucket to write to",
+        ),
         Finding(
             f"{name} durability",
             not lax,
@@ -161,10 +197,7 @@ async def _as_reader(name: str, connection: Connection) -> list[Finding]:
     return [Finding(f"{name} clock", skew < CLOCK_SKEW_MAX_S, found, "synchronise the clocks (NTP)")]
 
 
-async def _as_owner(name: str, connection: Connection, shard_map: ShardMap | None) -> list[Finding]:
-    owned = await connection.fetchval("SELECT coalesce(array_agg(bucket ORDER BY bucket), '{}') FROM owned_bucket")
-    mapped = list(shard_map.by_shard.get(name, ())) if shard_map else []
-    same = owned == mapped
+async def _as_owner(name: str, connection: Connection) -> list[Finding]:
     months = runway(datetime.now(UTC), MONTHS_AHEAD)
     lacking = set()
     for month in months:
@@ -172,12 +205,6 @@ async def _as_owner(name: str, connection: Connection, shard_map: ShardMap | Non
         lacking |= set(await tables.buckets_without_month(connection, first, TIMEOUT_S))
     strangers = [each.what for each in await tables.foreign(connection)]
     return [
-        Finding(
-            f"{name} buckets",
-            same,
-            f"{len(mapped)} by the map, and on the shard" if same else f"{len(mapped)} by the map, {len(owned)} on it",
-            "see `voltroute check`; restore the catalog from its backup",
-        ),
         Finding(
             f"{name} partitions",
             not lacking,

@@ -1,5 +1,6 @@
 """Emptying a shard, and letting it have buckets again."""
 
+import asyncio
 from typing import Final
 
 from shards.catalog.database import Catalog, set_state
@@ -17,7 +18,8 @@ TIMEOUT_S: Final = 30.0
 async def drain(catalog: Catalog, name: str, pace: Pace) -> int | None:
     """Move everything off a shard, and plan nothing onto it from now on: the rebalance's number, None when it is empty.
 
-    Refused when there is no such shard, nowhere to move to, or a rebalance is open; then nothing was changed.
+    Refused when there is no such shard, nowhere to move to, or a rebalance is open; ShardError when a shard that must
+    be asked is away. Then nothing was changed.
     """
     async with catalog.membership(deadline_in(TIMEOUT_S)) as connection:
         if await rebalances.open_rebalance(catalog, deadline_in(TIMEOUT_S)) is not None:
@@ -30,8 +32,9 @@ async def drain(catalog: Catalog, name: str, pace: Pace) -> int | None:
             return None
         async with catalog.membership(deadline_in(TIMEOUT_S)) as connection:
             return await start_within(connection, moves, f"drain of {name}", pace)
-    except Refused:
-        await _mark(catalog, name, ShardState.ACTIVE)
+    except BaseException:
+        # Also when a shard is away, or Ctrl-C came: one that is left draining would be emptied by the next rebalance.
+        await asyncio.shield(_mark(catalog, name, ShardState.ACTIVE))
         raise
 
 

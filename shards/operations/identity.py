@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from shards.errors import Refused
+from shards.postgres.logins import close_to_public
 from shards.postgres.pools import Connection
 from shards.postgres.sessions import BRIEF, open_session
 
@@ -61,3 +62,9 @@ async def sign(connection: Connection, cluster_id: str, name: str) -> None:
     found = (await connection.fetch(_IDENTITY))[0]
     if (found["cluster_id"], found["name"]) != (cluster_id, name):
         raise Refused(f"{name}: that database is shard {found['name']} of cluster {found['cluster_id']}")
+
+
+async def close_catalog(catalog_dsn: str) -> None:
+    """The catalog holds passwords: nobody but its owner connects to it."""
+    async with open_session("catalog", catalog_dsn) as connection:
+        await close_to_public(connection)

@@ -10,7 +10,7 @@ from shards.catalog.database import Catalog, ClusterInfo, register
 from shards.clock import deadline_in
 from shards.errors import Refused, SchemaError
 from shards.moves.placement import spread
-from shards.operations.identity import Identity, ask, sign
+from shards.operations.identity import Identity, ask, close_catalog, sign
 from shards.operations.shards import logins_of
 from shards.postgres import migrate
 from shards.postgres.dsn import check_dsn
@@ -48,6 +48,7 @@ async def init_cluster(
     owners = spread(bucket_count, list(shards))
     answers = await _ask_all(catalog_dsn, shards)
     _raise_errors(await migrate.migrate(catalog_dsn, {}, STEP_TIMEOUT_S))
+    await close_catalog(catalog_dsn)
     catalog = Catalog(catalog_dsn)
     try:
         await _create(catalog, bucket_count)

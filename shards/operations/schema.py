@@ -5,7 +5,7 @@ from typing import Final
 from shards.catalog.database import Catalog
 from shards.clock import deadline_in
 from shards.errors import ClusterError, ShardError
-from shards.operations.identity import sign
+from shards.operations.identity import close_catalog, sign
 from shards.operations.shards import logins_of
 from shards.postgres import migrate
 from shards.postgres.logins import make_logins
@@ -20,6 +20,7 @@ async def bring_up(catalog_dsn: str) -> list[Report]:
     first = await migrate.migrate(catalog_dsn, {})
     if first[0].error:
         return first
+    await close_catalog(catalog_dsn)
     catalog = Catalog(catalog_dsn)
     try:
         info = await catalog.info(deadline_in(TIMEOUT_S))

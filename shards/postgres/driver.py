@@ -57,7 +57,7 @@ def _stale(shard: str, error: asyncpg.PostgresError, detail: str) -> StaleMap:
 def _no_partition(shard: str, error: asyncpg.CheckViolationError) -> ShardError:
     if error.table_name in ROOT_TABLES:
         return _stale(shard, error, "a bucket is not owned here")
-    return MissingLeaf(shard, f"{error.table_name} has no partition for {error.detail}", error.table_name)
+    return MissingLeaf(shard, f"{error.table_name} has no partition for a reading's time", error.table_name)
 
 
 def as_shard_error(shard: str, error: Exception) -> ShardError:

@@ -76,10 +76,15 @@ async def make_logins(connection: Connection, logins: Logins) -> None:
             return
 
 
+async def close_to_public(connection: Connection) -> None:
+    """Nobody connects to the database, or makes temporary tables there, but by a right of their own. As its owner."""
+    await connection.execute(await connection.fetchval(_CLOSE))
+
+
 async def _make(connection: Connection, logins: Logins) -> None:
     async with transaction(connection):
         for login, password in ((logins.writer, logins.writer_password), (logins.reader, logins.reader_password)):
             there = await connection.fetchval(_EXISTS, login)
             await connection.execute(await connection.fetchval(_ALTER if there else _CREATE, login, password))
-        await connection.execute(await connection.fetchval(_CLOSE))
+        await close_to_public(connection)
         await connection.execute(_RIGHTS, logins.writer, logins.reader)

@@ -6,7 +6,10 @@ import gzip
 from collections.abc import AsyncIterator
 from urllib.parse import urlsplit
 
+import asyncpg
 import httpx2
+import orjson
+import psutil
 import pytest
 import pytest_asyncio
 
@@ -143,6 +146,45 @@ async def test_an_idle_connection_is_closed(router: RouterProcess) -> None:
     writer.close()
 
 
+@pytest.mark.parametrize(
+    ("request_", "more"),
+    [
+        (b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n", b"\r\n"),
+        (b"POST /livez HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n", b"x"),
+    ],
+    ids=["between requests", "of a body that nobody reads"],
+)
+async def test_bytes_that_are_no_request_keep_no_connection_open(
+    router: RouterProcess, request_: bytes, more: bytes
+) -> None:
+    reader, writer = await connect(router)
+    writer.write(request_)
+    assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 ")
+    writer.write(more)
+    await answer_of(reader)
+    writer.close()
+
+
+async def test_a_small_body_that_was_a_large_one_is_not_held_while_its_shard_is_waited_for(
+    cluster: TestCluster, router: RouterProcess
+) -> None:
+    padded = gzip.compress(orjson.dumps(meter(cluster.devices_of("s1", 1)[0])) + b" " * 8_000_000)
+    headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
+    process = psutil.Process(router.process.pid)
+    before = highest = process.memory_info().rss
+    locker = await asyncpg.connect(cluster.shards["s1"])
+    async with httpx2.AsyncClient(base_url=router.url, timeout=60) as client, locker.transaction():
+        await locker.execute("LOCK TABLE meter_current_status IN ACCESS EXCLUSIVE MODE")
+        posts = [client.post("/v1/ingest/meter", content=padded, headers=headers) for _ in range(60)]
+        waiting = asyncio.gather(*posts)
+        while not waiting.done():
+            await asyncio.wait({waiting}, timeout=0.02)
+            highest = max(highest, process.memory_info().rss)
+    await locker.close()
+    assert {answer.status_code for answer in await waiting} == {503}
+    assert highest - before < 60 * 8_000_000 / 3
+
+
 async def test_another_host_is_refused(router: RouterProcess) -> None:
     """As a page in a browser would, that had its own name point to loopback."""
     async with httpx2.AsyncClient(base_url=router.url) as client:
@@ -159,6 +201,7 @@ async def test_small_bodies_of_very_many_values_are_refused(router: RouterProces
     bodies = {
         "array": (gzip.compress(zeros), "application/json"),
         "lines": (gzip.compress(b"\n" * 8_000_000), "application/x-ndjson"),
+        "line": (gzip.compress(b"[" + b"{}," * 2_600_000 + b"NaN]"), "application/x-ndjson"),
         "members": (gzip.compress(b"") * 100_000, "application/json"),
     }
     async with httpx2.AsyncClient(base_url=router.url, timeout=60) as client:

@@ -17,7 +17,7 @@ from shards.embedded.server import PID_FILE
 from tests.support.commands import Up, run_command, up
 from tests.support.processes import eventually, servers_in
 from tests.support.readings import ingest, meter
-from tests.support.routers import start_command
+from tests.support.routers import read_json, start_command
 from tests.support.servers import scratch_folder
 
 SMALL = ("--shards", "2", "--buckets", "4")
@@ -75,6 +75,38 @@ async def test_data_survives_stops_and_kills_of_everything(folder: Path) -> None
     async with up(folder) as fourth:
         assert await count(fourth) == 3
     assert not servers_in(folder)
+
+
+async def test_a_server_that_cannot_be_started_again_leaves_the_others_alone(folder: Path) -> None:
+    async with up(folder, *SMALL) as running_up:
+        await add(running_up, 1)
+        log = folder / "logs" / "shard-1.log"
+        log.chmod(0o664)  # as a tool that rotates logs may leave it
+        (killed,) = [p for p in servers_in(folder) if str(folder / "shard-1" / "data") in p.cmdline()]
+        killed.kill()
+        await eventually(lambda: not psutil.pid_exists(killed.pid))
+        async with httpx2.AsyncClient(base_url=running_up.url, timeout=20) as client:
+            readings = [meter(f"D-{n}", 2) for n in range(20)]
+            assert {(await client.post("/v1/ingest", json=each)).status_code for each in readings} == {200, 503}
+            log.chmod(0o600)
+            async with asyncio.timeout(60):
+                while {(await client.post("/v1/ingest", json=each)).status_code for each in readings} != {200}:
+                    await asyncio.sleep(0.1)
+
+
+async def test_up_ends_when_its_servers_are_gone(folder: Path) -> None:
+    process = await start_command(
+        "up", "--data", str(folder), "--port", "0", "--json", *SMALL, stderr=asyncio.subprocess.PIPE
+    )
+    await read_json(process)
+    (keeper,) = psutil.Process(process.pid).children()
+    keeper.kill()
+    async with asyncio.timeout(60):
+        _, said = await process.communicate()
+    assert process.returncode == 1
+    assert b"the process that keeps the servers ended" in said
+    assert b"Traceback" not in said
+    await eventually(lambda: not servers_in(folder))
 
 
 async def test_a_second_up_and_another_size_are_refused(folder: Path) -> None:

@@ -60,7 +60,11 @@ async def test_a_leaf_detached_by_hand_costs_its_bucket_only(own: TestCluster) -
                 )
                 assert [answer.status_code for answer in answers] == [200] * len(others) + [503]
             ready = (await client.get("/readyz")).json()["shards"]
-    assert ready["s1"] == {"breaker": "closed", "writes": True}  # a bucket that has no place says nothing of the shard
+    assert ready["s1"] == {
+        "breaker": "closed",
+        "writes": True,
+        "reads": True,
+    }  # a bucket that has no place says nothing of the shard
     assert [line for line in lines if line["event"] == "shard_unavailable"] == []
     async with in_process(own, runner=False) as client:
         mixed = await post(client, [now_of(device) for device in (*mine, *others)])

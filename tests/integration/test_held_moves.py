@@ -251,7 +251,7 @@ async def test_a_catalog_of_yesterday_is_told_what_the_shards_remember(moving: M
     assert await moving.keys() == sorted(set(before))
     assert await owner_of(moving.cluster, 0) == {"source": "s1", "target": "s2"}[keep]
     await moving.whole()
-    assert "no shard remembers any" in (await ops(moving, "rebalance", "recover")).out
+    assert "no shard remembers anything" in (await ops(moving, "rebalance", "recover")).out
     async with running(moving.catalog):
         await start(moving.catalog, [PlannedMove(3, "s1", "s2")])  # its number is one that no shard has seen
         assert await ended(moving.catalog) == "done"
@@ -295,4 +295,19 @@ async def test_nobody_is_shut_for_a_keeper_that_has_nothing(moving: Moving) -> N
         await ended(moving.catalog)
     assert await owner_of(moving.cluster, 0) == "s1"
     assert (await ingest(moving.client, meter(moving.device(0), 41)))["accepted"] == 1
+    await moving.whole()
+
+
+async def test_a_catalog_that_forgot_a_finished_move_follows_the_shard_that_has_the_bucket(moving: Moving) -> None:
+    async with running(moving.catalog):
+        await start(moving.catalog, [TO_S2])
+        assert await ended(moving.catalog) == "done"
+    await ingest(moving.client, meter(moving.device(0), 30))
+    before = await moving.keys()
+    yesterday = "UPDATE bucket_map SET shard_id = (SELECT shard_id FROM shard WHERE name = 's1') WHERE bucket = 0"
+    await execute(moving.cluster.catalog_dsn, yesterday)
+    assert "bucket 0 is on s2 alone: the map says so again" in (await ops(moving, "rebalance", "recover")).out
+    assert await owner_of(moving.cluster, 0) == "s2"
+    await ingest(moving.client, meter(moving.device(0), 31))
+    assert len(await moving.keys()) == len(before) + 1
     await moving.whole()

@@ -133,6 +133,13 @@ async def test_two_clusters_on_one_server_do_not_meet(servers: list[str]) -> Non
         assert {each.name: each for each in await doctor.examine(other.catalog_dsn)}["s1 access"].ok
 
 
+async def test_a_clusters_logins_do_not_reach_another_ones_catalog(servers: list[str]) -> None:
+    async with new_cluster(servers[:1], shards=1, buckets=2) as mine, new_cluster(servers[:1], shards=1) as other:
+        for dsn in ((await records(mine))["s1"].writer_dsn, (await records(mine))["s1"].reader_dsn):
+            with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                await asyncpg.connect(dsn.rpartition("/")[0] + "/" + other.catalog_dsn.rpartition("/")[2])
+
+
 async def test_the_writer_makes_no_temporary_tables(cluster: TestCluster) -> None:
     writer = (await records(cluster))["s1"].writer_dsn
     with pytest.raises(asyncpg.InsufficientPrivilegeError):

@@ -13,7 +13,7 @@ async def test_probes(client: httpx2.AsyncClient) -> None:
     assert (await client.get("/livez")).json() == {"live": True}
     ready = (await client.get("/readyz")).json()
     assert ready["ready"] is True
-    assert all(shard == {"breaker": "closed", "writes": True} for shard in ready["shards"].values())
+    assert all(shard == {"breaker": "closed", "writes": True, "reads": True} for shard in ready["shards"].values())
 
 
 async def test_stopping_turns_readiness_off(client: httpx2.AsyncClient) -> None:

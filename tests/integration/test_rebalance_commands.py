@@ -9,8 +9,11 @@ from typing import Any
 
 import pytest_asyncio
 
+from shards.catalog.database import Catalog
+from shards.moves.phases import Phase
 from tests.support.commands import Finished, no_settings, run_command
 from tests.support.ledger import execute
+from tests.support.moving import reached
 from tests.support.readings import ingest, meter
 from tests.support.routers import in_process, start_command
 from tests.support.servers import TestCluster, drop_database, new_cluster, new_database
@@ -180,6 +183,33 @@ async def test_draining(ops: Ops) -> None:
         await ops.run("shard", "drain", name, "--undo")
     assert "there is no shard s9" in (await ops.run("shard", "drain", "s9", code=3)).err
     assert [shard["state"] for shard in await ops.json("shard", "list")] == ["active"] * 3
+
+
+async def test_a_drain_that_cannot_be_planned_changes_nothing(ops: Ops) -> None:
+    away = "UPDATE shard SET owner_dsn = 'postgresql://nobody@127.0.0.1:1/gone' WHERE name = 's3'"
+    await execute(ops.cluster.catalog_dsn, away)
+    assert "s3" in (await ops.run("shard", "drain", "s2", code=1)).err
+    assert [shard["state"] for shard in await ops.json("shard", "list")] == ["active"] * 3
+
+
+async def test_a_kept_copy_is_no_fault_and_what_failed_is_not_for_everybody(ops: Ops) -> None:
+    await ops.run("shard", "weight", "s1", "3")
+    await ops.run("rebalance", "start", "--keep", "3600")
+    catalog = Catalog(ops.cluster.catalog_dsn)
+    async with ops.runner():
+        await reached(catalog, Phase.CLEANUP)
+    await catalog.close()
+    found = {each["name"]: each for each in (await ops.run("doctor", "--json", code=1)).json}
+    wrong = {name for name, each in found.items() if not each["ok"]}
+    assert wrong == {f"{name} durability" for name in ops.cluster.shards}  # the tests' servers throw data away
+    assert "in moves" in found["s1 buckets"]["found"]
+    secret = "s2: Connect call failed ('10.0.3.7', 5432)"
+    await execute(ops.cluster.catalog_dsn, "UPDATE move SET last_error = $1, held = $1", secret)
+    async with in_process(ops.cluster, runner=False) as client:
+        text = (await client.get("/v1/rebalance")).text
+    assert "10.0.3.7" not in text
+    assert "see `voltroute rebalance status`" in text
+    assert secret in (await ops.json("rebalance", "status"))["moves"][0]["lastError"]
 
 
 async def test_the_router_shows_rebalances(ops: Ops) -> None:

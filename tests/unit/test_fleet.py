@@ -1,10 +1,14 @@
+import asyncio
 import itertools
 from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
+from router.fleet.client import RouterClient, RouterRefused
 from router.fleet.devices import Bay, charging_power_kw, new_fleet
 from router.fleet.files import FileError, batched, read_readings
 from router.fleet.stream import Rates, stream
@@ -89,3 +93,42 @@ def test_a_file_without_device_needs_one(tmp_path: Path) -> None:
     path.write_text("{}\n")
     with pytest.raises(FileError, match="--device"):
         list(read_readings(path, "vehicle", None))
+
+
+ANSWERS = [
+    (b"503 Service Unavailable", b""),  # too many connections: said before there is a request
+    (b"502 Bad Gateway", b"<html>a balancer</html>"),
+    (b"408 Request Timeout", b'{"detail":"too slow"}'),
+    (b"200 OK", b'{"accepted":1,"duplicates":0,"rejected":0,"errors":[]}'),
+]
+
+
+@asynccontextmanager
+async def answering(left: list[tuple[bytes, bytes]]) -> AsyncIterator[RouterClient]:
+    """A client of something that gives these answers, one after the other."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"}")
+        status, body = left.pop(0)
+        head = b"HTTP/1.1 %s\r\nRetry-After: 0\r\nConnection: close\r\nContent-Length: %d\r\n\r\n"
+        writer.write(head % (status, len(body)) + body)
+        await writer.drain()
+        writer.close()
+        await writer.wait_closed()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with server, RouterClient(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}") as client:
+        yield client
+
+
+async def test_a_client_tries_again_whatever_the_refusal_looks_like() -> None:
+    left = list(ANSWERS)
+    async with answering(left) as client:
+        tally = await client.post("/v1/ingest", [{"meterId": "M"}])
+    assert (tally.accepted, tally.failed, tally.retries, left) == (1, 0, 3, [])
+
+
+async def test_an_answer_that_no_router_gives_is_refused() -> None:
+    async with answering([(b"200 OK", b"<html>a login page</html>")]) as client:
+        with pytest.raises(RouterRefused, match="HTTP 200"):
+            await client.post("/v1/ingest", [{"meterId": "M"}])

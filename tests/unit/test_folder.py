@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from shards.embedded import folder
+from shards.embedded.server import Server, initialise
 from shards.embedded.state import FILE, load_state, new_state, save_state
 from shards.errors import MachineError
 from tests.support.servers import scratch_folder
@@ -76,3 +77,20 @@ def test_a_prepared_state_or_log_is_refused(tmp_path: Path) -> None:
     (made / FILE).chmod(0o600)
     save_state(made, new_state(1, 4))  # the link is removed, not followed
     assert victim.read_text() == "precious"
+
+
+def test_a_servers_folder_is_a_real_one(tmp_path: Path) -> None:
+    """A link there would have the folder that it leads to given to the servers' account."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir(mode=0o700)
+    server = Server("catalog", tmp_path / "catalog", 0, Path())
+    server.directory.symlink_to(elsewhere)
+    with pytest.raises(MachineError, match="is not a real folder"):
+        initialise(server, "secret", None)
+    assert list(elsewhere.iterdir()) == []
+    if os.geteuid() == 0:
+        strangers = Server("s1", tmp_path / "s1", 0, Path())
+        strangers.directory.mkdir()
+        os.chown(strangers.directory, 12345, 12345)
+        with pytest.raises(MachineError, match="belongs to uid 12345"):
+            initialise(strangers, "secret", None)

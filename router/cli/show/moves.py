@@ -33,7 +33,7 @@ async def watch_moves(catalog: Catalog) -> str:
     with Live(Text("..."), console=errors, refresh_per_second=8, transient=False) as live:
         while True:
             try:
-                answer = await status(catalog, deadline_in(5))
+                answer = await status(catalog, deadline_in(5), reasons=True)
             except (ShardError, ClusterError) as error:
                 live.update(Text(f"the catalog does not answer: {error}", style="red"))
             else:
@@ -47,7 +47,7 @@ async def _follow_lines(catalog: Catalog) -> str:
     seen: dict[int, str] = {}
     while True:
         try:
-            answer = await status(catalog, deadline_in(5))
+            answer = await status(catalog, deadline_in(5), reasons=True)
         except (ShardError, ClusterError) as error:
             errors.print(f"the catalog does not answer: {error}", markup=False)
             await asyncio.sleep(POLL_S * 4)
