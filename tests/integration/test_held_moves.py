@@ -311,3 +311,22 @@ async def test_a_catalog_that_forgot_a_finished_move_follows_the_shard_that_has_
     await ingest(moving.client, meter(moving.device(0), 31))
     assert len(await moving.keys()) == len(before) + 1
     await moving.whole()
+
+
+async def test_a_source_that_is_opened_while_the_target_attaches_is_held(moving: Moving) -> None:
+    """By the runner that attached: later on nobody would look at the source before its copy is due to be dropped."""
+    stray: set[tuple[str, datetime]] = set()
+
+    async def lose(_move: Move) -> None:
+        stray.update(await lost_fence(moving))
+
+    before = set(await moving.keys())
+    async with running(moving.catalog, Steps(at={"after adopt": lose})):
+        await start(moving.catalog, [TO_S2])
+        move = await held(moving)
+        assert (move["phase"], move["held"]) == ("cutover", "s1 was opened by hand while s2 attached bucket 0")
+        await ops(moving, "rebalance", "resolve", move["move_id"], "--keep", "target")
+        await ended(moving.catalog)
+    assert set(await moving.keys()) == before | stray
+    assert await owner_of(moving.cluster, 0) == "s2"
+    await moving.whole()
