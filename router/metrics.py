@@ -12,7 +12,7 @@ _SIZES: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000)
 
 READINGS: Final = Counter(
     "voltroute_ingest_readings_total",
-    "Readings by kind and outcome (accepted, duplicate, rejected, unavailable, overloaded)",
+    "Readings by kind and outcome (accepted, duplicate, conflict, rejected, unavailable, overloaded)",
     ("kind", "outcome"),
 )
 REQUEST_SECONDS: Final = Histogram(

@@ -34,6 +34,7 @@ def _summary(tally: Tally) -> dict[str, Any]:
     return {
         "accepted": tally.accepted,
         "duplicates": tally.duplicates,
+        "conflicts": tally.conflicts,
         "rejected": tally.rejected,
         "failed": tally.failed,
         "retries": tally.retries,
@@ -62,7 +63,7 @@ def post(
 ) -> None:
     """Post a file of readings, up to the first request that keeps failing.
 
-    Repeating it is safe: what is stored already counts as duplicates.
+    Repeating it is safe: what is stored already counts as duplicates, or as conflicts where its values were others.
     """
     try:
         total = sum(1 for _ in read_readings(file, kind, device))
@@ -75,7 +76,7 @@ def post(
         message = f"{url}: {error or type(error).__name__}"
         raise ClusterError(message) from error
     _report(tally, {}, json=json)
-    if tally.failed or tally.rejected:
+    if tally.failed or tally.rejected or tally.conflicts:
         raise typer.Exit(1)
 
 

@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from router.cli import cluster, demo, doctor, fleet, rebalance, schema, shard
+from router.cli import cluster, correct, demo, doctor, fleet, rebalance, schema, shard
 from router.cli.show.output import errors
 from shards.errors import ClusterError, InvalidArgument, Refused, ShardError
 from shards.postgres.dsn import redact_text
@@ -27,6 +27,7 @@ app.add_typer(schema.map_app, name="map")
 app.add_typer(schema.config_app, name="config")
 app.command()(fleet.post)
 app.command()(fleet.simulate)
+app.command()(correct.correct)
 app.command()(doctor.doctor)
 app.command()(rebalance.check)
 app.command("runner")(rebalance.runner_command)

@@ -20,6 +20,7 @@ class Tally:
 
     accepted: int = 0
     duplicates: int = 0
+    conflicts: int = 0
     rejected: int = 0
     failed: int = 0
     retries: int = 0
@@ -29,6 +30,7 @@ class Tally:
         """Add the counts of another tally; at most 20 errors are kept."""
         self.accepted += other.accepted
         self.duplicates += other.duplicates
+        self.conflicts += other.conflicts
         self.rejected += other.rejected
         self.failed += other.failed
         self.retries += other.retries
@@ -112,10 +114,9 @@ class RouterClient:
                     tally.retries = attempt.num - 1
                     self._count(tally, await self._send(path, body))
         except (_TryAgain, httpx2.TransportError) as error:
-            known = error.answer if isinstance(error, _TryAgain) else {}
-            stored = int(known.get("accepted", 0)) + int(known.get("duplicates", 0))
-            tally.failed = max(len(readings) - stored, 0)
-            tally.accepted, tally.duplicates = int(known.get("accepted", 0)), int(known.get("duplicates", 0))
+            self._count(tally, error.answer if isinstance(error, _TryAgain) else {})
+            settled = tally.accepted + tally.duplicates + tally.conflicts + tally.rejected
+            tally.failed = max(len(readings) - settled, 0)
             tally.errors = [{"detail": str(error) or type(error).__name__}]
         return tally
 
@@ -133,5 +134,6 @@ class RouterClient:
     def _count(tally: Tally, answer: dict[str, Any]) -> None:
         tally.accepted = int(answer.get("accepted", 0))
         tally.duplicates = int(answer.get("duplicates", 0))
+        tally.conflicts = int(answer.get("conflicts", 0))
         tally.rejected = int(answer.get("rejected", 0))
         tally.errors = answer.get("errors", [])[:20]

@@ -14,10 +14,10 @@ from router.ingest.routing import Chunk
 from router.metrics import BATCH_READINGS, BATCH_SECONDS
 from shards.errors import BucketUnavailable, DataRejected, ShardError, StaleMap
 from shards.kinds import Kind, Row
-from shards.storage.write import NewReadings
+from shards.storage.write import Key, Written
 
 # Commits rows of one kind on one shard by a deadline (monotonic seconds); ShardError: nothing was stored.
-Write: TypeAlias = Callable[[Sequence[Row], float], Awaitable[NewReadings]]
+Write: TypeAlias = Callable[[Sequence[Row], float], Awaitable[Written]]
 
 
 class LaneFull(Exception):
@@ -40,11 +40,15 @@ class LaneLimits:
 
 @dataclass(slots=True)
 class Committed:
-    """What became of a chunk: numbers of new and known readings, and (index, reason) of those PostgreSQL refused."""
+    """What became of a chunk: numbers of new and known readings, and (index, reason) of those PostgreSQL refused.
+
+    `conflicts`: indexes of readings whose key is stored with other values.
+    """
 
     accepted: int
     duplicates: int
     rejected: tuple[tuple[int, str], ...] = ()
+    conflicts: tuple[int, ...] = ()
 
 
 @dataclass(eq=False, slots=True)
@@ -158,7 +162,7 @@ class Lane:
         started = time.monotonic()
         refused: dict[Row, str] = {}
         try:
-            new = await self._write_or_split(rows, started + self._limits.commit_timeout_s, refused)
+            written = await self._write_or_split(rows, started + self._limits.commit_timeout_s, refused)
         except ShardError as error:
             self._failed.observe(time.monotonic() - started)
             self._remember(error)
@@ -171,22 +175,24 @@ class Lane:
         self._sizes.observe(len(rows))
         for ticket in tickets:
             if not ticket.future.done():
-                ticket.future.set_result(_attribute(ticket.chunk, new, refused))
+                ticket.future.set_result(_attribute(ticket.chunk, written, refused))
 
-    async def _write_or_split(self, rows: list[Row], deadline: float, refused: dict[Row, str]) -> NewReadings:
+    async def _write_or_split(self, rows: list[Row], deadline: float, refused: dict[Row, str]) -> Written:
         """Write; when PostgreSQL refuses a value, halve until only the culprits are left out (into `refused`)."""
         try:
             return await self._write(rows, deadline)
         except DataRejected as error:
             if len(rows) == 1:
                 refused[rows[0]] = error.detail
-                return set()
-        new: set[tuple[str, object]] = set()
+                return Written(set())
+        new: set[Key] = set()
+        stored: dict[Key, tuple[object, ...]] = {}
         middle = len(rows) // 2
         for half in (rows[:middle], rows[middle:]):
             part = await self._write_or_split(half, deadline, refused)
-            new |= {(row[1], row[2]) for row in half} if part is None else part
-        return new  # type: ignore[return-value]
+            new |= {(row[1], row[2]) for row in half} if part.new is None else part.new
+            stored |= part.stored
+        return Written(new, stored)
 
 
 def _spared(tickets: list[_Ticket], error: ShardError) -> list[_Ticket]:
@@ -206,12 +212,14 @@ def _fail(tickets: list[_Ticket], error: Exception) -> None:
             ticket.future.set_exception(error)
 
 
-def _attribute(chunk: Chunk, new: NewReadings, refused: dict[Row, str]) -> Committed:
+def _attribute(chunk: Chunk, written: Written, refused: dict[Row, str]) -> Committed:
     """Which of the batch's new readings are this chunk's. A reading sent twice in a batch is new once."""
+    new = written.new
     if new is None:
         return Committed(len(chunk.rows), 0)
     accepted = 0
     rejected: list[tuple[int, str]] = []
+    conflicts: list[int] = []
     for row, index in zip(chunk.rows, chunk.indexes, strict=True):
         key = (row[1], row[2])
         if key in new:
@@ -219,4 +227,7 @@ def _attribute(chunk: Chunk, new: NewReadings, refused: dict[Row, str]) -> Commi
             accepted += 1
         elif row in refused:
             rejected.append((index, refused[row]))
-    return Committed(accepted, len(chunk.rows) - accepted - len(rejected), tuple(rejected))
+        elif written.stored.get(key, row[3:]) != row[3:]:
+            conflicts.append(index)
+    duplicates = len(chunk.rows) - accepted - len(rejected) - len(conflicts)
+    return Committed(accepted, duplicates, tuple(rejected), tuple(conflicts))

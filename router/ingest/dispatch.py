@@ -22,20 +22,24 @@ from shards.kinds import KINDS, Kind
 
 _STALE_PAUSE_S: Final = 0.02
 _STALE_PAUSE_MAX_S: Final = 0.1
-_OUTCOMES: Final = ("accepted", "duplicate", "rejected", "unavailable", "overloaded")
+_OUTCOMES: Final = ("accepted", "duplicate", "conflict", "rejected", "unavailable", "overloaded")
 _COUNTERS: Final = {(kind, outcome): READINGS.labels(kind.name, outcome) for kind in KINDS for outcome in _OUTCOMES}
 _UNEXPECTED_RETRY_S: Final = 5.0
 
 
 @dataclass(slots=True)
 class Outcome:
-    """What became of a request's valid readings. `missing`: shard -> seconds after which to try again."""
+    """What became of a request's valid readings. `missing`: shard -> seconds after which to try again.
+
+    `conflicts`: indexes of readings whose device and time are stored with other values.
+    """
 
     accepted: int = 0
     duplicates: int = 0
     unavailable: int = 0
     overloaded: int = 0
     errors: list[ItemError] = field(default_factory=list)
+    conflicts: list[int] = field(default_factory=list)
     missing: dict[str, float] = field(default_factory=dict)
     retry_after_s: float = 1.0
 
@@ -204,6 +208,9 @@ def _count(each: _Sent, committed: Committed, outcome: Outcome) -> None:
     _COUNTERS[each.kind, "accepted"].inc(committed.accepted)
     if committed.duplicates:
         _COUNTERS[each.kind, "duplicate"].inc(committed.duplicates)
+    if committed.conflicts:
+        _COUNTERS[each.kind, "conflict"].inc(len(committed.conflicts))
+        outcome.conflicts += committed.conflicts
     if committed.rejected:
         _COUNTERS[each.kind, "rejected"].inc(len(committed.rejected))
         outcome.errors += [ItemError(index, "", "refused_by_database", detail) for index, detail in committed.rejected]

@@ -32,6 +32,7 @@ from router.wire.readings import ItemError, MeterReading, VehicleReading
 from shards.errors import NoMap
 
 ERRORS_LISTED_MAX: Final = 100
+CONFLICT: Final = "is stored already with other values for this device and time; the first one counts"
 _JSON_HEADERS: Final = [(b"content-type", b"application/json")]
 _log: Final = structlog.stdlib.get_logger(__name__)
 
@@ -95,6 +96,7 @@ def _log_batch(shape: Format, outcome: Outcome, seconds: float) -> None:
         kind=shape.kind.name if shape.kind else "mixed",
         accepted=outcome.accepted,
         duplicates=outcome.duplicates,
+        conflicts=len(outcome.conflicts),
         rejected=len(outcome.errors),
         unavailable=outcome.unavailable + outcome.overloaded,
         duration_ms=round(seconds * 1000, 2),
@@ -111,7 +113,8 @@ ENDPOINTS: Final = {
 _BATCH_TEXT: Final = (
     "One reading, an array of readings, or NDJSON (Content-Type application/x-ndjson: one reading a line). "
     "Content-Encoding gzip and zstd are supported. 200 means committed; sending the same again is safe and counts "
-    "as duplicates. Invalid readings are listed by index and do not stop the others."
+    "as duplicates. Of two readings of one device and time the first one counts; the other one is a conflict, unless "
+    "its values are the same. Invalid and conflicting readings are listed by index and do not stop the others."
 )
 
 
@@ -144,7 +147,8 @@ async def _store(intake: Intake, decoded: Decoded, shape: Format, deadline: floa
         raise _nothing_stored(errors, len(decoded))
     outcome = await intake.dispatcher.store(chunks, deadline)
     outcome.errors = errors + outcome.errors
-    if outcome.errors and not (outcome.accepted or outcome.duplicates or outcome.unavailable or outcome.overloaded):
+    known = outcome.duplicates or outcome.conflicts
+    if outcome.errors and not (outcome.accepted or known or outcome.unavailable or outcome.overloaded):
         raise _nothing_stored(outcome.errors, len(decoded))
     return outcome
 
@@ -154,26 +158,32 @@ def _listed(errors: list[ItemError]) -> list[dict[str, object]]:
     return [{"index": e.index, "pointer": e.pointer, "code": e.code, "detail": e.detail} for e in shown]
 
 
+def _not_stored(outcome: Outcome) -> list[ItemError]:
+    """The readings that are invalid, and those that another one with the same device and time came before."""
+    return outcome.errors + [ItemError(index, "", "conflict", CONFLICT) for index in outcome.conflicts]
+
+
 def _nothing_stored(errors: list[ItemError], total: int) -> ProblemError:
     first = min(errors, key=lambda error: error.index)
     where = f"item {first.index}{': ' + first.pointer if first.pointer else ''}"
     detail = f"{len(errors)} of {total} readings are invalid; {where} {first.detail}"
-    counts = {"accepted": 0, "duplicates": 0, "rejected": len(errors)}
+    counts = {"accepted": 0, "duplicates": 0, "conflicts": 0, "rejected": len(errors)}
     return ProblemError(INVALID_READINGS, detail, extensions={**counts, "errors": _listed(errors)})
 
 
 def _answer(outcome: Outcome) -> bytes:
     """The body of a 200, or a problem that says what was stored when some readings were not, but may be later."""
     if not outcome.unavailable and not outcome.overloaded:
-        errors = sorted(outcome.errors, key=lambda error: error.index)
-        listed = errors[:ERRORS_LISTED_MAX]
-        return encode(IngestAnswer(outcome.accepted, outcome.duplicates, len(errors), listed))
+        counts = (outcome.accepted, outcome.duplicates, len(outcome.conflicts), len(outcome.errors))
+        listed = sorted(_not_stored(outcome), key=lambda error: error.index)[:ERRORS_LISTED_MAX]
+        return encode(IngestAnswer(*counts, listed))
     extensions: dict[str, object] = {
         "accepted": outcome.accepted,
         "duplicates": outcome.duplicates,
+        "conflicts": len(outcome.conflicts),
         "rejected": len(outcome.errors),
         "unavailable": outcome.unavailable + outcome.overloaded,
-        "errors": _listed(outcome.errors),
+        "errors": _listed(_not_stored(outcome)),
     }
     stored = f"{_readings(outcome.accepted)} stored, {outcome.duplicates} known already"
     if outcome.unavailable:

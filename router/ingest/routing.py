@@ -73,8 +73,19 @@ def reroute(stale: Iterable[tuple[Kind, Chunk]], shard_map: ShardMap) -> Chunks:
 
 
 def pieces(chunk: Chunk, rows_max: int) -> list[Chunk]:
-    """The chunk, cut into chunks of at most `rows_max` rows."""
+    """The chunk, cut into chunks of about `rows_max` rows; readings with one key stay together, in their order.
+
+    So it does not matter in which order the pieces are committed: of two readings with one key the first counts.
+    """
     if len(chunk.rows) <= rows_max:
         return [chunk]
-    starts = range(0, len(chunk.rows), rows_max)
-    return [Chunk(chunk.rows[at : at + rows_max], chunk.indexes[at : at + rows_max]) for at in starts]
+    found = [Chunk()]
+    last = None
+    for at in sorted(range(len(chunk.rows)), key=lambda at: chunk.rows[at][:3]):
+        row = chunk.rows[at]
+        if len(found[-1].rows) >= rows_max and row[:3] != last:
+            found.append(Chunk())
+        found[-1].rows.append(row)
+        found[-1].indexes.append(chunk.indexes[at])
+        last = row[:3]
+    return found

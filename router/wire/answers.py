@@ -30,10 +30,11 @@ class Health(StrEnum):
 
 
 class IngestAnswer(_Answer, frozen=True):
-    """Counts of readings; `errors` lists the first 100 rejected ones."""
+    """Counts of readings; `errors` lists the first 100 that are rejected or in conflict with what is stored."""
 
     accepted: Count
     duplicates: Count
+    conflicts: Count
     rejected: Count
     errors: list[ItemError]
 

@@ -47,8 +47,8 @@ class Shard:
     writer: ShardPool
     reader: ShardPool
 
-    async def write(self, kind: Kind, rows: Sequence[Row], deadline: float) -> write.NewReadings:
-        """Commit rows of one kind; returns which were new (None: all). Raises ShardError, then nothing is stored.
+    async def write(self, kind: Kind, rows: Sequence[Row], deadline: float) -> write.Written:
+        """Commit rows of one kind; returns which were new. Raises ShardError, then nothing is stored.
 
         BucketUnavailable when only some buckets are the reason: the same rows without theirs can be stored.
         """
@@ -136,7 +136,7 @@ class Cluster:
             raise StaleMap(name, "is not registered in the catalog")
         return shard
 
-    async def write(self, shard: str, kind: Kind, rows: Sequence[Row], deadline: float) -> write.NewReadings:
+    async def write(self, shard: str, kind: Kind, rows: Sequence[Row], deadline: float) -> write.Written:
         """Commit rows on the shard of that name; see Shard.write."""
         return await self.shard(shard).write(kind, rows, deadline)
 

@@ -1,15 +1,27 @@
 """Writing a batch of one kind to one shard: history and status in one statement, one round trip, one transaction."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
+from operator import itemgetter
 from typing import Final, TypeAlias
+
+import asyncpg
 
 from shards.kinds import KINDS, Kind, Row
 from shards.postgres.pools import Connection
 from shards.postgres.sql import for_kind
 
-# The (device id, timestamp) of the readings that were new; None when all were.
-NewReadings: TypeAlias = set[tuple[str, datetime]] | None
+Key: TypeAlias = tuple[str, datetime]  # device id, timestamp
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """Keys of the readings that were new (None: all were), and the stored values of the others, by key."""
+
+    new: set[Key] | None
+    stored: Mapping[Key, tuple[object, ...]] = field(default_factory=dict)
+
 
 # `stored` is aggregated only when something was a duplicate: the sub-selects of a CASE that is not taken never run.
 _WRITE: Final = """
@@ -36,15 +48,27 @@ SELECT
     CASE WHEN new_count < cardinality($1) THEN (SELECT array_agg(timestamp) FROM stored) END AS timestamps
 FROM counted
 """
+# LATERAL: a look by key for each; a plan that reads whole leaves must not be to choose from.
+_STORED: Final = """
+SELECT h.* FROM unnest($1::smallint[], $2::varchar[], $3::timestamptz[]) AS t (bucket, device, moment)
+CROSS JOIN LATERAL (
+    SELECT {id}, timestamp, {values} FROM {history}
+    WHERE bucket = t.bucket AND {id} = t.device AND timestamp = t.moment AND tenant_id = 0
+    LIMIT 1
+) AS h
+"""
 _WRITE_SQL: Final = {kind: for_kind(_WRITE, kind) for kind in KINDS}
+_STORED_SQL: Final = {kind: for_kind(_STORED, kind) for kind in KINDS}
+_by_key: Final = itemgetter(0, 1, 2)
 
 
 def _ordered(rows: Sequence[Row]) -> tuple[list[Row], list[bool]]:
     """Rows in the order in which every batch locks (bucket, device, time), and which is its device's newest.
 
-    Descending, so that of two readings with one key both history and status keep the same one.
+    Descending, so that the first row of a device is its newest. Of two with one key the one that arrived first comes
+    first (the sort is stable), and is the one that both history and status keep.
     """
-    ordered = sorted(rows, reverse=True)
+    ordered = sorted(rows, key=_by_key, reverse=True)
     newest: list[bool] = []
     previous = ""
     for row in ordered:
@@ -53,7 +77,7 @@ def _ordered(rows: Sequence[Row]) -> tuple[list[Row], list[bool]]:
     return ordered, newest
 
 
-async def write(connection: Connection, kind: Kind, rows: Sequence[Row], timeout_s: float) -> NewReadings:
+async def write(connection: Connection, kind: Kind, rows: Sequence[Row], timeout_s: float) -> Written:
     """Store `rows` (at least one) and return which were new; on return they are committed.
 
     Raises what the driver raises: nothing of the batch is stored then.
@@ -62,5 +86,21 @@ async def write(connection: Connection, kind: Kind, rows: Sequence[Row], timeout
     columns = [*zip(*ordered, strict=True), newest]
     result = (await connection.fetch(_WRITE_SQL[kind], *columns, timeout=timeout_s))[0]
     if result["new_count"] == len(rows):
-        return None
-    return set(zip(result["ids"] or (), result["timestamps"] or (), strict=True))
+        return Written(None)
+    new = set(zip(result["ids"] or (), result["timestamps"] or (), strict=True))
+    return Written(new, await _stored(connection, kind, ordered, timeout_s))
+
+
+async def _stored(
+    connection: Connection, kind: Kind, rows: Sequence[Row], timeout_s: float
+) -> Mapping[Key, tuple[object, ...]]:
+    """What is stored under the keys of a batch: after its COMMIT, so that it holds whoever came first.
+
+    Empty when PostgreSQL refuses to say: the batch is committed, and only counts of its repeats depend on this.
+    """
+    columns = zip(*map(_by_key, rows), strict=True)
+    try:
+        records = await connection.fetch(_STORED_SQL[kind], *columns, timeout=timeout_s)
+    except asyncpg.PostgresError:
+        return {}
+    return {(record[0], record[1]): tuple(record)[2:] for record in records}

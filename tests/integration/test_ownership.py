@@ -54,7 +54,7 @@ async def test_the_writer_only_inserts(cluster: TestCluster) -> None:
         "DELETE FROM meter_current_status",
         "CREATE TABLE mine (a int)",
         "DROP TABLE meter_telemetry_history",
-        "SELECT voltage FROM meter_telemetry_history",
+        "SELECT ingested_at FROM meter_telemetry_history",
         "SELECT attach_bucket(1::smallint, '2026-01-01', '{}')",
         "UPDATE owned_bucket SET bucket = 9",
         (

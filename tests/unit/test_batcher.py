@@ -10,7 +10,7 @@ from router.ingest.batcher import Committed, Lane, LaneFull, LaneLimits
 from router.ingest.routing import Chunk
 from shards.errors import DataRejected, ShardUnavailable, StaleMap
 from shards.kinds import METER, Row
-from shards.storage.write import NewReadings
+from shards.storage.write import Key, Written
 
 LIMITS = LaneLimits(batch_readings_max=10, in_flight_max=1, queue_readings_max=30, commit_timeout_s=1)
 
@@ -33,8 +33,9 @@ class Hand:
         self.poison: set[str] = set()
         self.down = False
         self.foreign = -1
+        self.stored: dict[Key, tuple[object, ...]] = {}
 
-    async def write(self, rows: Sequence[Row], deadline: float) -> NewReadings:
+    async def write(self, rows: Sequence[Row], deadline: float) -> Written:
         self.batches.append(list(rows))
         await self.open.wait()
         if any(r[0] == self.foreign for r in rows):
@@ -44,7 +45,7 @@ class Hand:
         if any(r[1] in self.poison for r in rows):
             raise DataRejected("s", "poison")
         new = {(r[1], r[2]) for r in rows if r[1] not in {f"M-{n}" for n in self.known}}
-        return None if len(new) == len(rows) else new
+        return Written(None if len(new) == len(rows) else new, self.stored)
 
 
 @pytest.fixture
@@ -89,6 +90,13 @@ async def test_duplicates_are_attributed_to_their_chunks(lane: Lane, hand: Hand)
     hand.open.set()
     results = await asyncio.gather(lane.submit(chunk(1, 2)), lane.submit(chunk(1, 3)))
     assert list(results) == [Committed(1, 1), Committed(1, 1)]
+
+
+async def test_a_repeat_with_other_values_is_a_conflict(lane: Lane, hand: Hand) -> None:
+    hand.known = {3, 4}
+    hand.stored = {("M-3", row(3)[2]): (1.0, 230.0), ("M-4", row(4)[2]): (5.0, 230.0)}
+    hand.open.set()
+    assert await lane.submit(chunk(2, 3, 4)) == Committed(1, 1, (), (2,))
 
 
 async def test_a_poison_row_is_found_and_the_others_stored(lane: Lane, hand: Hand) -> None:

@@ -1,0 +1,67 @@
+"""correct: replacing a stored reading, which posting it again does not do."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Annotated, Any, Final
+
+import msgspec
+import typer
+
+from router.cli.catalog import with_catalog
+from router.cli.fleet import KindName
+from router.cli.show.output import print_json, say
+from router.cli.target import DataOption, JsonOption
+from router.wire.parameters import read_device, read_moment
+from router.wire.problems import ProblemError
+from router.wire.readings import MeterReading, VehicleReading, explain
+from shards.errors import InvalidArgument
+from shards.kinds import METER, VEHICLE, Kind
+from shards.operations import correct as operation
+
+_READINGS: Final[Mapping[Kind, type[msgspec.Struct]]] = {METER: MeterReading, VEHICLE: VehicleReading}
+
+
+def correct(
+    kind: Annotated[KindName, typer.Argument(help="Kind of the device.")],
+    device: Annotated[str, typer.Argument(help="Its ID.")],
+    timestamp: Annotated[str, typer.Argument(help="The reading's, RFC 3339 with offset.")],
+    values: Annotated[list[str], typer.Option("--set", help="FIELD=NUMBER, as in kwhConsumedAc=0.5. Repeatable.")],
+    reason: Annotated[str | None, typer.Option(help="Why; kept beside the old values.")] = None,
+    data: DataOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Replace values of a stored reading; the old ones are kept in the shard's table `correction`."""
+    which = METER if kind is KindName.METER else VEHICLE
+    try:
+        device_id, moment = read_device(device, "ID"), read_moment(timestamp, "timestamp")
+    except ProblemError as error:
+        raise InvalidArgument(error.detail) from None
+    reading = _READINGS[which]
+    names = {f.encode_name: f.name for f in msgspec.structs.fields(reading) if f.name in which.values}
+    changed = {names[name]: number for name, number in _numbers(values, names, reading).items()}
+    done = with_catalog(data, lambda catalog: operation.correct(catalog, which, device_id, moment, changed, reason))
+    if json:
+        print_json(asdict(done))
+        return
+    shown = {column: name for name, column in names.items()}
+    for column, value in done.after.items():
+        say(f"{shown[column]}: {done.before[column]:g} -> {value:g}")
+
+
+def _numbers(given: list[str], names: dict[str, str], reading: Any) -> dict[str, float]:
+    """Field -> number, each within the limits of its field. InvalidArgument names the field."""
+    found: dict[str, float] = {}
+    types = {f.encode_name: f.type for f in msgspec.structs.fields(reading)}
+    for entry in given:
+        name, equals, text = entry.partition("=")
+        if not equals or name not in names:
+            raise InvalidArgument(f"--set {entry[:64]}: FIELD=NUMBER is expected, with one of {', '.join(names)}")
+        if name in found:
+            raise InvalidArgument(f"--set {name} is given twice")
+        try:
+            found[name] = msgspec.convert(msgspec.json.decode(text), types[name])
+        except msgspec.ValidationError as error:
+            raise InvalidArgument(f"--set {name}: {explain(str(error))[2]}") from None
+        except msgspec.DecodeError:
+            raise InvalidArgument(f"--set {name}: {text[:40]!r} is not a number") from None
+    return found

@@ -1,0 +1,29 @@
+"""Correcting one stored reading."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Final
+
+from shards.catalog.database import Catalog
+from shards.clock import deadline_in
+from shards.errors import NoMap
+from shards.kinds import Kind
+from shards.postgres.sessions import BRIEF, owner_session
+from shards.storage.correction import Correction
+from shards.storage.correction import correct as replace
+
+TIMEOUT_S: Final = 10.0
+
+
+async def correct(
+    catalog: Catalog, kind: Kind, device_id: str, moment: datetime, changed: Mapping[str, float], reason: str | None
+) -> Correction:
+    """Replace some values (column -> value) of a reading on the shard that owns it. Refused when there is none."""
+    deadline = deadline_in(TIMEOUT_S)
+    shard_map = await catalog.shard_map(deadline)
+    if shard_map is None:
+        raise NoMap("the cluster has no shard map yet: repeat the `voltroute init` that was interrupted")
+    bucket = shard_map.bucket(device_id)
+    records = {record.name: record for record in await catalog.shards(deadline)}
+    async with owner_session(records[shard_map.owner(bucket)], BRIEF) as connection:
+        return await replace(connection, kind, (bucket, device_id, moment), changed, reason)

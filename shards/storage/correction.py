@@ -1,0 +1,76 @@
+"""Replacing a stored reading, as the shard's owner: writers only insert."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from shards.errors import Refused
+from shards.kinds import KINDS, Kind
+from shards.postgres.pools import Connection
+from shards.postgres.sql import for_kind, quote_identifier
+from shards.postgres.transactions import transaction
+
+# Until the transaction's end no move can claim the bucket: its passes carry what was inserted, not what was changed.
+_NO_MOVE_BEGINS: Final = "LOCK TABLE bucket_move IN SHARE MODE"
+_PLACE: Final = """
+SELECT EXISTS (SELECT FROM owned_bucket WHERE bucket = $1) AS owned,
+    (SELECT move_id FROM bucket_move WHERE bucket = $1) AS move_id
+"""
+_KEY: Final = "bucket = $1 AND {id} = $2 AND timestamp = $3 AND tenant_id = 0"
+_LOOK: Final = "SELECT {values} FROM {history} WHERE " + _KEY + " FOR UPDATE"
+_HISTORY: Final = "UPDATE {history} SET {assignments}, ingested_at = now() WHERE " + _KEY
+_STATUS: Final = (
+    "UPDATE {status} SET {assignments} WHERE bucket = $1 AND {id} = $2 AND last_updated = $3 AND tenant_id = 0"
+)
+_AUDIT: Final = """
+INSERT INTO correction (timestamp, kind, device_id, before, after, reason) VALUES ($1, $2, $3, $4, $5, $6)
+"""
+
+
+def _sql(template: str, kind: Kind) -> str:
+    assignments = ", ".join(f"{quote_identifier(name)} = ${4 + at}" for at, name in enumerate(kind.values))
+    return for_kind(template.replace("{assignments}", assignments), kind)
+
+
+_SQL: Final = {(each, kind): _sql(each, kind) for each in (_LOOK, _HISTORY, _STATUS) for kind in KINDS}
+
+
+@dataclass(frozen=True)
+class Correction:
+    """A reading before and after: column -> value."""
+
+    before: Mapping[str, float]
+    after: Mapping[str, float]
+
+
+async def correct(
+    connection: Connection, kind: Kind, key: tuple[int, str, datetime], changed: Mapping[str, float], reason: str | None
+) -> Correction:
+    """Replace values of the reading with `key` (bucket, device, timestamp); the device's status follows.
+
+    It counts as ingested anew, and what it was stays in `correction`. Refused when there is no such reading, or its
+    bucket is in a move.
+    """
+    bucket, device_id, moment = key
+    async with transaction(connection):
+        await connection.execute(_NO_MOVE_BEGINS)
+        place = (await connection.fetch(_PLACE, bucket))[0]
+        if not place["owned"]:
+            raise Refused(f"bucket {bucket} of {kind} {device_id} is not on this shard any more: try again")
+        if place["move_id"] is not None:
+            raise Refused(
+                f"bucket {bucket} of {kind} {device_id} is in move {place['move_id']}: correct it when that has ended "
+                "(see `voltroute rebalance status`)"
+            )
+        found = await connection.fetchrow(_SQL[_LOOK, kind], *key)
+        if found is None:
+            raise Refused(f"there is no reading of {kind} {device_id} at {moment.isoformat()}")
+        before = dict(found)
+        after = {**before, **changed}
+        for statement in (_HISTORY, _STATUS):
+            await connection.execute(_SQL[statement, kind], *key, *(after[name] for name in kind.values))
+        told = (json.dumps(before), json.dumps(after))
+        await connection.execute(_AUDIT, moment, kind.name, device_id, *told, reason)
+        return Correction(before, after)
