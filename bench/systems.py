@@ -108,14 +108,12 @@ async def _ready(process: asyncio.subprocess.Process) -> dict[str, Any]:
     """The JSON object that a system prints when it answers."""
     if process.stdout is None:
         raise AssertionError
-    text = b""
     async with asyncio.timeout(READY_TIMEOUT_S):
-        while line := await process.stdout.readline():
-            text += line
-            if line.rstrip() == b"}" or (text.rstrip().endswith(b"}") and text.startswith(b'{"')):
-                return dict(json.loads(text))
-    message = f"a system did not start: {text.decode(errors='replace') or 'it printed nothing'}"
-    raise RuntimeError(message)
+        line = await process.stdout.readline()
+    if not line:
+        message = "a system did not start: it printed nothing"
+        raise RuntimeError(message)
+    return dict(json.loads(line))
 
 
 def _folder() -> Path:

@@ -124,15 +124,10 @@ async def _cluster(shards: int, port: int | None) -> AsyncIterator[str]:
 async def _ready(child: asyncio.subprocess.Process, log_path: Path) -> dict[str, Any]:
     if child.stdout is None:
         raise AssertionError
-    lines = bytearray()
-    try:
+    with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(START_TIMEOUT_S):
-            while line := await child.stdout.readline():
-                lines += line
-                if line == b"}\n":
-                    return dict(json.loads(lines))
-    except TimeoutError:
-        pass
+            if line := await child.stdout.readline():
+                return dict(json.loads(line))
     tail = await asyncio.to_thread(_tail, log_path)
     message = "the cluster did not start:\n" + "\n".join(tail)
     raise ClusterError(message)

@@ -8,16 +8,16 @@ from typing import Annotated, Any
 
 import httpx2
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from router.cli.show.output import errors, print_json
 from router.fleet import sender
 from router.fleet.client import RouterClient, RouterRefused, Tally
 from router.fleet.devices import REPORT_INTERVAL, new_fleet
-from router.fleet.files import FileError, batched, read_readings
+from router.fleet.files import STDIN, FileError, batched, read_readings
 from router.fleet.stream import Rates
 from router.settings import PREFIX
-from shards.errors import ClusterError
+from shards.errors import ClusterError, InvalidArgument
 
 URL_DEFAULT = "http://127.0.0.1:8080"
 UrlOption = Annotated[str, typer.Option("--url", help="Router.", envvar=f"{PREFIX}URL")]
@@ -54,7 +54,7 @@ def _report(tally: Tally, extra: dict[str, Any], *, json: bool) -> None:
 
 
 def post(
-    file: Annotated[Path, typer.Argument(help="CSV with a header line, or NDJSON.", exists=True, dir_okay=False)],
+    file: Annotated[Path, typer.Argument(help="CSV with a header line, or NDJSON; - is standard input.")],
     kind: Annotated[KindName, typer.Option(help="Kind of the device.")],
     device: Annotated[str | None, typer.Option(help="Device of the lines that name none.")] = None,
     url: UrlOption = URL_DEFAULT,
@@ -65,26 +65,30 @@ def post(
 
     Repeating it is safe: what is stored already counts as duplicates, or as conflicts where its values were others.
     """
+    if str(file) != STDIN and (not file.exists() or file.is_dir()):
+        raise InvalidArgument(f"{file} is {'a folder' if file.is_dir() else 'not there'}: a file, or -, is expected")
+    tally = Tally()
     try:
-        total = sum(1 for _ in read_readings(file, kind, device))
-        tally = asyncio.run(_post(file, kind, device, url, batch, total))
+        asyncio.run(_post(tally, file, kind, device, url, batch))
     except FileError as error:
-        raise typer.BadParameter(str(error)) from None
+        before = f"; of the readings before it, {tally.accepted:,} were stored" if tally.accepted else ""
+        raise InvalidArgument(f"{error}{before}") from None
     except RouterRefused as error:
         raise ClusterError(str(error)) from error
     except (httpx2.HTTPError, httpx2.InvalidURL) as error:
         message = f"{url}: {error or type(error).__name__}"
         raise ClusterError(message) from error
+    if tally.total == 0:
+        raise ClusterError(f"{file}: there is no reading in it")
     _report(tally, {}, json=json)
     if tally.failed or tally.rejected or tally.conflicts:
         raise typer.Exit(1)
 
 
-async def _post(file: Path, kind: KindName, device: str | None, url: str, batch: int, total: int) -> Tally:
-    tally = Tally()
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+async def _post(tally: Tally, file: Path, kind: KindName, device: str | None, url: str, batch: int) -> None:
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:,}"), TimeElapsedColumn())
     with Progress(*columns, console=errors, transient=True) as bar:
-        task = bar.add_task(file.name, total=total)
+        task = bar.add_task(file.name, total=None)  # a pipe can be read only once, so nobody knows how much is to come
         async with RouterClient(url) as client:
             await client.get("/livez")  # a wrong URL fails here, at once
             start = 0
@@ -96,7 +100,6 @@ async def _post(file: Path, kind: KindName, device: str | None, url: str, batch:
                 bar.update(task, advance=len(readings))
                 if answer.failed:
                     break
-    return tally
 
 
 def _shifted(error: dict[str, Any], start: int) -> dict[str, Any]:

@@ -1,11 +1,13 @@
 """Entry point. Exit codes: 0 ok, 1 failed, 2 usage, 3 refused."""
 
 import sys
+from importlib import metadata
+from typing import Annotated
 
 import typer
 
 from router.cli import cluster, correct, demo, doctor, fleet, rebalance, schema, shard
-from router.cli.show.output import errors
+from router.cli.show.output import errors, print_line
 from shards.errors import ClusterError, InvalidArgument, Refused, ShardError
 from shards.postgres.dsn import redact_text
 
@@ -15,6 +17,23 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print_line(f"voltroute {metadata.version('voltroute')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and end.")
+    ] = False,
+) -> None:
+    """Sharded ingestion router for device telemetry on PostgreSQL."""
+
+
 app.command()(cluster.up)
 app.command()(cluster.down)
 app.command()(demo.demo)
@@ -49,6 +68,8 @@ def main() -> None:
         _end(1, error)
     except InvalidArgument as error:
         _end(2, error)
+    except OSError as error:
+        _end(1, f"{error.filename}: {error.strerror}" if error.filename and error.strerror else error)
     except KeyboardInterrupt:
         sys.exit(130)
 

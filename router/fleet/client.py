@@ -26,6 +26,11 @@ class Tally:
     retries: int = 0
     errors: list[dict[str, Any]] = field(default_factory=list)
 
+    @property
+    def total(self) -> int:
+        """Readings that were sent."""
+        return self.accepted + self.duplicates + self.conflicts + self.rejected + self.failed
+
     def add(self, other: "Tally") -> None:
         """Add the counts of another tally; at most 20 errors are kept."""
         self.accepted += other.accepted

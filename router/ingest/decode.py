@@ -137,7 +137,8 @@ def _lenient(body: bytes, error: Exception) -> list[bytes | object]:
     try:
         value = json.loads(body.decode("utf-8", "replace"), strict=False)
     except (ValueError, RecursionError):
-        raise ProblemError(MALFORMED_BODY, _broken_text(error)) from None
+        detail = _broken_text(error) if body.strip(_WHITESPACE) else "the body is empty"
+        raise ProblemError(MALFORMED_BODY, detail) from None
     return list(value) if isinstance(value, list) else [value]
 
 

@@ -24,7 +24,6 @@ from router.wire.problems import (
     OVERLOADED,
     SHARD_UNAVAILABLE,
     ProblemError,
-    invalid,
     retry_after,
 )
 from router.wire.queries import IngestQuery
@@ -142,7 +141,7 @@ async def _store(intake: Intake, decoded: Decoded, shape: Format, deadline: floa
     if errors:
         count_rejected(errors, shape.kind)
     if not len(decoded):
-        raise invalid("", "the body holds no reading", "empty")
+        raise ProblemError(INVALID_READINGS, "the body holds no reading", extensions={"accepted": 0, "rejected": 0})
     if errors and (strict or not chunks):
         raise _nothing_stored(errors, len(decoded))
     outcome = await intake.dispatcher.store(chunks, deadline)
@@ -166,7 +165,8 @@ def _not_stored(outcome: Outcome) -> list[ItemError]:
 def _nothing_stored(errors: list[ItemError], total: int) -> ProblemError:
     first = min(errors, key=lambda error: error.index)
     where = f"item {first.index}{': ' + first.pointer if first.pointer else ''}"
-    detail = f"{len(errors)} of {total} readings are invalid; {where} {first.detail}"
+    invalid_ = "1 reading is" if len(errors) == 1 else f"{len(errors)} readings are"
+    detail = f"{invalid_} invalid, of {total}; {where} {first.detail}"
     counts = {"accepted": 0, "duplicates": 0, "conflicts": 0, "rejected": len(errors)}
     return ProblemError(INVALID_READINGS, detail, extensions={**counts, "errors": _listed(errors)})
 

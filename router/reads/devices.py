@@ -1,7 +1,7 @@
 """One device: its current status and its history, from the shard that owns it."""
 
 from collections.abc import Iterable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from router.reads.fanout import fan_out
@@ -16,6 +16,7 @@ from shards.storage import read
 from shards.storage.read import Record, Rows
 from shards.window import Window
 
+EVER: Final = datetime(2, 1, 1, tzinfo=UTC)  # no reading is older
 RESOLUTION: Final = timedelta(microseconds=1)  # of PostgreSQL's timestamps
 
 
@@ -42,7 +43,7 @@ async def find_status(scope: Scope, kind: Kind, device_id: str) -> Record | None
 
 async def history(scope: Scope, kind: Kind, query: HistoryQuery) -> Page[Any]:
     """Readings of a device, newest first. A cursor carries the whole window, so that pages fit together."""
-    period = window(query.start, query.end, scope.now)
+    period = window(query.start or EVER, query.end, scope.now)
     cursor = decode_cursor(query.cursor, 2)
     if cursor is not None:
         # The last timestamp of the page before, and the window's start: what follows is strictly older.

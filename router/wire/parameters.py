@@ -147,7 +147,7 @@ def check_interval(step: timedelta | None, period: Window) -> None:
 
 def encode_cursor(*parts: str) -> str:
     """An opaque cursor that carries `parts`."""
-    return base64.urlsafe_b64encode("|".join(parts).encode()).decode().rstrip("=")
+    return base64.urlsafe_b64encode("\n".join(parts).encode()).decode().rstrip("=")
 
 
 def decode_cursor(value: str | None, count: int) -> list[str] | None:
@@ -156,7 +156,7 @@ def decode_cursor(value: str | None, count: int) -> list[str] | None:
         return None
     try:
         padded = value.encode("ascii") + b"=" * (-len(value) % 4)
-        parts = base64.b64decode(padded, altchars=b"-_", validate=True).decode("ascii").split("|")
+        parts = base64.b64decode(padded, altchars=b"-_", validate=True).decode("ascii").split("\n")
     except (ValueError, binascii.Error):
         parts = []
     if len(parts) != count:

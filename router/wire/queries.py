@@ -36,6 +36,7 @@ Device: TypeAlias = Annotated[str, _device()]
 Vehicle: TypeAlias = Annotated[str, _device("Vehicle.")]
 Meter: TypeAlias = Annotated[str, _device("Meter.")]
 From: TypeAlias = Annotated[datetime, _moment("Start, exclusive. Default: 24 h before `to`.")]
+FromEver: TypeAlias = Annotated[datetime, _moment("Start, exclusive. Default: none, the newest ones however old.")]
 To: TypeAlias = Annotated[datetime, _moment("End, inclusive. Default: now.")]
 Since: TypeAlias = Annotated[datetime, _moment("Only readings after this. Default: one hour ago.")]
 Start: TypeAlias = Annotated[datetime, _moment("Start of the pairing.")]
@@ -86,7 +87,7 @@ class HistoryQuery(Struct, frozen=True):
     """A device's readings in (from, to], in pages."""
 
     id: Device
-    start: From | None = msgspec.field(name="from", default=None)
+    start: FromEver | None = msgspec.field(name="from", default=None)
     end: To | None = msgspec.field(name="to", default=None)
     limit: Limit = LIMIT_DEFAULT
     cursor: Cursor | None = None

@@ -10,7 +10,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from shards.kinds import METER, VEHICLE, Kind, Row
 
-ID_PATTERN: Final = "^[A-Za-z0-9._:-]+$"
+ID_PATTERN: Final = "^[A-Za-z0-9._:*+|@=-]+$"  # what OCPP allows in its identifiers, and the colon
 ENERGY_MAX_KWH: Final = 1_000_000.0
 VOLTAGE_MAX_V: Final = 1_000_000.0
 
@@ -114,7 +114,10 @@ _TEXTS: Final[list[tuple[re.Pattern[str], Callable[[re.Match[str]], tuple[str, s
     (re.compile("Number out of range"), lambda _: ("out_of_range", "must be a finite number")),
     (re.compile("Expected `datetime` with a timezone"), lambda _: ("no_offset", "must have an offset, as in ...Z")),
     (re.compile("Invalid RFC3339"), lambda _: ("invalid_timestamp", "must be RFC 3339, as in 2026-05-01T12:00:00Z")),
-    (re.compile("Expected `str` matching regex"), lambda _: ("invalid_id", "may hold only A-Z a-z 0-9 . _ : -")),
+    (
+        re.compile("Expected `str` matching regex"),
+        lambda _: ("invalid_id", "may hold only A-Z a-z 0-9 . _ : * + | @ = -"),
+    ),
     (re.compile("Expected `str` of length"), lambda _: ("invalid_id", "must have 1 to 64 characters")),
     (re.compile("Expected `(.*)`, got `(.*)`"), lambda m: ("wrong_type", f"must be {_article(m[1])}, not {m[2]}")),
 ]

@@ -80,14 +80,14 @@ async def put(catalog: Catalog, pairing: Pairing, deadline: float) -> bool:
         if other is not None:
             message = (
                 f"meter {other['meter_id']} already feeds vehicle {other['vehicle_id']} "
-                f"from {other['valid_from'].isoformat()} to {_shown(other['valid_to'])}"
+                f"from {other['valid_from'].isoformat()} {_until(other['valid_to'])}"
             )
             raise PairingConflict(message)
         return bool(await connection.fetchval(_PUT, *key))
 
 
-def _shown(moment: datetime | None) -> str:
-    return "now on" if moment is None else moment.isoformat()
+def _until(moment: datetime | None) -> str:
+    return "on" if moment is None else f"to {moment.isoformat()}"
 
 
 async def delete(catalog: Catalog, vehicle_id: str, meter_id: str, valid_from: datetime, deadline: float) -> bool:

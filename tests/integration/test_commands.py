@@ -1,5 +1,6 @@
 """The command line against a running cluster: what it prints, its JSON, its exit codes."""
 
+import asyncio
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest_asyncio
 
 from tests.support.commands import Finished, run_command
 from tests.support.ledger import execute, fetch, stored, wipe
-from tests.support.routers import RouterProcess, router_process
+from tests.support.routers import RouterProcess, router_process, start_command
 from tests.support.servers import TestCluster, database_dsn, drop_database, new_cluster, new_database
 
 HOUSEHOLD = Path(__file__).parents[3] / "shared" / "data" / "household_meter_1min.csv"
@@ -141,6 +142,38 @@ async def test_a_wrong_url_fails_at_once(tmp_path: Path) -> None:
     for arguments in (["post", file, "--kind", "meter", "--device", "M"], ["simulate", "--devices", 2]):
         done = await run_command(*arguments, "--url", "http://127.0.0.1:9")
         assert (done.code, "http://127.0.0.1:9" in done.err, "Traceback" in done.err) == (1, True, False)
+
+
+@pytest.mark.parametrize("how", ["-", "/dev/stdin"])
+@pytest.mark.parametrize("shape", ["csv", "ndjson"])
+async def test_post_reads_a_pipe_once(router: RouterProcess, cluster: TestCluster, how: str, shape: str) -> None:
+    device = f"PIPE-{shape}-{len(how)}"
+    line = '{"timestamp":"2026-01-01T00:00:00Z","kwhConsumedAc":1,"voltage":230}\n'
+    text = "timestamp,kwhConsumedAc,voltage\n2026-01-01T00:00:00Z,1,230\n" if shape == "csv" else line
+    post = ("post", how, "--kind", "meter", "--device", device, "--url", router.url)
+    process = await start_command(*post, stdin=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE)
+    async with asyncio.timeout(60):
+        _, said = await process.communicate(text.encode())
+    assert (process.returncode, b"1 accepted" in said) == (0, True), said
+    assert device in {found for _, found, _ in await stored(cluster.shards)}
+
+
+async def test_post_of_nothing_is_no_success(router: RouterProcess, tmp_path: Path) -> None:
+    file = tmp_path / "r.ndjson"
+    file.touch()
+    done = await run_command("post", file, "--kind", "meter", "--url", router.url)
+    assert (done.code, f"{file}: there is no reading in it" in done.err) == (1, True)
+    file.write_text('{"timestamp":"2026-01-01T00:00:00Z","kwhConsumedAc":1,"voltage":230}\n' * 2 + "what\n")
+    half = await run_command("post", file, "--kind", "meter", "--device", "H", "--url", router.url, "--batch", 1)
+    assert (half.code, f"{file}:3: " in half.err, "of the readings before it, 1 were stored" in half.err) == (
+        2,
+        True,
+        True,
+    )
+    table = tmp_path / "r.csv"
+    table.write_bytes("timestamp,Verbrauch für,voltage\n".encode("latin-1"))
+    latin = await run_command("post", table, "--kind", "meter", "--url", router.url)
+    assert (latin.code, "is not UTF-8" in latin.err, "Traceback" in latin.err) == (2, True, False)
 
 
 async def test_post_names_the_bad_reading(router: RouterProcess, tmp_path: Path) -> None:

@@ -183,16 +183,22 @@ async def test_default_period_is_the_last_day(client: httpx2.AsyncClient) -> Non
     assert datetime.now(UTC) - end < timedelta(minutes=1)
 
 
-async def test_pages_fit_together_while_the_default_window_moves_on(client: httpx2.AsyncClient) -> None:
-    """The cursor carries the window's start: a reading at its old edge does not vanish between two pages."""
-    edge = datetime.now(UTC) - timedelta(hours=24) + timedelta(seconds=1)
-    moments = [edge, *(datetime.now(UTC) - timedelta(minutes=n) for n in range(1, 4))]
+async def test_history_without_a_start_gives_the_newest_however_old(client: httpx2.AsyncClient) -> None:
+    moments = [datetime.now(UTC) - timedelta(days=days) for days in (0, 40, 41, 200)]
     await ingest(client, [{**meter("EDGE"), "timestamp": moment.isoformat()} for moment in moments])
     first = await get(client, "/v1/meters/EDGE/history", limit=3)
-    await asyncio.sleep(1.1)  # the edge leaves the default window: that is what is tested
-    assert len((await get(client, "/v1/meters/EDGE/history"))["items"]) == 3
     second = await get(client, "/v1/meters/EDGE/history", limit=3, cursor=first["next"])
     assert ([len(page["items"]) for page in (first, second)], second["next"]) == ([3, 1], None)
+
+
+async def test_a_cursor_carries_the_whole_window(client: httpx2.AsyncClient) -> None:
+    """Also its old end: nothing older comes in between two pages, and nothing vanishes."""
+    moments = [datetime.now(UTC) - timedelta(days=days) for days in (0, 40, 41, 200)]
+    await ingest(client, [{**meter("PINNED"), "timestamp": moment.isoformat()} for moment in moments])
+    start = (datetime.now(UTC) - timedelta(days=100)).isoformat()
+    first = await get(client, "/v1/meters/PINNED/history", **{"limit": 2, "from": start})
+    second = await get(client, "/v1/meters/PINNED/history", limit=2, cursor=first["next"])
+    assert ([len(page["items"]) for page in (first, second)], second["next"]) == ([2, 1], None)
 
 
 async def test_a_fleet_with_many_pairings_lets_others_through(client: httpx2.AsyncClient, cluster: TestCluster) -> None:

@@ -72,13 +72,10 @@ async def start_command(*arguments: str, env: Mapping[str, str] | None = None, *
 async def read_json(process: asyncio.subprocess.Process) -> dict[str, Any]:
     """The JSON object that a command prints when it is ready."""
     assert process.stdout is not None
-    text = b""
     async with asyncio.timeout(READY_TIMEOUT_S):
-        while line := await process.stdout.readline():
-            text += line
-            if line == b"}\n":
-                return dict(json.loads(text))
-    message = f"the command ended with {await process.wait()}: {text!r}"
+        if line := await process.stdout.readline():
+            return dict(json.loads(line))
+    message = f"the command ended with {await process.wait()}"
     raise RuntimeError(message)
 
 

@@ -18,9 +18,8 @@ errors = Console(stderr=True, highlight=False)
 
 
 def print_json(value: Any) -> None:
-    """One JSON document on stdout."""
-    sys.stdout.write(orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE).decode())
-    sys.stdout.flush()
+    """One JSON document on stdout, in one line, so that a script may read line by line."""
+    print_line(orjson.dumps(value).decode())
 
 
 def print_line(text: str) -> None:
