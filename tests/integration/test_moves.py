@@ -217,7 +217,7 @@ async def test_the_old_copy_is_not_dropped_when_the_new_one_is_not_whole(moving:
                 await asyncio.sleep(0.02)
         assert "verification failed" in found
         status = (await moving.client.get("/v1/rebalance")).json()
-        assert status["idle"].startswith("bucket 0 waits for you: verification failed")
+        assert status["idle"].startswith("bucket 0 waits for you: see `voltroute rebalance status`")
         assert await rebalances.roll_back(moving.catalog, None, deadline_in(5)) == 1
         assert (await reached(moving.catalog, Phase.ROLLBACK, Phase.CLEANUP))[0]["bucket"] == 0
 
