@@ -7,6 +7,7 @@ import signal
 import socket
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeAlias
 
 import structlog
 import uvicorn
@@ -14,10 +15,12 @@ import uvicorn
 from router.app import create_app
 from router.http.protocol import ConnectionLimits, Connections, protocol_for
 from router.settings import Settings
+from shards.cluster.live import Cluster
 from shards.errors import MachineError
 
 _log = structlog.stdlib.get_logger(__name__)
 BACKLOG = 2048
+Say: TypeAlias = Callable[[str, bool], Awaitable[None]]
 _COLLECT_AFTER = 10_000  # new container objects; the interpreter's own 700 are made by some twenty requests
 
 
@@ -51,10 +54,8 @@ def stop_on_signals() -> asyncio.Event:
     return stopping
 
 
-async def serve(
-    settings: Settings, listener: socket.socket, stopping: asyncio.Event, on_ready: Callable[[str], Awaitable[None]]
-) -> None:
-    """Serve until `stopping` is set, then drain. `on_ready` gets the URL once requests are answered."""
+async def serve(settings: Settings, listener: socket.socket, stopping: asyncio.Event, say: Say) -> None:
+    """Serve until `stopping` is set, then drain. `say` gets the URL, and whether there is a map yet."""
     connections = Connections(
         ConnectionLimits(
             settings.connections_max,
@@ -85,13 +86,22 @@ async def serve(
         message = "the router did not start; its log says why"
         raise MachineError(message)
     _settle_garbage_collector()
-    await on_ready(url_of(listener))
+    telling = asyncio.create_task(_tell(app.state.router.cluster, url_of(listener), say))
     await _first(serving, asyncio.create_task(stopping.wait()))
+    telling.cancel()
     if not serving.done():
         app.state.router.stopping = True
         await asyncio.sleep(settings.drain_delay_s)
         server.should_exit = True
     await serving
+
+
+async def _tell(cluster: Cluster, url: str, say: Say) -> None:
+    """Say that the router listens, and, when there was none yet, that a map has come: only then it is of use."""
+    if not cluster.has_map:
+        await say(url, False)
+        await cluster.first_map()
+    await say(url, True)
 
 
 def _allow_descriptors(wanted: int) -> None:

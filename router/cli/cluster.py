@@ -19,6 +19,7 @@ from shards.embedded.cluster import EmbeddedCluster, Options
 from shards.embedded.lock import stop_running
 from shards.errors import ClusterError, MachineError
 from shards.operations.init import init_cluster
+from shards.postgres.dsn import check_dsn
 
 HostOption = Annotated[str | None, typer.Option("--host", help="Address to listen on [127.0.0.1].")]
 PortOption = Annotated[
@@ -67,22 +68,27 @@ async def _up(options: Options, settings: Settings, port: int | None, *, json: b
         }
         settings = settings.model_copy(update={"catalog_dsn": SecretStr(cluster.catalog_dsn)})
 
-        async def say_ready(url: str) -> None:
-            if json:
-                print_json({"url": url, **ready})
-            else:
-                print_line(f"ready {url}")
+        async def say(url: str, mapped: bool) -> None:
+            _say_ready(url, ready, mapped=mapped, json=json)
 
         stopping = stop_on_signals()
         watching = asyncio.create_task(_stop_when_gone(cluster, stopping))
         if until_eof:
             asyncio.get_running_loop().add_reader(sys.stdin.fileno(), _stop_at_eof, stopping)
-        await serve(settings, listener, stopping, say_ready)
+        await serve(settings, listener, stopping, say)
         watching.cancel()
         if cluster.gone.is_set():
             raise MachineError(
                 "the process that keeps the servers ended, and they with it; start again with `voltroute up`"
             )
+
+
+def _say_ready(url: str, more: dict[str, Any], *, mapped: bool, json: bool) -> None:
+    """Listening is not ready: without a map of the catalog every request but the probes is refused."""
+    if json:
+        print_json({"url": url, "ready": mapped, **more})
+    else:
+        print_line(f"ready {url}" if mapped else f"listening {url}, waiting for the catalog's map (the log says why)")
 
 
 async def _stop_when_gone(cluster: EmbeddedCluster, stopping: asyncio.Event) -> None:
@@ -159,16 +165,15 @@ def serve_command(
 ) -> None:
     """Run a router against a cluster that exists; any number of them may run side by side."""
     settings = load_settings(host=host, port=port)
-    settings = settings.model_copy(update={"catalog_dsn": SecretStr(find_catalog(data, settings))})
+    dsn = find_catalog(data, settings)
+    check_dsn(dsn)
+    settings = settings.model_copy(update={"catalog_dsn": SecretStr(dsn)})
     configure_log(settings)
 
     async def run() -> None:
-        async def say_ready(url: str) -> None:
-            if json:
-                print_json({"url": url})
-            else:
-                print_line(f"ready {url}")
+        async def say(url: str, mapped: bool) -> None:
+            _say_ready(url, {}, mapped=mapped, json=json)
 
-        await serve(settings, _listener(settings, port), stop_on_signals(), say_ready)
+        await serve(settings, _listener(settings, port), stop_on_signals(), say)
 
     uvloop.run(run())

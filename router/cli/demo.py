@@ -84,9 +84,9 @@ def _charging(fleet: Fleet, moment: datetime) -> str:
 async def _drive(
     client: RouterClient, fleet: Fleet, start: datetime, rate: float, seconds: float, progress: sender.Progress
 ) -> None:
-    pairing = asyncio.create_task(sender.pair_all(client, fleet, start))
-    await sender.simulate(client, fleet, rate, seconds, 1, Rates(), progress)
-    await pairing
+    async with asyncio.TaskGroup() as group:
+        group.create_task(sender.pair_all(client, fleet, start))
+        await sender.simulate(client, fleet, rate, seconds, 1, Rates(), progress)
 
 
 def _temporary_folder() -> Path:

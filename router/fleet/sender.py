@@ -54,19 +54,25 @@ async def simulate(
     started, start = time.monotonic(), datetime.now(UTC)
     pending: set[asyncio.Task[None]] = set()
     readings = stream(fleet, start, timedelta(seconds=1 / rate), rates)
-    for due_s, bodies in _requests(readings, start, batch):
-        if due_s >= seconds:
-            break
-        wait = started + due_s - time.monotonic()
-        if wait > 0:
-            await asyncio.sleep(wait)
-        if len(pending) >= IN_FLIGHT_MAX:
-            progress.skipped += len(bodies)
-            continue
-        task = asyncio.create_task(_send(client, bodies, started + due_s, progress))
-        pending.add(task)
-        task.add_done_callback(pending.discard)
-    await asyncio.gather(*pending)
+    try:
+        for due_s, bodies in _requests(readings, start, batch):
+            if due_s >= seconds:
+                break
+            wait = started + due_s - time.monotonic()
+            if wait > 0:
+                await asyncio.sleep(wait)
+            if len(pending) >= IN_FLIGHT_MAX:
+                progress.skipped += len(bodies)
+                continue
+            task = asyncio.create_task(_send(client, bodies, started + due_s, progress))
+            pending.add(task)
+            task.add_done_callback(pending.discard)
+        await asyncio.gather(*pending)
+    finally:
+        left = list(pending)  # when this was cancelled: they end before their client is closed
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
 
 
 def _requests(

@@ -154,6 +154,11 @@ class Cluster:
         except TimeoutError:
             raise ShardUnavailable("catalog", "did not answer in time", cause=Cause.SILENT) from None
 
+    async def first_map(self) -> None:
+        """Wait until there is a map."""
+        while self._map is None:
+            await self._newer.wait()
+
     async def newer_map(self, known: ShardMap, timeout_s: float) -> None:
         """Wait until the map is another than `known`, at most `timeout_s`."""
         if self.map is known:

@@ -15,11 +15,11 @@ def check_dsn(dsn: str) -> str:
     """Return `dsn` if it is a PostgreSQL URL that names a database; InvalidArgument (never showing it) otherwise."""
     parts = urlsplit(dsn)
     if parts.scheme not in {"postgresql", "postgres"}:
-        message = "a DSN looks like postgresql://user:password@host:5432/database"
+        message = "a DSN looks like postgresql://user@host:5432/database, with the password in it or in a password file"
         raise InvalidArgument(message)
     query = dict(parse_qsl(parts.query))
     if not parts.path.strip("/") and "dbname" not in query:
-        message = "the DSN names no database: postgresql://user:password@host:5432/database"
+        message = "the DSN names no database: postgresql://user@host:5432/database"
         raise InvalidArgument(message)
     return dsn
 

@@ -12,7 +12,8 @@ import pytest_asyncio
 
 from tests.support.commands import Finished, run_command
 from tests.support.ledger import execute, fetch, stored, wipe
-from tests.support.routers import RouterProcess, router_process, start_command
+from tests.support.proxy import wire
+from tests.support.routers import RouterProcess, read_json, router_process, start_command
 from tests.support.servers import TestCluster, database_dsn, drop_database, new_cluster, new_database
 
 HOUSEHOLD = Path(__file__).parents[3] / "shared" / "data" / "household_meter_1min.csv"
@@ -210,3 +211,23 @@ async def test_a_real_household(router: RouterProcess, cluster: TestCluster) -> 
             if cursor is None:
                 break
         assert round(total, 4) == 77.4575
+
+
+@pytest.mark.parametrize("dsn", ["mysql://u@h/d", "garbage", "postgresql://u@h:5432"])
+async def test_a_router_with_a_dsn_that_can_never_work_does_not_start(dsn: str) -> None:
+    done = await run_command("serve", "--port", 0, env={"VOLTROUTE_CATALOG_DSN": dsn})
+    assert (done.code, done.out, "postgresql://user@host:5432/database" in done.err) == (2, "", True)
+
+
+async def test_a_router_is_ready_when_it_has_a_map(cluster: TestCluster) -> None:
+    async with wire(cluster.catalog_dsn) as line:
+        line.cut()
+        process = await start_command("serve", "--port", "0", "--json", env={"VOLTROUTE_CATALOG_DSN": line.dsn})
+        try:
+            listening = await read_json(process)
+            line.mend()
+            ready = await read_json(process)
+        finally:
+            process.terminate()
+            await process.wait()
+    assert (listening["ready"], ready["ready"], listening["url"]) == (False, True, ready["url"])
