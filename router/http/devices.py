@@ -8,7 +8,7 @@ from router.http.endpoint import Call, Endpoint, Handler
 from router.reads import devices
 from router.wire import answers as wire
 from router.wire.openapi import Operation
-from router.wire.queries import DeviceQuery, HistoryQuery
+from router.wire.queries import DeviceQuery, DevicesQuery, HistoryQuery
 from shards.kinds import METER, VEHICLE, Kind
 
 
@@ -26,18 +26,34 @@ def _history(kind: Kind) -> Handler:
     return handle
 
 
-def _endpoints(kind: Kind, status_type: Any, page_type: Any) -> list[Endpoint]:
+def _devices(kind: Kind) -> Handler:
+    async def handle(call: Call) -> msgspec.Struct:
+        return await devices.devices(call.router.scope(), kind, call.query)
+
+    return handle
+
+
+def _endpoints(kind: Kind, list_type: Any, status_type: Any, page_type: Any) -> list[Endpoint]:
     base, name = f"/v1/{kind.name}s/{{id}}", kind.name
+    all_ = Operation(
+        "get",
+        f"/v1/{name}s",
+        f"{name}s",
+        "Devices by ID, with their newest readings",
+        "devices",
+        list_type,
+        query=DevicesQuery,
+    )
     status = Operation(
         "get", f"{base}/status", f"{name}Status", "Newest reading", "devices", status_type, query=DeviceQuery
     )
     history = Operation(
         "get", f"{base}/history", f"{name}History", "Readings, newest first", "devices", page_type, query=HistoryQuery
     )
-    return [Endpoint(status, _status(kind)), Endpoint(history, _history(kind))]
+    return [Endpoint(all_, _devices(kind)), Endpoint(status, _status(kind)), Endpoint(history, _history(kind))]
 
 
 ENDPOINTS: Final = (
-    *_endpoints(METER, wire.MeterStatus, wire.Page[wire.StoredMeterReading]),
-    *_endpoints(VEHICLE, wire.VehicleStatus, wire.Page[wire.StoredVehicleReading]),
+    *_endpoints(METER, wire.DeviceList[wire.MeterStatus], wire.MeterStatus, wire.Page[wire.StoredMeterReading]),
+    *_endpoints(VEHICLE, wire.DeviceList[wire.VehicleStatus], wire.VehicleStatus, wire.Page[wire.StoredVehicleReading]),
 )

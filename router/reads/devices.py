@@ -6,10 +6,10 @@ from typing import Any, Final
 
 from router.reads.fanout import fan_out
 from router.reads.scope import Scope
-from router.wire.answers import MeterStatus, Page, StoredMeterReading, StoredVehicleReading, VehicleStatus
+from router.wire.answers import DeviceList, MeterStatus, Page, StoredMeterReading, StoredVehicleReading, VehicleStatus
 from router.wire.parameters import decode_cursor, encode_cursor, read_moment, window
 from router.wire.problems import NOT_FOUND, ProblemError
-from router.wire.queries import HistoryQuery
+from router.wire.queries import DevicesQuery, HistoryQuery
 from shards.kinds import METER, Kind
 from shards.postgres.pools import Connection
 from shards.storage import read
@@ -17,6 +17,7 @@ from shards.storage.read import Record, Rows
 from shards.window import Window
 
 EVER: Final = datetime(2, 1, 1, tzinfo=UTC)  # no reading is older
+BEHIND: Final = "\x7f"  # sorts behind every character of an ID
 RESOLUTION: Final = timedelta(microseconds=1)  # of PostgreSQL's timestamps
 
 
@@ -39,6 +40,29 @@ async def find_status(scope: Scope, kind: Kind, device_id: str) -> Record | None
     merged = await fan_out(scope.cluster, ask, scope.deadline, buckets=[bucket])
     rows = [row for part in merged.parts for row in part.rows]
     return rows[0] if rows else None
+
+
+async def devices(scope: Scope, kind: Kind, query: DevicesQuery) -> DeviceList[Any]:
+    """Devices by ID, over all shards. ProblemError 503 when a shard does not answer, unless `partial` allows it."""
+    prefix = query.prefix or ""
+    cursor = decode_cursor(query.cursor, 1)
+    # Just before the first ID with the prefix, or the last one of the page before; and just behind the last with it.
+    between = (cursor[0] if cursor else prefix[:-1] + _before(prefix), prefix + BEHIND)
+
+    async def ask(connection: Connection, buckets: list[int]) -> Iterable[Rows]:
+        return [await read.devices(connection, kind, buckets, between, query.limit + 1)]
+
+    merged = await fan_out(scope.cluster, ask, scope.deadline, partial=query.partial == "allow")
+    rows = sorted((row for part in merged.parts for row in part.rows), key=lambda row: str(row[kind.id_column]))
+    page, rest = rows[: query.limit], rows[query.limit :]
+    wire_type = MeterStatus if kind is METER else VehicleStatus
+    following = encode_cursor(page[-1][kind.id_column]) if rest else None
+    return DeviceList([wire_type(**row) for row in page], following, merged.is_partial, merged.shards())
+
+
+def _before(prefix: str) -> str:
+    """The end of a text that sorts right before `prefix` does: nothing that begins with it is left out."""
+    return chr(ord(prefix[-1]) - 1) + BEHIND if prefix else ""
 
 
 async def history(scope: Scope, kind: Kind, query: HistoryQuery) -> Page[Any]:

@@ -96,6 +96,15 @@ class Shards(_Answer, frozen=True):
     missing: list[str]
 
 
+class DeviceList(_Answer, Generic[Item], frozen=True):
+    """One page of the devices that ever sent a reading, by ID, each with its newest one."""
+
+    items: list[Item]
+    next: str | None
+    is_partial: bool
+    shards: Shards
+
+
 class Performance(_Answer, frozen=True):
     """AC into a vehicle's chargers and DC out, over (from, to]. Energies in kWh.
 

@@ -35,6 +35,7 @@ def _moment(description: str) -> Meta:
 Device: TypeAlias = Annotated[str, _device()]
 Vehicle: TypeAlias = Annotated[str, _device("Vehicle.")]
 Meter: TypeAlias = Annotated[str, _device("Meter.")]
+Prefix: TypeAlias = Annotated[str, _device("Only IDs that begin with this.")]
 From: TypeAlias = Annotated[datetime, _moment("Start, exclusive. Default: 24 h before `to`.")]
 FromEver: TypeAlias = Annotated[datetime, _moment("Start, exclusive. Default: none, the newest ones however old.")]
 To: TypeAlias = Annotated[datetime, _moment("End, inclusive. Default: now.")]
@@ -81,6 +82,15 @@ class DeviceQuery(Struct, frozen=True):
     """One device, by its path."""
 
     id: Device
+
+
+class DevicesQuery(Struct, frozen=True):
+    """Devices by ID, in pages."""
+
+    prefix: Prefix | None = None
+    limit: Limit = LIMIT_DEFAULT
+    cursor: Cursor | None = None
+    partial: Partial | None = None
 
 
 class HistoryQuery(Struct, frozen=True):

@@ -52,6 +52,22 @@ LEFT JOIN {status} AS s ON s.bucket = $1 AND s.{id} = $2 AND s.tenant_id = 0
 WHERE o.bucket = $1
 """
 
+# By key, so that a page costs the same wherever it is: $2 < ID < $3, both of them text that no ID need be.
+_DEVICES: Final = (
+    "SELECT "
+    + _COVERED
+    + """, s.*
+FROM (SELECT) AS one
+LEFT JOIN LATERAL (
+    SELECT {id}, {values}, last_updated, created_at
+    FROM {status}
+    WHERE bucket = ANY($1::smallint[]) AND tenant_id = 0 AND {id} > $2 AND {id} < $3
+    ORDER BY {id}
+    LIMIT $4
+) AS s ON true
+"""
+)
+
 _HISTORY: Final = """
 SELECT ARRAY[o.bucket] AS covered, h.*
 FROM readable_bucket AS o
@@ -161,6 +177,7 @@ _SQL: Final = {
     for kind in KINDS
     for name, template in {
         "status": _STATUS,
+        "devices": _DEVICES,
         "history": _HISTORY,
         "sums": _DEVICE_SUMS,
         "fleet": _FLEET,
@@ -192,6 +209,13 @@ async def _rows(
 async def status(connection: Connection, kind: Kind, bucket: int, device_id: str) -> Rows:
     """Current status of a device: one item or none."""
     return await _rows(connection, "status", kind, kind.id_column, bucket, device_id)
+
+
+async def devices(
+    connection: Connection, kind: Kind, buckets: Sequence[int], between: tuple[str, str], limit: int
+) -> Rows:
+    """Current status of the devices whose IDs lie between two texts, in byte order, at most `limit`."""
+    return await _rows(connection, "devices", kind, kind.id_column, buckets, *between, limit)
 
 
 async def history(connection: Connection, kind: Kind, bucket: int, device_id: str, window: Window, limit: int) -> Rows:

@@ -218,3 +218,39 @@ async def test_a_fleet_with_many_pairings_lets_others_through(client: httpx2.Asy
     answer = await asked
     assert probes > 3
     assert (answer["paired"]["pairings"], answer["paired"]["totalEnergyConsumedAc"]) == (3_000, 3_000.0)
+
+
+async def pages(client: httpx2.AsyncClient, path: str, **params: Any) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    following: dict[str, Any] = {}
+    while True:
+        page = await get(client, path, **params, **following)
+        found += page["items"]
+        if page["next"] is None:
+            return found
+        assert len(page["items"]) == params["limit"]
+        following = {"cursor": page["next"]}
+
+
+@pytest.mark.parametrize("limit", [1, 7, 1000])
+async def test_devices_come_in_pages_by_id(client: httpx2.AsyncClient, limit: int) -> None:
+    ids = [f"{prefix}{n}" for prefix in ("LIST-", "LIST.", "LIST-A|", "list-", "DE*ABC*E", "+49*8@") for n in range(4)]
+    await ingest(client, [meter(device, minute) for device in ids for minute in (0, 1)])
+    await ingest(client, vehicle("LIST-V", 3))
+    found = await pages(client, "/v1/meters", limit=limit, prefix="LIST-")
+    assert [each["meterId"] for each in found] == sorted(device for device in ids if device.startswith("LIST-"))
+    assert {each["lastUpdated"] for each in found} == {"2026-05-01T00:01:00Z"}
+    assert found[0] == await get(client, f"/v1/meters/{found[0]['meterId']}/status")
+    for prefix in ("DE*", "+", "LIST-A|", "LIST-A|2", "nothing"):
+        part = await pages(client, "/v1/meters", limit=limit, prefix=prefix)
+        assert [each["meterId"] for each in part] == sorted(device for device in ids if device.startswith(prefix))
+    everything = [each["meterId"] for each in await pages(client, "/v1/meters", limit=max(limit, 50))]
+    assert everything == sorted(set(everything))
+    assert set(ids) <= set(everything)
+    assert [each["vehicleId"] for each in await pages(client, "/v1/vehicles", limit=limit, prefix="LIST")] == ["LIST-V"]
+
+
+async def test_a_prefix_that_no_device_can_have_is_refused(client: httpx2.AsyncClient) -> None:
+    for params, pointer in (({"prefix": "a b"}, "prefix"), ({"prefix": ""}, "prefix"), ({"cursor": "%"}, "cursor")):
+        answer = await client.get("/v1/meters", params=params)
+        assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (422, pointer), answer.text
