@@ -254,3 +254,13 @@ async def test_a_prefix_that_no_device_can_have_is_refused(client: httpx2.AsyncC
     for params, pointer in (({"prefix": "a b"}, "prefix"), ({"prefix": ""}, "prefix"), ({"cursor": "%"}, "cursor")):
         answer = await client.get("/v1/meters", params=params)
         assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (422, pointer), answer.text
+
+
+async def test_answers_are_compressed_on_request(client: httpx2.AsyncClient) -> None:
+    await ingest(client, [meter(f"GZ-{n}", 1) for n in range(40)])
+    plain = await client.get("/v1/meters?prefix=GZ", headers={"Accept-Encoding": "identity"})
+    assert "content-encoding" not in plain.headers
+    packed = await client.get("/v1/meters?prefix=GZ", headers={"Accept-Encoding": "gzip"})
+    assert (packed.headers["content-encoding"], packed.headers["vary"]) == ("gzip", "Accept-Encoding")
+    assert int(packed.headers["content-length"]) < len(plain.content) / 3
+    assert packed.json() == plain.json()
