@@ -9,7 +9,7 @@ from shards.errors import Refused
 from shards.moves import rebalances
 from shards.moves.placement import THRESHOLD_DEFAULT
 from shards.operations.plan import plan_now
-from shards.operations.rebalance import Pace, start_within
+from shards.operations.rebalance import PREFLIGHT_TIMEOUT_S, Pace, start_within
 from shards.shard import ShardState
 
 TIMEOUT_S: Final = 30.0
@@ -30,8 +30,8 @@ async def drain(catalog: Catalog, name: str, pace: Pace) -> int | None:
         moves = planned.plan.moves
         if not moves:
             return None
-        async with catalog.membership(deadline_in(TIMEOUT_S)) as connection:
-            return await start_within(connection, moves, f"drain of {name}", pace)
+        async with catalog.membership(deadline_in(PREFLIGHT_TIMEOUT_S)) as connection:
+            return await start_within(catalog, connection, moves, f"drain of {name}", pace)
     except BaseException:
         # Also when a shard is away, or Ctrl-C came: one that is left draining would be emptied by the next rebalance.
         await asyncio.shield(_mark(catalog, name, ShardState.ACTIVE))

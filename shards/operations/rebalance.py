@@ -1,18 +1,23 @@
 """Starting and steering rebalances."""
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from shards.catalog.database import Catalog
 from shards.clock import deadline_in
-from shards.errors import Refused
-from shards.moves import rebalances
-from shards.moves.phases import Rebalance, RebalanceState
+from shards.errors import Refused, ShardError
+from shards.moves import preflight, rebalances
+from shards.moves.phases import Move, Phase, Rebalance, RebalanceState
 from shards.moves.placement import PlannedMove
+from shards.moves.preflight import Unfit
 from shards.postgres.pools import Connection
 
 TIMEOUT_S: Final = 10.0
+PREFLIGHT_TIMEOUT_S: Final = 60.0
+CHECKED_AT_ONCE: Final = 4
+REASONS_SHOWN: Final = 3
 KEEP_DEFAULT_S: Final = 60.0
 PARALLEL_DEFAULT: Final = 2
 
@@ -27,16 +32,21 @@ class Pace:
 
 
 async def start(catalog: Catalog, moves: Sequence[PlannedMove], reason: str, pace: Pace) -> int | None:
-    """Hand moves to the runner; the rebalance's number, None when there are none. Refused when one is open already."""
+    """Hand moves to the runner; the rebalance's number, None when there are none.
+
+    Refused when one is open already, or one of the moves could not be made as things are now.
+    """
     if not moves:
         return None
-    async with catalog.membership(deadline_in(TIMEOUT_S)) as connection:
-        return await start_within(connection, moves, reason, pace)
+    async with catalog.membership(deadline_in(PREFLIGHT_TIMEOUT_S)) as connection:
+        return await start_within(catalog, connection, moves, reason, pace)
 
 
-async def start_within(connection: Connection, moves: Sequence[PlannedMove], reason: str, pace: Pace) -> int:
+async def start_within(
+    catalog: Catalog, connection: Connection, moves: Sequence[PlannedMove], reason: str, pace: Pace
+) -> int:
     """The same, inside `Catalog.membership`."""
-    return await rebalances.start(
+    number = await rebalances.start(
         connection,
         moves,
         reason,
@@ -44,6 +54,29 @@ async def start_within(connection: Connection, moves: Sequence[PlannedMove], rea
         bytes_per_s_max=pace.bytes_per_s_max,
         keep_s=pace.keep_s,
     )
+    # Before anybody can see it: what is refused here was never there.
+    await _preflight(catalog, moves)
+    return number
+
+
+async def _preflight(catalog: Catalog, moves: Sequence[PlannedMove]) -> None:
+    """What each move checks again when it begins, now, when somebody reads the answer."""
+    records = {record.name: record for record in await catalog.shards(deadline_in(TIMEOUT_S))}
+    gate = asyncio.Semaphore(CHECKED_AT_ONCE)
+
+    async def check(each: PlannedMove) -> str | None:
+        move = Move(0, 0, each.bucket, each.source, each.target, Phase.PLANNED)
+        async with gate:
+            try:
+                await preflight.check(records[each.source], records[each.target], move)
+            except (Unfit, ShardError) as error:
+                return str(error)
+        return None
+
+    reasons = sorted({reason for reason in await asyncio.gather(*map(check, moves)) if reason})
+    if reasons:
+        more = f" (and {len(reasons) - REASONS_SHOWN} more)" if len(reasons) > REASONS_SHOWN else ""
+        raise Refused(f"nothing was started: {'; '.join(reasons[:REASONS_SHOWN])}{more}")
 
 
 async def _open(catalog: Catalog) -> Rebalance:

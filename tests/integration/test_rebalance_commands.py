@@ -192,6 +192,18 @@ async def test_a_drain_that_cannot_be_planned_changes_nothing(ops: Ops) -> None:
     assert [shard["state"] for shard in await ops.json("shard", "list")] == ["active"] * 3
 
 
+async def test_what_cannot_be_moved_is_said_at_once(ops: Ops) -> None:
+    await ops.run("shard", "weight", "s1", "3")
+    by_hand = "CREATE TABLE by_hand PARTITION OF meter_telemetry_history DEFAULT"
+    await execute(ops.cluster.shards["s1"], by_hand)
+    for arguments in (("rebalance", "start"), ("shard", "drain", "s2")):
+        refused = await ops.run(*arguments, code=3)
+        assert "nothing was started" in refused.err
+        assert "by_hand is attached to meter_telemetry_history DEFAULT" in refused.err
+    assert (await ops.json("rebalance", "status"))["rebalance"] is None
+    assert [shard["state"] for shard in await ops.json("shard", "list")] == ["active"] * 3
+
+
 async def test_a_kept_copy_is_no_fault_and_what_failed_is_not_for_everybody(ops: Ops) -> None:
     await ops.run("shard", "weight", "s1", "3")
     await ops.run("rebalance", "start", "--keep", "3600")

@@ -15,8 +15,6 @@ from shards.moves import rebalances
 from shards.moves.phases import ENDED, Move, Phase
 from shards.moves.placement import PlannedMove
 from shards.moves.runner import Moves, Watcher
-from shards.operations import rebalance
-from shards.operations.rebalance import Pace
 from tests.support.ledger import fetch
 from tests.support.servers import TestCluster
 
@@ -73,9 +71,11 @@ async def running(catalog: Catalog, steps: Steps | None = None) -> AsyncIterator
 
 
 async def start(catalog: Catalog, moves: Sequence[PlannedMove], *, keep_s: float = 0, parallel_max: int = 4) -> int:
-    number = await rebalance.start(catalog, moves, "test", Pace(parallel_max, None, keep_s))
-    assert number is not None
-    return number
+    """As an operator does, but without looking first whether it can be done: tests are about what happens then."""
+    async with catalog.membership(deadline_in(10)) as connection:
+        return await rebalances.start(
+            connection, moves, "test", parallel_max=parallel_max, bytes_per_s_max=None, keep_s=keep_s
+        )
 
 
 async def reached(catalog: Catalog, *phases: Phase, timeout_s: float = WAIT_S) -> list[dict[str, Any]]:
