@@ -79,12 +79,15 @@ class Shard:
         return BucketUnavailable(self.record.name, error.detail, frozenset([bucket]), Cause.PARTITION_MISSING)
 
     async def _of_lock(self, error: ShardUnavailable, rows: Sequence[Row], deadline: float) -> ShardError:
-        """The same error, of the buckets on whose tables somebody holds a lock."""
+        """The same error, of the buckets whose tables somebody has locked; StaleMap when that is a move's fence."""
         async with self.writer.connection(deadline) as connection:
             locked = await tables.locked(connection, (row[0] for row in rows), remaining(deadline))
+            moving = bool(locked) and await tables.held_by_moves(connection, remaining(deadline))
         if not locked:
             self.writer.tell(error)  # no lock on a bucket's table: it stops them all
             return error
+        if moving:  # the bucket is about to be elsewhere: its readings wait for that, as behind a fence that is up
+            return StaleMap(self.record.name, "a bucket is being fenced", min(locked) if len(locked) == 1 else None)
         detail = f"buckets {', '.join(map(str, sorted(locked)))} are locked by another session"
         return BucketUnavailable(self.record.name, detail, locked)
 

@@ -10,9 +10,10 @@ from shards.kinds import KINDS, Kind
 from shards.moves.fingerprints import CHANGED, Tables
 from shards.moves.phases import Recorded
 from shards.moves.pipe import pipe
-from shards.moves.record import MOVER, Token
+from shards.moves.record import Token
 from shards.moves.throttle import Passed, at_full_speed
 from shards.postgres.pools import Connection
+from shards.postgres.sessions import MOVER
 from shards.postgres.sql import quote_identifier
 from shards.postgres.transactions import transaction
 from shards.storage.tables import BRIN_OF, Leaf, leaves

@@ -5,10 +5,9 @@ from typing import Any, Final
 
 from shards.errors import MoveError
 from shards.moves.phases import Move
-from shards.moves.record import MOVER
 from shards.postgres.disk import disk_free
 from shards.postgres.pools import Connection
-from shards.postgres.sessions import owner_session
+from shards.postgres.sessions import MOVER, owner_session
 from shards.shard import ShardRecord
 from shards.storage import tables
 

@@ -10,9 +10,8 @@ import asyncpg
 from shards.errors import MoveError, Refused
 from shards.moves.phases import Move, Recorded, Role, check_record
 from shards.postgres.pools import Connection
+from shards.postgres.sessions import MOVER
 from shards.postgres.transactions import transaction
-
-MOVER: Final = "voltroute mover"  # how a move tells its own transactions from writers'; the generation follows
 
 _FIELDS: Final = "state, low_water, fenced_at, verified"
 _CLAIM: Final = f"""

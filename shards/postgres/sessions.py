@@ -13,6 +13,7 @@ from shards.postgres.pools import DURABLE, PROMISES, Connection
 from shards.shard import ShardRecord
 
 CONNECT_TIMEOUT_S: Final = 5.0
+MOVER: Final = "voltroute mover"  # how a move tells its own sessions from others'; the runner's generation follows
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from typing import Final
 
 from shards.kinds import KINDS, Kind
 from shards.postgres.pools import Connection
+from shards.postgres.sessions import MOVER
 
 BRIN_OF: Final = """
 SELECT i.indexrelid FROM pg_index AS i JOIN pg_class AS c ON c.oid = i.indexrelid JOIN pg_am AS a ON a.oid = c.relam
@@ -55,6 +56,13 @@ WITH child AS MATERIALIZED (
 SELECT DISTINCT o.bucket FROM owned_bucket AS o CROSS JOIN root_table AS r
 WHERE o.bucket = ANY($1::smallint[]) AND EXISTS (SELECT FROM locked)
     AND NOT EXISTS (SELECT FROM free AS f WHERE f.root = r.root AND f.bucket = o.bucket)
+"""
+_HELD_BY_MOVES: Final = """
+SELECT coalesce(bool_and(starts_with(a.application_name, $1)), false)
+FROM pg_locks AS l JOIN pg_stat_activity AS a USING (pid)
+WHERE l.locktype = 'relation' AND l.granted AND l.pid <> pg_backend_pid()
+    AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+    AND l.mode IN ('ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
 """
 # What voltroute did not make, or would have made otherwise. A table inside the tree can strand a bucket: a DEFAULT with
 # one row keeps another partition from being attached.
@@ -171,6 +179,11 @@ async def locked(connection: Connection, buckets: Iterable[int], timeout_s: floa
     """Those of `buckets` on whose tables somebody holds a lock that keeps writers out."""
     found = await connection.fetch(_LOCKED, sorted(set(buckets)), timeout=timeout_s)
     return frozenset(record["bucket"] for record in found)
+
+
+async def held_by_moves(connection: Connection, timeout_s: float) -> bool:
+    """Whether all locks that keep writers out are of moves: a fence on its way, which is soon over."""
+    return bool(await connection.fetchval(_HELD_BY_MOVES, MOVER, timeout=timeout_s))
 
 
 async def bucket_of_table(connection: Connection, name: str | None, timeout_s: float) -> int | None:

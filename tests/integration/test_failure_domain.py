@@ -102,6 +102,32 @@ async def test_a_locked_leaf_costs_its_bucket_only(own: TestCluster) -> None:
     assert {device for _, device, _ in await stored(own.shards)} == {*others, mine[0]}
 
 
+WAITING = """
+SELECT count(*) FROM pg_stat_activity
+WHERE datname = current_database() AND application_name = 'voltroute writer' AND wait_event_type = 'Lock'
+"""
+
+
+async def test_behind_a_fence_that_takes_long_a_reading_waits(own: TestCluster) -> None:
+    """On a machine that is busy a fence may take longer than a writer waits for a lock: that is no refusal."""
+    mine, others = split(own, 2)
+    mover = await asyncpg.connect(own.shards["s1"], server_settings={"application_name": "voltroute mover 99"})
+    watcher = await asyncpg.connect(own.shards["s1"])
+    async with in_process(own, runner=False) as client:
+        async with mover.transaction():
+            await mover.execute("LOCK TABLE meter_current_status_b0002 IN SHARE ROW EXCLUSIVE MODE")
+            posted = asyncio.create_task(post(client, now_of(mine[0])))
+            async with asyncio.timeout(30):
+                for wanted in (1, 0, 1):  # it waits, gives that up, and waits again
+                    while await watcher.fetchval(WAITING) != wanted:
+                        assert not posted.done(), (await posted).text
+                        await asyncio.sleep(0.01)
+            assert (await post(client, now_of(others[0]))).status_code == 200
+        assert (await posted).status_code == 200
+    await mover.close()
+    await watcher.close()
+
+
 async def test_a_pool_works_with_the_connections_that_there_are(own: TestCluster) -> None:
     writer = (await records(own))["s1"].writer_dsn
     role = writer.partition("://")[2].partition(":")[0]
