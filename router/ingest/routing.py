@@ -3,13 +3,16 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TypeAlias
+from operator import itemgetter
+from typing import Final, TypeAlias
 
 from router.ingest.decode import Decoded
 from router.wire.readings import ItemError, meter_row, vehicle_row
 from shards.buckets import bucket_of
 from shards.catalog.shard_map import ShardMap
 from shards.kinds import METER, VEHICLE, Kind, Row
+
+_key: Final = itemgetter(0, 1, 2)  # of a row: bucket, device, time
 
 
 @dataclass(slots=True)
@@ -77,15 +80,17 @@ def pieces(chunk: Chunk, rows_max: int) -> list[Chunk]:
 
     So it does not matter in which order the pieces are committed: of two readings with one key the first counts.
     """
-    if len(chunk.rows) <= rows_max:
+    count = len(chunk.rows)
+    if count <= rows_max:
         return [chunk]
-    found = [Chunk()]
-    last = None
-    for at in sorted(range(len(chunk.rows)), key=lambda at: chunk.rows[at][:3]):
-        row = chunk.rows[at]
-        if len(found[-1].rows) >= rows_max and row[:3] != last:
-            found.append(Chunk())
-        found[-1].rows.append(row)
-        found[-1].indexes.append(chunk.indexes[at])
-        last = row[:3]
+    keys = list(map(_key, chunk.rows))
+    order = sorted(range(count), key=keys.__getitem__)
+    rows, indexes = [chunk.rows[at] for at in order], [chunk.indexes[at] for at in order]
+    found, start = [], 0
+    while start < count:
+        end = start + rows_max
+        while end < count and _key(rows[end]) == _key(rows[end - 1]):
+            end += 1
+        found.append(Chunk(rows[start:end], indexes[start:end]))
+        start = end
     return found
