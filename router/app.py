@@ -19,7 +19,7 @@ from swagger_ui_bundle import swagger_ui_path
 
 from router.background import leader_of, told
 from router.context import Router
-from router.http import analytics, devices, health, middleware, pairings, rebalance, shards
+from router.http import analytics, devices, health, middleware, pairings, rebalance, settings, shards
 from router.http.endpoint import Endpoint, routes_of
 from router.http.protocol import ConnectionLimits, Connections
 from router.ingest.batcher import LaneLimits
@@ -40,6 +40,7 @@ RESTART_PAUSE_S: Final = 1.0
 
 DOCUMENTED: Final[tuple[Endpoint, ...]] = (
     *devices.ENDPOINTS,
+    *settings.ENDPOINTS,
     *analytics.ENDPOINTS,
     *pairings.ENDPOINTS,
     *shards.ENDPOINTS,

@@ -5,17 +5,21 @@ from datetime import datetime
 from typing import Final, TypeAlias
 
 # (bucket, device id, timestamp, value, ...): the values in the order of Kind.values.
-Row: TypeAlias = tuple[int, str, datetime, *tuple[float, ...]]
+Row: TypeAlias = tuple[int, str, datetime, *tuple[float | None, ...]]
 
 
 @dataclass(frozen=True, eq=False)  # there are two objects of it: compared and hashed by identity, often
 class Kind:
-    """Names of a kind of device, its tables and its columns (the seed's names)."""
+    """Names of a kind of device, its tables and its columns (the seed's names).
+
+    `energy`: kWh of a reading's interval; `register`: the device's count in kWh, which it may send instead.
+    """
 
     name: str
     id_column: str
     values: tuple[str, ...]
     energy: str
+    register: str | None = None
 
     @property
     def history(self) -> str:
@@ -29,7 +33,9 @@ class Kind:
         return self.name
 
 
-METER: Final = Kind("meter", "meter_id", ("kwh_consumed_ac", "voltage"), "kwh_consumed_ac")
+METER: Final = Kind(
+    "meter", "meter_id", ("kwh_consumed_ac", "voltage", "register_kwh"), "kwh_consumed_ac", "register_kwh"
+)
 VEHICLE: Final = Kind("vehicle", "vehicle_id", ("soc", "kwh_delivered_dc", "battery_temp"), "kwh_delivered_dc")
 KINDS: Final = (METER, VEHICLE)
 ROOT_TABLES: Final = frozenset({kind.history for kind in KINDS} | {kind.status for kind in KINDS})

@@ -6,7 +6,8 @@ import msgspec
 
 from router.http.endpoint import Call, Endpoint, Handler
 from router.reads import devices
-from router.wire import answers as wire
+from router.wire import devices as wire
+from router.wire.answers import DeviceList, Page
 from router.wire.openapi import Operation
 from router.wire.queries import DeviceQuery, DevicesQuery, HistoryQuery
 from shards.kinds import METER, VEHICLE, Kind
@@ -54,6 +55,6 @@ def _endpoints(kind: Kind, list_type: Any, status_type: Any, page_type: Any) -> 
 
 
 ENDPOINTS: Final = (
-    *_endpoints(METER, wire.DeviceList[wire.MeterStatus], wire.MeterStatus, wire.Page[wire.StoredMeterReading]),
-    *_endpoints(VEHICLE, wire.DeviceList[wire.VehicleStatus], wire.VehicleStatus, wire.Page[wire.StoredVehicleReading]),
+    *_endpoints(METER, DeviceList[wire.MeterStatus], wire.MeterStatus, Page[wire.StoredMeterReading]),
+    *_endpoints(VEHICLE, DeviceList[wire.VehicleStatus], wire.VehicleStatus, Page[wire.StoredVehicleReading]),
 )

@@ -2,17 +2,16 @@
 
 from typing import Final
 
-import msgspec
 from starlette.responses import Response
 
+from router.http.bodies import read_object
 from router.http.endpoint import Call, Endpoint
-from router.ingest.body import decompress, is_ndjson, read_body
-from router.wire.answers import Page, PairingBody, json_response
+from router.wire.answers import Page, json_response
+from router.wire.devices import PairingBody
 from router.wire.openapi import Operation
 from router.wire.parameters import decode_cursor, encode_cursor, in_utc, read_device, read_moment
-from router.wire.problems import CONFLICT, MALFORMED_BODY, NOT_FOUND, UNSUPPORTED_MEDIA_TYPE, ProblemError, invalid
+from router.wire.problems import CONFLICT, NOT_FOUND, ProblemError, invalid
 from router.wire.queries import PairingKey, PairingsQuery
-from router.wire.readings import explain
 from shards.catalog import pairings
 from shards.catalog.pairings import Pairing, PairingConflict
 
@@ -23,15 +22,7 @@ def _wire(pairing: Pairing) -> PairingBody:
 
 async def _put(call: Call) -> Response:
     """Make a pairing, or change its end: 201 when new, 200 when changed or unchanged."""
-    router, headers = call.router, dict(call.request.scope["headers"])
-    if is_ndjson(headers):
-        raise ProblemError(UNSUPPORTED_MEDIA_TYPE, "a pairing is one JSON object: application/json")
-    intake = router.intake
-    received = await read_body(headers, call.request.receive, intake.body, intake.budget)
-    try:
-        body = _parse(decompress(received, headers, intake.body.bytes_max))
-    finally:
-        intake.budget.held -= len(received)
+    router, body = call.router, await read_object(call, PairingBody)
     start = in_utc(body.valid_from, "/validFrom")
     end = None if body.valid_to is None else in_utc(body.valid_to, "/validTo")
     if end is not None and end <= start:
@@ -42,16 +33,6 @@ async def _put(call: Call) -> Response:
     except PairingConflict as conflict:
         raise ProblemError(CONFLICT, str(conflict)) from None
     return json_response(_wire(pairing), 201 if created else 200)
-
-
-def _parse(content: bytes) -> PairingBody:
-    try:
-        return msgspec.json.decode(content, type=PairingBody)
-    except msgspec.ValidationError as error:
-        pointer, code, detail = explain(str(error))
-        raise invalid(pointer, detail, code) from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ProblemError(MALFORMED_BODY, str(error)) from None
 
 
 async def _list(call: Call) -> Page[PairingBody]:

@@ -14,7 +14,7 @@ from router.wire.openapi import Operation
 from shards.cluster.live import Shard
 from shards.errors import ShardError
 from shards.storage import read
-from shards.storage.read import Record
+from shards.storage.rows import Record
 
 SIZE_TIMEOUT_S: Final = 2.0
 _log: Final = structlog.stdlib.get_logger(__name__)

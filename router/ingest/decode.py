@@ -10,7 +10,16 @@ import msgspec
 
 from router.wire import readings as wire
 from router.wire.problems import CONTENT_TOO_LARGE, MALFORMED_BODY, ProblemError
-from router.wire.readings import ItemError, MeterReading, MixedReading, Reading, VehicleReading, explain, kind_of
+from router.wire.readings import (
+    ItemError,
+    MeterReading,
+    MixedReading,
+    Reading,
+    VehicleReading,
+    energy_error,
+    explain,
+    kind_of,
+)
 from shards.kinds import METER, VEHICLE, Kind
 
 _BROKEN: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
@@ -82,7 +91,7 @@ def _fast(body: bytes, shape: Format, *, ndjson: bool, readings_max: int) -> Dec
     _check_count(len(found), readings_max)
     decoded = Decoded()
     if shape.kind is METER:
-        decoded.meters = list(enumerate(found))  # type: ignore[arg-type]
+        _sort_out_meters(found, decoded)  # type: ignore[arg-type]
     elif shape.kind is VEHICLE:
         decoded.vehicles = list(enumerate(found))  # type: ignore[arg-type]
     else:
@@ -90,11 +99,24 @@ def _fast(body: bytes, shape: Format, *, ndjson: bool, readings_max: int) -> Dec
     return decoded
 
 
+def _sort_out_meters(found: Sequence[MeterReading], decoded: Decoded) -> None:
+    decoded.meters = list(enumerate(found))
+    wrong = {
+        at for at, reading in decoded.meters if (reading.kwh_consumed_ac is None) is (reading.register_kwh is None)
+    }
+    if wrong:
+        decoded.errors = [energy_error(at, found[at]) for at in sorted(wrong)]
+        decoded.meters = [each for each in decoded.meters if each[0] not in wrong]
+
+
 def _sort_out(found: Sequence[Any], decoded: Decoded) -> None:
     for index, reading in enumerate(found):
         kind = kind_of(reading)
         if kind is METER:
-            decoded.meters.append((index, reading))
+            if (reading.kwh_consumed_ac is None) is (reading.register_kwh is None):
+                decoded.errors.append(energy_error(index, reading))
+            else:
+                decoded.meters.append((index, reading))
         elif kind is VEHICLE:
             decoded.vehicles.append((index, reading))
         else:
@@ -108,7 +130,8 @@ def _incomplete(index: int, reading: MixedReading) -> ItemError:
         detail = "has both meterId and vehicleId" if meter else "has neither meterId nor vehicleId"
         return ItemError(index, "", "ambiguous_kind", detail)
     try:
-        msgspec.convert(msgspec.to_builtins(reading), MeterReading if meter else VehicleReading)
+        given = {name: value for name, value in msgspec.to_builtins(reading).items() if value is not None}
+        msgspec.convert(given, MeterReading if meter else VehicleReading)
     except msgspec.ValidationError as error:
         return ItemError(index, *explain(str(error)))
     raise AssertionError  # kind_of() had found it complete
@@ -187,7 +210,11 @@ def _item(item: bytes | object, shape: Format) -> MeterReading | VehicleReading 
     kind = shape.kind or _kind_of_object(value)
     if isinstance(kind, ItemError):
         return kind
-    return msgspec.convert(value, MeterReading) if kind is METER else msgspec.convert(value, VehicleReading)
+    if kind is VEHICLE:
+        return msgspec.convert(value, VehicleReading)
+    meter = msgspec.convert(value, MeterReading)
+    one_energy = (meter.kwh_consumed_ac is None) is not (meter.register_kwh is None)
+    return meter if one_energy else energy_error(0, meter)
 
 
 def _kind_of_object(value: object) -> Kind | ItemError:

@@ -12,7 +12,7 @@ from router.wire.queries import ActivityQuery
 from shards.kinds import KINDS, Kind
 from shards.postgres.pools import Connection
 from shards.storage import read
-from shards.storage.read import Rows
+from shards.storage.rows import Rows
 
 PERIOD_DEFAULT: Final = timedelta(hours=1)
 

@@ -1,19 +1,23 @@
 """One device: its current status and its history, from the shard that owns it."""
 
+import contextlib
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from router.reads.fanout import fan_out
 from router.reads.scope import Scope
-from router.wire.answers import DeviceList, MeterStatus, Page, StoredMeterReading, StoredVehicleReading, VehicleStatus
+from router.wire.answers import DeviceList, Page
+from router.wire.devices import MeterStatus, StoredMeterReading, StoredVehicleReading, VehicleStatus
 from router.wire.parameters import decode_cursor, encode_cursor, read_moment, window
 from router.wire.problems import NOT_FOUND, ProblemError
 from router.wire.queries import DevicesQuery, HistoryQuery
+from shards.catalog import devices as settings
+from shards.errors import ShardError
 from shards.kinds import METER, Kind
 from shards.postgres.pools import Connection
 from shards.storage import read
-from shards.storage.read import Record, Rows
+from shards.storage.rows import Record, Rows
 from shards.window import Window
 
 EVER: Final = datetime(2, 1, 1, tzinfo=UTC)  # no reading is older
@@ -76,7 +80,10 @@ async def history(scope: Scope, kind: Kind, query: HistoryQuery) -> Page[Any]:
     bucket = scope.cluster.map.bucket(query.id)
 
     async def ask(connection: Connection, _buckets: list[int]) -> Iterable[Rows]:
-        return [await read.history(connection, kind, bucket, query.id, period, query.limit + 1)]
+        rows = await read.history(connection, kind, (bucket, query.id), period, query.limit + 1)
+        if counted := read.counts(kind, rows):
+            await _add_energies(scope, connection, kind, (bucket, query.id), counted)
+        return [rows]
 
     merged = await fan_out(scope.cluster, ask, scope.deadline, buckets=[bucket])
     rows = [row for part in merged.parts for row in part.rows]
@@ -84,3 +91,12 @@ async def history(scope: Scope, kind: Kind, query: HistoryQuery) -> Page[Any]:
     following = encode_cursor(page[-1]["timestamp"].isoformat(), period.start.isoformat()) if rest else None
     wire_type = StoredMeterReading if kind is METER else StoredVehicleReading
     return Page([wire_type(**row) for row in page], following)
+
+
+async def _add_energies(
+    scope: Scope, connection: Connection, kind: Kind, place: tuple[int, str], counted: list[Record]
+) -> None:
+    """The catalog knows where a register begins again: while it is away, energies stay unknown (null)."""
+    with contextlib.suppress(ShardError):
+        ratings = await settings.ratings_of(scope.cluster.catalog, kind, [place[1]], scope.deadline)
+        await read.add_energies(connection, kind, place, counted, ratings)

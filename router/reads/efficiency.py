@@ -39,7 +39,7 @@ def health(
     return Health.WARNING if efficiency < warning else Health.HEALTHY
 
 
-def coverage(readings: int, devices: int, period: Window) -> float:
-    """Share of the expected readings (one a minute and device) that are there."""
-    expected = devices * max((period.end - period.start) / _MINUTE, 1)
+def coverage(readings: int, per_minute: float, period: Window) -> float:
+    """Share of the expected readings that are there; at least one is expected of each device."""
+    expected = per_minute * max((period.end - period.start) / _MINUTE, 1)
     return min(readings / expected, 1.0) if expected else 0.0

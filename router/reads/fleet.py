@@ -2,24 +2,27 @@
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime, timedelta
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import pairwise
 from typing import Final, TypeAlias
 
-from router.reads import merge
+from router.reads import calendar, merge
 from router.reads.efficiency import coverage, health, ratio
 from router.reads.fanout import Merged, Tagged, fan_out
 from router.reads.merge import Sums
 from router.reads.scope import Scope
 from router.wire.answers import Fleet, FleetInterval, FleetTotals
-from router.wire.parameters import check_interval, window
+from router.wire.parameters import window
 from router.wire.queries import FleetQuery
-from shards.catalog import pairings
+from shards.catalog import devices, pairings
 from shards.catalog.pairings import Pairing
 from shards.catalog.shard_map import ShardMap
 from shards.kinds import KINDS, METER, VEHICLE, Kind
 from shards.postgres.pools import Connection
-from shards.storage import read
-from shards.storage.read import Record, Rows
+from shards.ratings import Ratings
+from shards.storage import registers, sums
+from shards.storage.rows import Record, Rows
 from shards.window import Window, union
 
 PAIRED_AT_ONCE: Final = 2_000  # windows in a statement: encoding more would hold up other requests
@@ -28,32 +31,54 @@ _Entry: TypeAlias = tuple[int, str, Window]
 _Windows: TypeAlias = Mapping[Kind, Mapping[int, Sequence[_Entry]]]
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """What all shards are asked for. `bounds` of the series' intervals, None without one."""
+
+    period: Window
+    bounds: list[datetime] | None
+    ratings: Mapping[Kind, Ratings]
+    windows: _Windows
+    pairing_count: int
+    all_energy: bool
+
+
 async def fleet(scope: Scope, query: FleetQuery) -> Fleet:
     """ProblemError 503 when a shard does not answer, unless `partial` allows that."""
     period = window(query.start, query.end, scope.now)
-    check_interval(query.interval, period)
-    paired = await pairings.in_window(scope.cluster.catalog, period, scope.deadline)
+    bounds = None if query.interval is None else calendar.bounds(period, query.interval, query.tz)
+    catalog = scope.cluster.catalog
+    ratings = {kind: await devices.ratings(catalog, kind, scope.deadline) for kind in KINDS}
+    paired = await pairings.in_window(catalog, period, scope.deadline)
     if len(paired) > PAIRED_AT_ONCE:
         windows = await asyncio.to_thread(paired_windows, scope.cluster.map, paired, period)
     else:
         windows = paired_windows(scope.cluster.map, paired, period)
+    asked = _Asked(period, bounds, ratings, windows, len(paired), query.include == "suspect")
 
     async def ask(connection: Connection, buckets: list[int]) -> Iterable[_Part]:
-        parts = []
-        for kind in KINDS:
-            parts.append(Tagged((kind, "sums"), await read.fleet(connection, kind, buckets, period)))
-            mine = [entry for bucket in buckets for entry in windows[kind].get(bucket, ())]
-            for start in range(0, len(mine), PAIRED_AT_ONCE):
-                some = mine[start : start + PAIRED_AT_ONCE]
-                rows = await read.fleet_paired(connection, kind, buckets, period, some)
-                parts.append(Tagged((kind, "paired"), rows))
-            if query.interval is not None:
-                rows = await read.fleet_series(connection, kind, buckets, period, query.interval)
-                parts.append(Tagged((kind, "series"), rows))
-        return parts
+        return [part for kind in KINDS for part in await _of_kind(connection, kind, buckets, asked)]
 
     merged = await fan_out(scope.cluster, ask, scope.deadline, partial=query.partial == "allow")
-    return _fleet(scope, period, query.interval, len(paired), merged)
+    return _fleet(scope, asked, merged)
+
+
+async def _of_kind(connection: Connection, kind: Kind, buckets: list[int], asked: _Asked) -> list[_Part]:
+    """All sums of one kind on one shard; those of registers only where there are any in the period."""
+    period, ratings = asked.period, asked.ratings[kind]
+    found, has_registers = await sums.fleet(connection, kind, buckets, period, ratings)
+    parts = [Tagged((kind, "sums"), rows) for rows in found]
+    mine = [entry for bucket in buckets for entry in asked.windows[kind].get(bucket, ())]
+    for start in range(0, len(mine), PAIRED_AT_ONCE):
+        some = mine[start : start + PAIRED_AT_ONCE]
+        for source in (sums, registers) if has_registers else (sums,):
+            rows = await source.paired(connection, kind, buckets, period, some, ratings)
+            parts.append(Tagged((kind, "paired"), rows))
+    if asked.bounds is not None:
+        for source in (sums, registers) if has_registers else (sums,):
+            rows = await source.series(connection, kind, buckets, asked.bounds, ratings)
+            parts.append(Tagged((kind, "series"), rows))
+    return parts
 
 
 def paired_windows(shard_map: ShardMap, paired: Sequence[Pairing], period: Window) -> _Windows:
@@ -75,30 +100,36 @@ def _rows(merged: Merged[_Part], kind: Kind, what: str) -> list[Record]:
     return [row for each in merged.parts if each.tag == (kind, what) for row in each.part.rows]
 
 
-def _fleet(scope: Scope, period: Window, step: timedelta | None, pairing_count: int, merged: Merged[_Part]) -> Fleet:
-    meter, vehicle = (merge.add(_rows(merged, kind, "sums")) for kind in KINDS)
-    paired_ac, paired_dc = (merge.add(_rows(merged, kind, "paired")) for kind in KINDS)
+def _fleet(scope: Scope, asked: _Asked, merged: Merged[_Part]) -> Fleet:
+    def add(kind: Kind, what: str) -> Sums:
+        return merge.add(_rows(merged, kind, what), asked.ratings[kind], all_energy=asked.all_energy)
+
+    meter, vehicle = (add(kind, "sums") for kind in KINDS)
+    paired_ac, paired_dc = (add(kind, "paired") for kind in KINDS)
     efficiency = _ratio(meter, vehicle)
     verdict = health(efficiency, vehicle.energy, meter.readings, vehicle.readings, scope.warning, scope.critical)
-    series = None
-    if step is not None:
-        by_kind = {kind: merge.add_series(_rows(merged, kind, "series")) for kind in KINDS}
-        series = _series(by_kind, period, step)
     return Fleet(
-        from_=period.start,
-        to=period.end,
+        from_=asked.period.start,
+        to=asked.period.end,
         meters=meter.devices,
         vehicles=vehicle.devices,
         total_energy_consumed_ac=meter.energy if meter.readings else None,
-        total_energy_delivered_dc=vehicle.energy,
+        total_energy_delivered_dc=vehicle.energy if vehicle.readings else None,
         efficiency_ratio=efficiency,
         avg_battery_temp=merge.mean(vehicle.temperature, vehicle.readings),
         data_points=vehicle.readings,
         meter_data_points=meter.readings,
-        coverage=coverage(vehicle.readings, vehicle.devices, period),
+        suspect=meter.suspect + vehicle.suspect,
+        mixed_meters=meter.mixed,
+        coverage=coverage(vehicle.readings, vehicle.per_minute, asked.period),
         health_status=verdict,
-        paired=FleetTotals(pairing_count, paired_ac.energy, paired_dc.energy, _ratio(paired_ac, paired_dc)),
-        series=series,
+        paired=FleetTotals(
+            asked.pairing_count,
+            paired_ac.energy if paired_ac.readings else None,
+            paired_dc.energy if paired_dc.readings else None,
+            _ratio(paired_ac, paired_dc),
+        ),
+        series=None if asked.bounds is None else _series(asked.bounds, asked, merged),
         is_partial=merged.is_partial,
         shards=merged.shards(),
     )
@@ -108,25 +139,26 @@ def _ratio(meter: Sums, vehicle: Sums) -> float | None:
     return ratio(meter.energy, vehicle.energy, meter.readings, vehicle.readings)
 
 
-def _series(by_kind: Mapping[Kind, Mapping[datetime, Sums]], period: Window, step: timedelta) -> list[FleetInterval]:
+def _series(bounds: list[datetime], asked: _Asked, merged: Merged[_Part]) -> list[FleetInterval]:
     """Every interval of the period, also those without readings."""
+    by_kind = {
+        kind: merge.add_series(_rows(merged, kind, "series"), asked.ratings[kind], all_energy=asked.all_energy)
+        for kind in KINDS
+    }
     series = []
-    start = period.start
-    while start < period.end:
-        end = min(start + step, period.end) if period.end - start > step else period.end
-        meter = by_kind[METER].get(start, Sums())
-        vehicle = by_kind[VEHICLE].get(start, Sums())
+    for at, (start, end) in enumerate(pairwise(bounds), 1):
+        meter, vehicle = (by_kind[kind].get(at, Sums()) for kind in (METER, VEHICLE))
         series.append(
             FleetInterval(
                 from_=start,
                 to=end,
                 total_energy_consumed_ac=meter.energy if meter.readings else None,
-                total_energy_delivered_dc=vehicle.energy,
+                total_energy_delivered_dc=vehicle.energy if vehicle.readings else None,
                 efficiency_ratio=_ratio(meter, vehicle),
                 avg_battery_temp=merge.mean(vehicle.temperature, vehicle.readings),
                 data_points=vehicle.readings,
                 meter_data_points=meter.readings,
+                suspect=meter.suspect + vehicle.suspect,
             )
         )
-        start = end
     return series

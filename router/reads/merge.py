@@ -4,38 +4,52 @@ import heapq
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 
-from shards.storage.read import Record
+from shards.ratings import Ratings
+from shards.storage.rows import Record
 
 
 @dataclass(frozen=True)
 class Sums:
-    """Sums over readings of one kind. Energy in kWh; `temperature` only for vehicles."""
+    """Sums over readings of one kind. Energy in kWh; `temperature` only for vehicles.
+
+    `mixed`: devices that sent both energies and registers; `per_minute`: readings that all should send.
+    """
 
     devices: int = 0
     readings: int = 0
+    mixed: int = 0
+    suspect: int = 0
+    per_minute: float = 0.0
     energy: float = 0.0
     temperature: float = 0.0
 
 
-def add(items: Iterable[Record]) -> Sums:
-    """The sums of disjoint sets of readings. Exact (fsum), so that the order of the shards does not matter."""
+def add(items: Iterable[Record], ratings: Ratings, *, all_energy: bool = False) -> Sums:
+    """The sums of disjoint sets of readings. Exact (fsum), so that the order of the shards does not matter.
+
+    `all_energy`: with the energies that are implausible.
+    """
     rows = list(items)
+    energies = [row["energy"] for row in rows] + [row["suspect_energy"] for row in rows if all_energy]
+    expected = 60 / ratings.interval_s()
     return Sums(
         devices=sum(row.get("devices", 0) for row in rows),
-        readings=sum(row["readings"] for row in rows),
-        energy=math.fsum(row["energy"] for row in rows),
+        readings=sum(row.get("readings", 0) for row in rows),
+        mixed=sum(row.get("mixed", 0) for row in rows),
+        suspect=sum(row["suspect"] for row in rows),
+        per_minute=math.fsum(row.get("per_minute") or row.get("devices", 0) * expected for row in rows),
+        energy=math.fsum(energies),
         temperature=math.fsum(row.get("temperature", 0.0) for row in rows),
     )
 
 
-def add_series(items: Iterable[Record]) -> Mapping[datetime, Sums]:
-    """Interval start -> sums."""
-    grouped: dict[datetime, list[Record]] = {}
+def add_series(items: Iterable[Record], ratings: Ratings, *, all_energy: bool = False) -> Mapping[int, Sums]:
+    """Number of the interval -> sums."""
+    grouped: dict[int, list[Record]] = {}
     for item in items:
-        grouped.setdefault(item["starts"], []).append(item)
-    return {start: add(rows) for start, rows in sorted(grouped.items())}
+        grouped.setdefault(item["bin"], []).append(item)
+    return {at: add(rows, ratings, all_energy=all_energy) for at, rows in sorted(grouped.items())}
 
 
 def mean(total: float, count: int) -> float | None:

@@ -12,14 +12,15 @@ from router.wire.answers import Performance
 from router.wire.parameters import window
 from router.wire.problems import NOT_FOUND, ProblemError
 from router.wire.queries import PerformanceQuery
-from shards.catalog import pairings
-from shards.kinds import METER, VEHICLE, Kind
+from shards.catalog import devices, pairings
+from shards.kinds import KINDS, METER, VEHICLE, Kind
 from shards.postgres.pools import Connection
-from shards.storage import read
-from shards.storage.read import DeviceSums
+from shards.ratings import Ratings
+from shards.storage import sums
+from shards.storage.sums import DeviceSums
 from shards.window import Window, union
 
-_DeviceSums: TypeAlias = Tagged[Kind, DeviceSums]
+_DeviceSums: TypeAlias = Tagged[tuple[Kind, str], DeviceSums]
 
 
 async def performance(scope: Scope, query: PerformanceQuery) -> Performance:
@@ -30,10 +31,14 @@ async def performance(scope: Scope, query: PerformanceQuery) -> Performance:
     meters: dict[str, list[Window]] = {}
     for pairing in paired:
         meters.setdefault(pairing.meter_id, []).append(pairing.clipped(period))
-    merged = await _sums(scope, query, meters, period)
+    ratings = {
+        VEHICLE: await devices.ratings_of(catalog, VEHICLE, [query.id], scope.deadline),
+        METER: await devices.ratings_of(catalog, METER, sorted(meters), scope.deadline),
+    }
+    merged = await _sums(scope, query, meters, (period, ratings))
     if not paired and not any(each.part.readings for each in merged.parts) and not merged.is_partial:
         await _check_known(scope, query.id)
-    return _performance(scope, query.id, period, sorted(meters), merged)
+    return _performance(scope, query, (period, ratings), sorted(meters), merged)
 
 
 async def _check_known(scope: Scope, vehicle_id: str) -> None:
@@ -47,46 +52,65 @@ async def _check_known(scope: Scope, vehicle_id: str) -> None:
 
 
 async def _sums(
-    scope: Scope, query: PerformanceQuery, meters: Mapping[str, Sequence[Window]], period: Window
+    scope: Scope,
+    query: PerformanceQuery,
+    meters: Mapping[str, Sequence[Window]],
+    over: tuple[Window, Mapping[Kind, Ratings]],
 ) -> Merged[_DeviceSums]:
-    shard_map = scope.cluster.map
+    shard_map, (period, ratings) = scope.cluster.map, over
     together = union([each for windows in meters.values() for each in windows])
-    devices = [(shard_map.bucket(query.id), VEHICLE, query.id, together)]
-    devices += [(shard_map.bucket(meter), METER, meter, union(own)) for meter, own in meters.items()]
+    asked = [(shard_map.bucket(query.id), VEHICLE, query.id, together)]
+    asked += [(shard_map.bucket(meter), METER, meter, union(own)) for meter, own in meters.items()]
 
     async def ask(connection: Connection, buckets: list[int]) -> Iterable[_DeviceSums]:
         return [
-            Tagged(kind, await read.device_sums(connection, kind, bucket, device, period, windows))
-            for bucket, kind, device, windows in devices
+            Tagged(
+                (kind, device), await sums.device(connection, kind, (bucket, device), period, windows, ratings[kind])
+            )
+            for bucket, kind, device, windows in asked
             if bucket in buckets
         ]
 
-    wanted = {bucket for bucket, *_ in devices}
+    wanted = {bucket for bucket, *_ in asked}
     return await fan_out(scope.cluster, ask, scope.deadline, buckets=wanted, partial=query.partial == "allow")
 
 
 def _performance(
-    scope: Scope, vehicle_id: str, period: Window, meter_ids: list[str], merged: Merged[_DeviceSums]
+    scope: Scope,
+    query: PerformanceQuery,
+    over: tuple[Window, Mapping[Kind, Ratings]],
+    meter_ids: list[str],
+    merged: Merged[_DeviceSums],
 ) -> Performance:
-    vehicle = [each.part for each in merged.parts if each.tag is VEHICLE]
-    meter = [each.part for each in merged.parts if each.tag is METER]
+    period, ratings = over
+    by_kind = {kind: [each.part for each in merged.parts if each.tag[0] is kind] for kind in KINDS}
+    vehicle, meter = by_kind[VEHICLE], by_kind[METER]
+    every = query.include == "suspect"
     readings = sum(part.readings for part in vehicle)
     meter_readings = sum(part.paired_readings for part in meter)
-    consumed = sum(part.paired_energy for part in meter)
-    delivered = sum(part.paired_energy for part in vehicle)
+    consumed, delivered = (
+        sum(part.paired_energy + every * part.paired_suspect_energy for part in parts) for parts in (meter, vehicle)
+    )
     efficiency = ratio(consumed, delivered, meter_readings, sum(part.paired_readings for part in vehicle))
+    per_minute = 60 / ratings[VEHICLE].interval_s(query.id)
     return Performance(
-        vehicle_id=vehicle_id,
+        vehicle_id=query.id,
         from_=period.start,
         to=period.end,
         total_energy_consumed_ac=consumed if meter_readings else None,
-        total_energy_delivered_dc=sum(part.energy for part in vehicle),
+        total_energy_delivered_dc=sum(part.energy + every * part.suspect_energy for part in vehicle)
+        if readings
+        else None,
         efficiency_ratio=efficiency,
         avg_battery_temp=merge.mean(sum(part.temperature for part in vehicle), readings),
         data_points=readings,
         meter_data_points=meter_readings,
-        coverage=coverage(sum(part.minutes for part in vehicle), 1, period),
+        suspect=sum(part.suspect for part in (*vehicle, *meter)),
+        coverage=coverage(sum(part.slots for part in vehicle), per_minute, period),
         meter_ids=meter_ids,
+        mixed_meter_ids=sorted(
+            each.tag[1] for each in merged.parts if each.part.registers and each.part.intervals and each.tag[0] is METER
+        ),
         health_status=health(efficiency, delivered, meter_readings, readings, scope.warning, scope.critical),
         is_partial=merged.is_partial,
         shards=merged.shards(),

@@ -8,14 +8,21 @@ import msgspec
 from msgspec import Meta, Struct
 from starlette.responses import Response
 
-from router.wire.readings import DeviceId, ItemError, Timestamp
+from router.wire.readings import ItemError
 
 Count = Annotated[int, Meta(ge=0)]
+Suspect = Annotated[
+    int,
+    Meta(
+        ge=0,
+        description="readings whose energy no device of that power can have, left out of sums; and counts that dip",
+    ),
+]
 Item = TypeVar("Item")
 
 
-class _Answer(Struct, frozen=True, rename="camel"):
-    pass
+class Answer(Struct, frozen=True, rename="camel"):
+    """What all answers have in common: camelCase, and null for what is not known."""
 
 
 class Health(StrEnum):
@@ -29,7 +36,7 @@ class Health(StrEnum):
     NO_VEHICLE_DATA = "NO_VEHICLE_DATA"
 
 
-class IngestAnswer(_Answer, frozen=True):
+class IngestAnswer(Answer, frozen=True):
     """Counts of readings; `errors` lists the first 100 that are rejected or in conflict with what is stored."""
 
     accepted: Count
@@ -39,56 +46,14 @@ class IngestAnswer(_Answer, frozen=True):
     errors: list[ItemError]
 
 
-class MeterStatus(_Answer, frozen=True):
-    """The newest reading of a meter."""
-
-    meter_id: str
-    kwh_consumed_ac: float
-    voltage: float
-    last_updated: datetime
-    created_at: datetime
-
-
-class VehicleStatus(_Answer, frozen=True):
-    """The newest reading of a vehicle."""
-
-    vehicle_id: str
-    soc: float
-    kwh_delivered_dc: float
-    battery_temp: float
-    last_updated: datetime
-    created_at: datetime
-
-
-class StoredMeterReading(_Answer, frozen=True):
-    """A reading and when it was stored."""
-
-    meter_id: str
-    kwh_consumed_ac: float
-    voltage: float
-    timestamp: datetime
-    ingested_at: datetime
-
-
-class StoredVehicleReading(_Answer, frozen=True):
-    """A reading and when it was stored."""
-
-    vehicle_id: str
-    soc: float
-    kwh_delivered_dc: float
-    battery_temp: float
-    timestamp: datetime
-    ingested_at: datetime
-
-
-class Page(_Answer, Generic[Item], frozen=True):
+class Page(Answer, Generic[Item], frozen=True):
     """One page of a list; `next` is the cursor of the following page, null on the last."""
 
     items: list[Item]
     next: str | None
 
 
-class Shards(_Answer, frozen=True):
+class Shards(Answer, frozen=True):
     """How many shards were asked, how many answered, and the names of the others."""
 
     total: Count
@@ -96,7 +61,7 @@ class Shards(_Answer, frozen=True):
     missing: list[str]
 
 
-class DeviceList(_Answer, Generic[Item], frozen=True):
+class DeviceList(Answer, Generic[Item], frozen=True):
     """One page of the devices that ever sent a reading, by ID, each with its newest one."""
 
     items: list[Item]
@@ -105,7 +70,7 @@ class DeviceList(_Answer, Generic[Item], frozen=True):
     shards: Shards
 
 
-class Performance(_Answer, frozen=True):
+class Performance(Answer, frozen=True):
     """AC into a vehicle's chargers and DC out, over (from, to]. Energies in kWh.
 
     `efficiencyRatio` counts only the time in which a meter was paired; null without data of both sides.
@@ -115,41 +80,46 @@ class Performance(_Answer, frozen=True):
     from_: datetime = msgspec.field(name="from")
     to: datetime
     total_energy_consumed_ac: float | None
-    total_energy_delivered_dc: float
+    total_energy_delivered_dc: float | None
     efficiency_ratio: float | None
     avg_battery_temp: float | None
     data_points: Count
     meter_data_points: Count
-    coverage: Annotated[float, Meta(ge=0, le=1, description="share of the period's minutes with a vehicle reading")]
+    suspect: Suspect
+    coverage: Annotated[float, Meta(ge=0, le=1, description="share of the reporting intervals with a vehicle reading")]
     meter_ids: list[str]
+    mixed_meter_ids: Annotated[
+        list[str], Meta(description="meters that sent both energies and registers in the period")
+    ]
     health_status: Health
     is_partial: bool
     shards: Shards
 
 
-class FleetTotals(_Answer, frozen=True):
+class FleetTotals(Answer, frozen=True):
     """AC, DC and their ratio within the pairings alone."""
 
     pairings: Count
-    total_energy_consumed_ac: float
-    total_energy_delivered_dc: float
+    total_energy_consumed_ac: float | None
+    total_energy_delivered_dc: float | None
     efficiency_ratio: float | None
 
 
-class FleetInterval(_Answer, frozen=True):
+class FleetInterval(Answer, frozen=True):
     """One interval (from, to] of the series."""
 
     from_: datetime = msgspec.field(name="from")
     to: datetime
     total_energy_consumed_ac: float | None
-    total_energy_delivered_dc: float
+    total_energy_delivered_dc: float | None
     efficiency_ratio: float | None
     avg_battery_temp: float | None
     data_points: Count
     meter_data_points: Count
+    suspect: Suspect
 
 
-class Fleet(_Answer, frozen=True):
+class Fleet(Answer, frozen=True):
     """All devices over (from, to]: every meter's AC, every vehicle's DC, and `paired` for what pairings cover."""
 
     from_: datetime = msgspec.field(name="from")
@@ -157,12 +127,14 @@ class Fleet(_Answer, frozen=True):
     meters: Count
     vehicles: Count
     total_energy_consumed_ac: float | None
-    total_energy_delivered_dc: float
+    total_energy_delivered_dc: float | None
     efficiency_ratio: float | None
     avg_battery_temp: float | None
     data_points: Count
     meter_data_points: Count
-    coverage: Annotated[float, Meta(ge=0, le=1, description="readings of vehicles / (vehicles x minutes)")]
+    suspect: Suspect
+    mixed_meters: Annotated[int, Meta(ge=0, description="meters that sent both energies and registers in the period")]
+    coverage: Annotated[float, Meta(ge=0, le=1, description="readings of vehicles / those expected of them")]
     health_status: Health
     paired: FleetTotals
     series: list[FleetInterval] | None
@@ -170,7 +142,7 @@ class Fleet(_Answer, frozen=True):
     shards: Shards
 
 
-class ActivityItem(_Answer, frozen=True):
+class ActivityItem(Answer, frozen=True):
     """A recent reading of either kind; the fields of the other kind are null."""
 
     kind: str
@@ -178,13 +150,14 @@ class ActivityItem(_Answer, frozen=True):
     timestamp: datetime
     ingested_at: datetime
     kwh_consumed_ac: float | None = None
+    register_kwh: float | None = None
     voltage: float | None = None
     soc: float | None = None
     kwh_delivered_dc: float | None = None
     battery_temp: float | None = None
 
 
-class Activity(_Answer, frozen=True):
+class Activity(Answer, frozen=True):
     """The newest readings over all shards, newest first."""
 
     items: list[ActivityItem]
@@ -193,16 +166,7 @@ class Activity(_Answer, frozen=True):
     shards: Shards
 
 
-class PairingBody(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
-    """A meter feeds a vehicle during (validFrom, validTo]; null: until further notice."""
-
-    vehicle_id: DeviceId
-    meter_id: DeviceId
-    valid_from: Timestamp
-    valid_to: Timestamp | None = None
-
-
-class ShardInfo(_Answer, frozen=True):
+class ShardInfo(Answer, frozen=True):
     """A shard as this router sees it. Sizes are null when it does not answer."""
 
     name: str
@@ -218,7 +182,7 @@ class ShardInfo(_Answer, frozen=True):
     detail: str | None
 
 
-class ShardList(_Answer, frozen=True):
+class ShardList(Answer, frozen=True):
     """The shard map and the health of every shard."""
 
     items: list[ShardInfo]
@@ -229,7 +193,7 @@ class ShardList(_Answer, frozen=True):
     shards: Shards
 
 
-class MoveInfo(_Answer, frozen=True):
+class MoveInfo(Answer, frozen=True):
     """A bucket on its way. Totals are PostgreSQL's estimates; `pauseMs`: how long its writers waited at the fence."""
 
     move_id: int
@@ -257,7 +221,7 @@ class MoveInfo(_Answer, frozen=True):
     last_error: str | None
 
 
-class RebalanceInfo(_Answer, frozen=True):
+class RebalanceInfo(Answer, frozen=True):
     """A plan that was started. `keepS`: seconds for which the source's copy is kept after a cutover."""
 
     rebalance_id: int
@@ -271,7 +235,7 @@ class RebalanceInfo(_Answer, frozen=True):
     keep_s: float
 
 
-class RunnerInfo(_Answer, frozen=True):
+class RunnerInfo(Answer, frozen=True):
     """Who carries moves out, or did last."""
 
     name: str
@@ -279,7 +243,7 @@ class RunnerInfo(_Answer, frozen=True):
     silent_s: float
 
 
-class RebalanceStatus(_Answer, frozen=True):
+class RebalanceStatus(Answer, frozen=True):
     """The newest rebalance and its moves; `idle`: why nothing is being done, if nothing is."""
 
     rebalance: RebalanceInfo | None
@@ -288,7 +252,7 @@ class RebalanceStatus(_Answer, frozen=True):
     idle: str | None
 
 
-class ShardReady(_Answer, frozen=True):
+class ShardReady(Answer, frozen=True):
     """The breaker of a shard's writes, and whether its last write and its last read went through (true at first)."""
 
     breaker: str
@@ -296,7 +260,7 @@ class ShardReady(_Answer, frozen=True):
     reads: bool
 
 
-class Ready(_Answer, frozen=True):
+class Ready(Answer, frozen=True):
     """Whether the router takes requests, and whether writes go through, for every shard."""
 
     ready: bool
@@ -304,7 +268,7 @@ class Ready(_Answer, frozen=True):
     shards: dict[str, ShardReady]
 
 
-class Live(_Answer, frozen=True):
+class Live(Answer, frozen=True):
     """The process answers."""
 
     live: bool

@@ -11,6 +11,7 @@ from msgspec.structs import FieldInfo
 
 from router.wire import answers as wire
 from router.wire import problems
+from router.wire.parameters import metas
 from router.wire.problems import Problem
 from router.wire.queries import NoQuery
 
@@ -92,7 +93,7 @@ def _describe(operation: Operation) -> dict[str, Any]:
 
 def _parameter(field: FieldInfo, place: str) -> dict[str, Any]:
     described: dict[str, Any] = {"name": field.encode_name, "in": place, "required": field.required}
-    schema = _without_null(_schema(field.type))
+    schema = _parameter_schema(field.type)
     if text := schema.pop("description", None):
         described["description"] = text
     if field.default is not msgspec.NODEFAULT and field.default is not None:
@@ -100,13 +101,20 @@ def _parameter(field: FieldInfo, place: str) -> dict[str, Any]:
     return {**described, "schema": schema}
 
 
+def _parameter_schema(annotation: Any) -> dict[str, Any]:
+    """What its Meta says outright, where the text is not what the type is written as; else the type's own."""
+    for meta in metas(annotation):
+        if meta.extra_json_schema:
+            described = {"description": meta.description} if meta.description else {}
+            return {**meta.extra_json_schema, **described}
+    return _without_null(_schema(annotation))
+
+
 def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
     """A parameter is absent, never null."""
     choices = [each for each in schema.get("anyOf", ()) if each != {"type": "null"}]
     kept = {**schema, **choices[0]} if len(choices) == 1 else dict(schema)
     kept.pop("anyOf", None)
-    if "pattern" in kept:
-        kept.pop("format", None)  # msgspec's own: durations are written another way here
     if "enum" in kept:
         kept["enum"] = [each for each in kept["enum"] if each is not None]
         kept["type"] = "string"

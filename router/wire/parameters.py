@@ -5,8 +5,9 @@ import binascii
 import re
 import typing
 from collections.abc import Callable, Iterable, Mapping
-from datetime import UTC, datetime, timedelta
-from typing import Any, Final, TypeVar
+from datetime import UTC, datetime, timedelta, tzinfo
+from typing import Any, Final, NamedTuple, TypeVar
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import msgspec
 
@@ -18,8 +19,8 @@ LIMIT_DEFAULT: Final = 100
 LIMIT_MAX: Final = 1_000
 PERIOD_DEFAULT: Final = timedelta(hours=24)
 SERIES_POINTS_MAX: Final = 1_000
-_INTERVAL: Final = re.compile(r"([1-9]\d{0,5})(m|h|d)")
-_UNITS: Final = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1)}
+INTERVAL_PATTERN: Final = "^([1-9][0-9]{0,5}[mhd]|day|week|month)$"
+_INTERVAL: Final = re.compile(r"([1-9][0-9]{0,5})(m|h|d)")
 
 Query = TypeVar("Query", bound=msgspec.Struct)
 Reader = Callable[[str, str], Any]  # (text, name of the parameter) -> value, or a ProblemError 422
@@ -96,12 +97,30 @@ def read_limit(value: str, name: str) -> int:
     return int(value)
 
 
-def read_interval(value: str, name: str) -> timedelta:
-    """Minutes, hours or days, as in 15m, 1h, 1d."""
+class Step(NamedTuple):
+    """The length of a series' intervals. `unit`: m, h, d, or day, week, month of the calendar (one of them)."""
+
+    times: int
+    unit: str
+
+
+def read_interval(value: str, name: str) -> Step:
+    """Minutes, hours or days, as in 15m, 1h, 1d; or a day, week or month of the calendar."""
+    if value in {"day", "week", "month"}:
+        return Step(1, value)
     match = _INTERVAL.fullmatch(value)
     if match is None:
-        raise invalid(name, "must be a number of minutes, hours or days, as in 15m, 1h or 1d")
-    return int(match[1]) * _UNITS[match[2]]
+        raise invalid(name, "must be a number of minutes, hours or days, as in 15m, 1h or 1d, or day, week or month")
+    return Step(int(match[1]), match[2])
+
+
+def read_zone(value: str, name: str) -> tzinfo:
+    """A time zone of the IANA database, as in Europe/Berlin."""
+    try:
+        return ZoneInfo(value)
+    except (ZoneInfoNotFoundError, ValueError, OSError):  # OSError: a folder of the database, as in Europe
+        shown = value if len(value) <= 64 else value[:64] + "..."
+        raise invalid(name, f"{shown!r} is no time zone; one is called Europe/Berlin", "unknown_zone") from None
 
 
 def read_choice(*choices: str) -> Reader:
@@ -137,12 +156,6 @@ def window(start: datetime | None, end: datetime | None, now: datetime) -> Windo
     if start >= last:
         raise invalid("from", "must be before `to`", "out_of_range")
     return Window(start, last)
-
-
-def check_interval(step: timedelta | None, period: Window) -> None:
-    """Refuse an interval that would give too many points."""
-    if step is not None and (period.end - period.start) / step > SERIES_POINTS_MAX:
-        raise invalid("interval", f"gives more than {SERIES_POINTS_MAX} intervals in this period", "out_of_range")
 
 
 def encode_cursor(*parts: str) -> str:

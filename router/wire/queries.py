@@ -3,20 +3,23 @@
 A field's type carries how its text is read (`Meta.extra["read"]`) and its JSON schema.
 """
 
-from datetime import datetime, timedelta
+from datetime import datetime, tzinfo
 from typing import Annotated, Final, Literal, TypeAlias
 
 import msgspec
 from msgspec import Meta, Struct
 
 from router.wire.parameters import (
+    INTERVAL_PATTERN,
     LIMIT_DEFAULT,
     LIMIT_MAX,
+    Step,
     read_choice,
     read_device,
     read_interval,
     read_limit,
     read_moment,
+    read_zone,
 )
 from router.wire.readings import ID_PATTERN
 
@@ -51,12 +54,24 @@ Limit: TypeAlias = Annotated[
 ]
 Cursor: TypeAlias = Annotated[str, Meta(description="`next` of the page before.")]
 Interval: TypeAlias = Annotated[
-    timedelta,
+    Step,
     Meta(
-        description="Adds a series: 15m, 1h, 1d, ...",
+        description="Adds a series: 15m, 1h, 1d, ... from the start on, or the calendar's day, week or month.",
         extra={"read": read_interval},
-        extra_json_schema={"type": "string", "pattern": "^[1-9][0-9]{0,5}[mhd]$"},
+        extra_json_schema={"type": "string", "pattern": INTERVAL_PATTERN},
     ),
+]
+Zone: TypeAlias = Annotated[
+    tzinfo,
+    Meta(
+        description="Time zone of the series' days, weeks and months, as in Europe/Berlin. Default: UTC.",
+        extra={"read": read_zone},
+        extra_json_schema={"type": "string", "minLength": 1, "maxLength": 64},
+    ),
+]
+Include: TypeAlias = Annotated[
+    Literal["suspect"],
+    Meta(description="suspect: add up implausible energies, too.", extra={"read": read_choice("suspect")}),
 ]
 Partial: TypeAlias = Annotated[
     Literal["allow", "deny"],
@@ -109,6 +124,7 @@ class PerformanceQuery(Struct, frozen=True):
     id: Device
     start: From | None = msgspec.field(name="from", default=None)
     end: To | None = msgspec.field(name="to", default=None)
+    include: Include | None = None
     partial: Partial | None = None
 
 
@@ -118,6 +134,8 @@ class FleetQuery(Struct, frozen=True):
     start: From | None = msgspec.field(name="from", default=None)
     end: To | None = msgspec.field(name="to", default=None)
     interval: Interval | None = None
+    tz: Zone | None = None
+    include: Include | None = None
     partial: Partial | None = None
 
 

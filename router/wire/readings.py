@@ -12,6 +12,7 @@ from shards.kinds import METER, VEHICLE, Kind, Row
 
 ID_PATTERN: Final = "^[A-Za-z0-9._:*+|@=-]+$"  # what OCPP allows in its identifiers, and the colon
 ENERGY_MAX_KWH: Final = 1_000_000.0
+REGISTER_MAX_KWH: Final = 1e10
 VOLTAGE_MAX_V: Final = 1_000_000.0
 
 # The look-ahead keeps Python's `$` from matching before a final line feed; the schema shows the plain pattern.
@@ -25,6 +26,10 @@ DeviceId = Annotated[
     ),
 ]
 Energy = Annotated[float, Meta(ge=0, le=ENERGY_MAX_KWH, description="kWh of the interval that ends at `timestamp`")]
+Register = Annotated[
+    float,
+    Meta(ge=0, le=REGISTER_MAX_KWH, description="cumulative count in kWh at `timestamp`, instead of kwhConsumedAc"),
+]
 Voltage = Annotated[float, Meta(ge=0, le=VOLTAGE_MAX_V, description="volts")]
 Soc = Annotated[float, Meta(ge=0, le=100, description="state of charge, percent")]
 BatteryTemp = Annotated[float, Meta(ge=-60, le=150, description="degrees Celsius")]
@@ -32,12 +37,13 @@ Timestamp = Annotated[datetime, Meta(tz=True, description="RFC 3339 with offset;
 
 
 class MeterReading(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
-    """One minute of a smart meter (AC side)."""
+    """One interval of a smart meter (AC side): its energy, or the meter's count at its end (`energy_error`)."""
 
     meter_id: DeviceId
-    kwh_consumed_ac: Energy
-    voltage: Voltage
     timestamp: Timestamp
+    kwh_consumed_ac: Energy | None = None
+    register_kwh: Register | None = None
+    voltage: Voltage | None = None
 
 
 class VehicleReading(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
@@ -55,8 +61,9 @@ class MixedReading(Struct, frozen=True, forbid_unknown_fields=True, rename="came
 
     timestamp: Timestamp
     meter_id: DeviceId | UnsetType = UNSET
-    kwh_consumed_ac: Energy | UnsetType = UNSET
-    voltage: Voltage | UnsetType = UNSET
+    kwh_consumed_ac: Energy | None = None
+    register_kwh: Register | None = None
+    voltage: Voltage | None = None
     vehicle_id: DeviceId | UnsetType = UNSET
     soc: Soc | UnsetType = UNSET
     kwh_delivered_dc: Energy | UnsetType = UNSET
@@ -77,18 +84,31 @@ class ItemError(Struct, frozen=True):
 
 def kind_of(reading: MixedReading) -> Kind | None:
     """The kind of a mixed item that has all fields of one kind and none of the other; None otherwise."""
-    meter = (reading.meter_id, reading.kwh_consumed_ac, reading.voltage)
     vehicle = (reading.vehicle_id, reading.soc, reading.kwh_delivered_dc, reading.battery_temp)
-    if UNSET not in meter and vehicle == (UNSET, UNSET, UNSET, UNSET):
-        return METER
-    if UNSET not in vehicle and meter == (UNSET, UNSET, UNSET):
-        return VEHICLE
-    return None
+    if reading.meter_id is not UNSET:
+        return METER if vehicle == (UNSET, UNSET, UNSET, UNSET) else None
+    meter = (reading.kwh_consumed_ac, reading.register_kwh, reading.voltage)
+    return VEHICLE if UNSET not in vehicle and meter == (None, None, None) else None
+
+
+def energy_error(index: int, reading: MeterReading | MixedReading) -> ItemError:
+    """What is wrong with a meter's reading that has not exactly one of energy and register."""
+    if reading.kwh_consumed_ac is None:
+        return ItemError(index, "/kwhConsumedAc", "missing_field", "is required, or registerKwh in its place")
+    detail = "is given beside kwhConsumedAc: a reading has one of them"
+    return ItemError(index, "/registerKwh", "ambiguous_energy", detail)
 
 
 def meter_row(reading: MeterReading, bucket: int) -> Row:
     """Row of a meter reading."""
-    return (bucket, reading.meter_id, reading.timestamp, reading.kwh_consumed_ac, reading.voltage)
+    return (
+        bucket,
+        reading.meter_id,
+        reading.timestamp,
+        reading.kwh_consumed_ac,
+        reading.voltage,
+        reading.register_kwh,
+    )
 
 
 def vehicle_row(reading: VehicleReading, bucket: int) -> Row:

@@ -25,7 +25,7 @@ from shards.errors import (
 from shards.kinds import Kind, Row
 from shards.postgres.pools import PoolLimits, PoolOptions, ShardPool
 from shards.shard import ShardRecord
-from shards.storage import read, tables, write
+from shards.storage import rows, tables, write
 from shards.storage.partitions import make_leaves_for
 
 WRITE_ATTEMPTS_MAX = 4
@@ -208,7 +208,7 @@ class Cluster:
         identity = f"{self._cluster_id} {record.name}"
         reader_limits = replace(self._limits, statement_timeout_s=self._query_timeout_s)
         options = PoolOptions("voltroute writer", None, identity, self._changed)
-        reading = PoolOptions("voltroute reader", read.SESSION, identity, self._changed)
+        reading = PoolOptions("voltroute reader", rows.SESSION, identity, self._changed)
         return Shard(
             record,
             writer=ShardPool(record.name, record.writer_dsn, self._limits, options),

@@ -12,16 +12,18 @@ def quote_identifier(name: str) -> str:
 
 
 def for_kind(template: str, kind: Kind) -> str:
-    """Fill a statement's `{history} {status} {id} {energy} {values} {value_types}` with the names of one kind."""
+    """Fill a statement's placeholders with the names of one kind."""
     names = {
         "{history}": quote_identifier(kind.history),
         "{status}": quote_identifier(kind.status),
         "{id}": quote_identifier(kind.id_column),
         "{energy}": quote_identifier(kind.energy),
         "{values}": ", ".join(map(quote_identifier, kind.values)),
+        "{status_values}": ", ".join(f"s.{quote_identifier(name)}" for name in kind.values),
         "{new_values}": ", ".join(f"{name} = excluded.{name}" for name in map(quote_identifier, kind.values)),
         "{value_arrays}": ", ".join(f"${4 + i}::float8[]" for i in range(len(kind.values))),
         "{newest_array}": f"${4 + len(kind.values)}::boolean[]",
+        "{register}": quote_identifier(kind.register) if kind.register else "NULL::float8",
         "{temperature}": "battery_temp" if "battery_temp" in kind.values else "0.0::float8",
     }
     for placeholder, text in names.items():

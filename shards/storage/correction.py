@@ -41,8 +41,20 @@ _SQL: Final = {(each, kind): _sql(each, kind) for each in (_LOOK, _HISTORY, _STA
 class Correction:
     """A reading before and after: column -> value."""
 
-    before: Mapping[str, float]
-    after: Mapping[str, float]
+    before: Mapping[str, float | None]
+    after: Mapping[str, float | None]
+
+
+def _changed(kind: Kind, before: Mapping[str, float | None], changed: Mapping[str, float]) -> dict[str, float | None]:
+    """The values with what changed. A reading has an energy or a register: to set the one takes the other away."""
+    after = {**before, **changed}
+    if kind.register is not None:
+        ways = {kind.energy, kind.register}
+        if ways <= changed.keys():
+            raise Refused(f"a reading of a {kind} has either {kind.energy} or {kind.register}: set one of them")
+        if given := ways & changed.keys():
+            after[(ways - given).pop()] = None
+    return after
 
 
 async def correct(
@@ -68,7 +80,7 @@ async def correct(
         if found is None:
             raise Refused(f"there is no reading of {kind} {device_id} at {moment.isoformat()}")
         before = dict(found)
-        after = {**before, **changed}
+        after = _changed(kind, before, changed)
         for statement in (_HISTORY, _STATUS):
             await connection.execute(_SQL[statement, kind], *key, *(after[name] for name in kind.values))
         told = (json.dumps(before), json.dumps(after))

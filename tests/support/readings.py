@@ -17,6 +17,11 @@ def meter(device: str = "M-1", minute: float = 0, kwh: float = 0.5, voltage: flo
     return {"meterId": device, "kwhConsumedAc": kwh, "voltage": voltage, "timestamp": at(minute)}
 
 
+def register(device: str = "M-1", minute: float = 0, count: float = 1000.0) -> dict[str, Any]:
+    """A reading of a meter that sends its count, and no voltage."""
+    return {"meterId": device, "registerKwh": count, "timestamp": at(minute)}
+
+
 def vehicle(
     device: str = "V-1", minute: float = 0, kwh: float = 0.4, soc: float = 50.0, temp: float = 25.0
 ) -> dict[str, Any]:

@@ -28,7 +28,9 @@ def body_of(*items: object) -> bytes:
     [
         ({**meter(), "vehicleId": "V"}, "", "ambiguous_kind"),
         ({"timestamp": meter()["timestamp"]}, "", "ambiguous_kind"),
-        ({k: v for k, v in meter().items() if k != "voltage"}, "/voltage", "missing_field"),
+        ({k: v for k, v in meter().items() if k != "kwhConsumedAc"}, "/kwhConsumedAc", "missing_field"),
+        ({**meter(), "registerKwh": 5}, "/registerKwh", "ambiguous_energy"),
+        ({**meter(), "registerKwh": -1}, "/registerKwh", "out_of_range"),
         ({k: v for k, v in vehicle().items() if k != "soc"}, "/soc", "missing_field"),
         ({**meter(), "soc": 5}, "/soc", "unknown_field"),
         ({**vehicle(), "soc": 500}, "/soc", "out_of_range"),

@@ -5,24 +5,44 @@ import pytest
 from router.reads.efficiency import health, ratio
 from router.reads.merge import Sums, add, add_series, mean, newest
 from router.wire.answers import Health
+from shards.ratings import Rating, Ratings
+
+PLAIN = Ratings()
+
+
+def _row(**given: object) -> dict[str, object]:
+    return {"energy": 0.0, "suspect": 0, "suspect_energy": 0.0, **given}
 
 
 def test_sums_add_up_whatever_the_order() -> None:
-    items = [{"devices": 1, "readings": 2, "energy": x, "temperature": 1.0} for x in (1e16, 1.0, -1e16)]
-    assert add(items) == add(items[::-1]) == Sums(3, 6, 1.0, 3.0)
-    assert add([]) == Sums()
+    items = [_row(devices=1, readings=2, energy=x, temperature=1.0) for x in (1e16, 1.0, -1e16)]
+    assert add(items, PLAIN) == add(items[::-1], PLAIN)
+    assert add(items, PLAIN) == Sums(devices=3, readings=6, per_minute=3.0, energy=1.0, temperature=3.0)
+    assert add([], PLAIN) == Sums()
+
+
+def test_suspect_energy_is_left_out_unless_asked_for() -> None:
+    items = [_row(energy=1.0, suspect=2, suspect_energy=50.0), _row(energy=2.0)]
+    assert (add(items, PLAIN).energy, add(items, PLAIN).suspect) == (3.0, 2)
+    assert add(items, PLAIN, all_energy=True).energy == 53.0
+
+
+def test_expected_readings_come_from_each_device_where_they_differ() -> None:
+    quarter_hourly = Ratings(Rating(900.0))
+    assert add([_row(devices=2), _row(devices=1)], quarter_hourly).per_minute == pytest.approx(0.2)
+    assert add([_row(devices=2, per_minute=1.5), _row(devices=1, per_minute=None)], PLAIN).per_minute == 2.5
 
 
 def test_averages_come_from_sums_not_from_averages() -> None:
-    parts = add([{"readings": 1, "energy": 0, "temperature": 40.0}, {"readings": 3, "energy": 0, "temperature": 60.0}])
+    parts = add([_row(readings=1, temperature=40.0), _row(readings=3, temperature=60.0)], PLAIN)
     assert mean(parts.temperature, parts.readings) == 25.0
     assert mean(0.0, 0) is None
 
 
 def test_series_by_interval() -> None:
-    one, two = datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 1, 2, tzinfo=UTC)
-    rows = [{"starts": two, "readings": 1, "energy": 1.0}, {"starts": one, "readings": 2, "energy": 2.0}]
-    assert list(add_series([*rows, rows[0]]).items()) == [(one, Sums(0, 2, 2.0)), (two, Sums(0, 2, 2.0))]
+    rows = [_row(bin=2, readings=1, energy=1.0), _row(bin=1, readings=2, energy=2.0)]
+    found = add_series([*rows, rows[0]], PLAIN)
+    assert list(found.items()) == [(1, Sums(readings=2, energy=2.0)), (2, Sums(readings=2, energy=2.0))]
 
 
 def test_newest_over_shards() -> None:

@@ -1,0 +1,121 @@
+"""The wire types of devices: what they sent, what is known of them, and how they are paired."""
+
+from datetime import datetime
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+from router.wire.answers import Answer
+from router.wire.readings import REGISTER_MAX_KWH, DeviceId, Timestamp
+
+
+class MeterStatus(Answer, frozen=True):
+    """The newest reading of a meter."""
+
+    meter_id: str
+    kwh_consumed_ac: float | None
+    register_kwh: float | None
+    voltage: float | None
+    last_updated: datetime
+    created_at: datetime
+
+
+class VehicleStatus(Answer, frozen=True):
+    """The newest reading of a vehicle."""
+
+    vehicle_id: str
+    soc: float
+    kwh_delivered_dc: float
+    battery_temp: float
+    last_updated: datetime
+    created_at: datetime
+
+
+class StoredMeterReading(Answer, frozen=True):
+    """A reading and when it was stored. Of a register, `kwhConsumedAc` is the energy since the count before."""
+
+    meter_id: str
+    kwh_consumed_ac: float | None
+    register_kwh: float | None
+    voltage: float | None
+    timestamp: datetime
+    ingested_at: datetime
+
+
+class StoredVehicleReading(Answer, frozen=True):
+    """A reading and when it was stored."""
+
+    vehicle_id: str
+    soc: float
+    kwh_delivered_dc: float
+    battery_temp: float
+    timestamp: datetime
+    ingested_at: datetime
+
+
+class PairingBody(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
+    """A meter feeds a vehicle during (validFrom, validTo]; null: until further notice."""
+
+    vehicle_id: DeviceId
+    meter_id: DeviceId
+    valid_from: Timestamp
+    valid_to: Timestamp | None = None
+
+
+IntervalS = Annotated[float, Meta(gt=0, le=86_400 * 31, description="seconds between two readings; default 60")]
+PowerKw = Annotated[float, Meta(gt=0, le=1_000_000, description="largest power; more energy than it allows is suspect")]
+RegisterMax = Annotated[
+    float, Meta(gt=0, le=REGISTER_MAX_KWH, description="count at which the register begins again at 0")
+]
+BatteryKwh = Annotated[float, Meta(gt=0, le=100_000, description="capacity of the battery when it was new")]
+Label = Annotated[str, Meta(max_length=200, description="what people call it")]
+
+
+class MeterDefaults(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
+    """What is expected of every meter of which nothing else is known."""
+
+    interval_s: IntervalS | None = None
+    power_max_kw: PowerKw | None = None
+    register_max_kwh: RegisterMax | None = None
+
+
+class VehicleDefaults(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
+    """What is expected of every vehicle of which nothing else is known."""
+
+    interval_s: IntervalS | None = None
+    power_max_kw: PowerKw | None = None
+
+
+class MeterBody(MeterDefaults, frozen=True, forbid_unknown_fields=True, rename="camel"):
+    """What a meter is. Null: not known, then the default holds."""
+
+    label: Label | None = None
+
+
+class VehicleBody(VehicleDefaults, frozen=True, forbid_unknown_fields=True, rename="camel"):
+    """What a vehicle is. Null: not known, then the default holds."""
+
+    battery_kwh: BatteryKwh | None = None
+    label: Label | None = None
+
+
+class Meter(Answer, frozen=True):
+    """What is known of a meter, beside what it sends."""
+
+    meter_id: str
+    interval_s: float | None
+    power_max_kw: float | None
+    register_max_kwh: float | None
+    label: str | None
+    updated_at: datetime | None
+
+
+class Vehicle(Answer, frozen=True):
+    """What is known of a vehicle, beside what it sends."""
+
+    vehicle_id: str
+    interval_s: float | None
+    power_max_kw: float | None
+    battery_kwh: float | None
+    label: str | None
+    updated_at: datetime | None

@@ -1,0 +1,213 @@
+"""Energy from registers: the differences between a device's counts, made when they are read.
+
+A count below 90 % of the one before is a reset: the new count is the energy since (where the device's maximum is known
+and was near, the register rolled over). Any other count that is not above the highest one since the last reset adds
+nothing; when it is below the one before, it is a dip, and suspect. What comes late or twice changes nothing of this, as
+nothing but history is looked at: the window, and LOOK_BACK readings of the device before it.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, Final
+
+from shards.kinds import KINDS, Kind
+from shards.postgres.pools import Connection
+from shards.postgres.sql import for_kind
+from shards.ratings import Ratings
+from shards.storage.rows import COVERED, Rows, fetch_rows
+from shards.window import Window
+
+LOOK_BACK: Final = 32  # a dip that began earlier than that before a window is taken for the new count
+RESET_BELOW: Final = 0.9  # of the count before
+
+_MEASURED: Final = """
+WITH rating AS MATERIALIZED (
+    SELECT device COLLATE "C" AS device, interval_s, power_max_kw, register_max_kwh
+    FROM jsonb_to_recordset($4::jsonb -> 'devices')
+        AS d (device text, interval_s float8, power_max_kw float8, register_max_kwh float8)
+    UNION ALL
+    SELECT NULL, interval_s, power_max_kw, register_max_kwh
+    FROM jsonb_to_record($4::jsonb) AS d (interval_s float8, power_max_kw float8, register_max_kwh float8)
+), device AS MATERIALIZED (
+    {devices}
+), seen AS (
+    SELECT d.device, r.timestamp, r.register
+    FROM device AS d CROSS JOIN LATERAL (
+        (
+            SELECT timestamp, {register} AS register FROM {history}
+            WHERE bucket = d.bucket AND {id} = d.device AND tenant_id = 0 AND {register} IS NOT NULL AND timestamp <= $2
+            ORDER BY timestamp DESC LIMIT {look_back}
+        )
+        UNION ALL
+        SELECT timestamp, {register} FROM {history}
+        WHERE bucket = d.bucket AND {id} = d.device AND tenant_id = 0 AND {register} IS NOT NULL
+            AND timestamp > $2 AND timestamp <= $3
+    ) AS r
+), stepped AS (
+    SELECT *, lag(register) OVER w AS before, lag(timestamp) OVER w AS since
+    FROM seen WINDOW w AS (PARTITION BY device ORDER BY timestamp)
+), run AS (
+    SELECT *, count(*) FILTER (WHERE register < {reset_below} * before) OVER w AS run
+    FROM stepped WINDOW w AS (PARTITION BY device ORDER BY timestamp)
+), peaked AS (
+    SELECT *, max(register) OVER (PARTITION BY device, run ORDER BY timestamp) AS peak FROM run
+), highest AS (
+    SELECT *, lag(peak) OVER (PARTITION BY device ORDER BY timestamp) AS high FROM peaked
+), measured AS (
+    SELECT h.device, h.timestamp,
+        h.register < h.before AND h.register >= {reset_below} * h.before AS dips,
+        CASE
+            WHEN h.before IS NULL THEN 0
+            WHEN h.register >= {reset_below} * h.before THEN greatest(h.register - h.high, 0)
+            WHEN h.before >= {reset_below} * coalesce(own.register_max_kwh, every.register_max_kwh)
+                THEN greatest(coalesce(own.register_max_kwh, every.register_max_kwh) - h.high, 0) + h.register
+            ELSE h.register
+        END AS energy,
+        coalesce(own.power_max_kw, every.power_max_kw) / 3600 * greatest(
+            extract(epoch FROM h.timestamp - h.since)::float8, coalesce(own.interval_s, every.interval_s)
+        ) AS most
+    FROM highest AS h
+    LEFT JOIN rating AS own ON own.device = h.device
+    JOIN rating AS every ON every.device IS NULL
+    WHERE h.timestamp > $2
+), reading AS (
+    SELECT *, coalesce(energy > most, false) AS implausible FROM measured
+)
+"""
+_OF_ALL: Final = """SELECT DISTINCT bucket, {id} AS device FROM {history}
+    WHERE bucket = ANY($1::smallint[]) AND tenant_id = 0 AND timestamp > $2 AND timestamp <= $3
+        AND {register} IS NOT NULL"""
+_OF_ONE: Final = "SELECT ($1::smallint[])[1] AS bucket, $5::varchar AS device"
+_OF_ENTRIES: Final = "SELECT DISTINCT bucket, device FROM unnest($5::smallint[], $6::varchar[]) AS d (bucket, device)"
+_SUMS: Final = """
+    coalesce(sum(energy) FILTER (WHERE NOT implausible), 0) AS energy,
+    count(*) FILTER (WHERE implausible OR dips) AS suspect,
+    coalesce(sum(energy) FILTER (WHERE implausible), 0) AS suspect_energy"""
+_FLEET: Final = "SELECT " + COVERED + "," + _SUMS + " FROM reading"
+_SERIES: Final = (
+    "SELECT "
+    + COVERED
+    + """, s.* FROM (SELECT) AS one LEFT JOIN (
+    SELECT width_bucket(timestamp - interval '1 microsecond', $5::timestamptz[]) AS bin,"""
+    + _SUMS
+    + """
+    FROM reading GROUP BY 1
+) AS s ON true"""
+)
+_PAIRED: Final = (
+    "SELECT "
+    + COVERED
+    + ","
+    + _SUMS
+    + """ FROM reading JOIN unnest($6::varchar[], $7::timestamptz[], $8::timestamptz[]) AS w (device, starts, ends)
+    ON w.device = reading.device AND reading.timestamp > w.starts AND reading.timestamp <= w.ends"""
+)
+_DEVICE: Final = (
+    "SELECT "
+    + COVERED
+    + """,
+    coalesce(sum(energy) FILTER (WHERE paired AND NOT implausible), 0) AS paired_energy,
+    coalesce(sum(energy) FILTER (WHERE paired AND implausible), 0) AS paired_suspect_energy,"""
+    + _SUMS
+    + """
+FROM (
+    SELECT *, EXISTS (
+        SELECT FROM unnest($6::timestamptz[], $7::timestamptz[]) AS w (starts, ends)
+        WHERE timestamp > w.starts AND timestamp <= w.ends
+    ) AS paired
+    FROM reading
+) AS r"""
+)
+_EACH: Final = "SELECT " + COVERED + ", r.timestamp, r.energy FROM (SELECT) AS one LEFT JOIN reading AS r ON true"
+
+
+def _sql(devices: str, tail: str, kind: Kind) -> str:
+    text = (_MEASURED + tail).replace("{devices}", devices)
+    text = text.replace("{look_back}", str(LOOK_BACK)).replace("{reset_below}", f"{RESET_BELOW}::float8")
+    return for_kind(text, kind)
+
+
+_SQL: Final = {
+    (name, kind): _sql(devices, tail, kind)
+    for kind in KINDS
+    if kind.register
+    for name, (devices, tail) in {
+        "fleet": (_OF_ALL, _FLEET),
+        "series": (_OF_ALL, _SERIES),
+        "paired": (_OF_ENTRIES, _PAIRED),
+        "device": (_OF_ONE, _DEVICE),
+        "each": (_OF_ONE, _EACH),
+    }.items()
+}
+
+
+async def _fetch(
+    connection: Connection,
+    name: str,
+    kind: Kind,
+    buckets: Sequence[int],
+    window: Window,
+    ratings: Ratings,
+    *arguments: object,
+    key: str = "energy",
+) -> Rows:
+    given = (window.start, window.end, ratings.as_json(), *arguments)
+    return await fetch_rows(connection, _SQL[name, kind], key, buckets, *given, anew=True)
+
+
+def columns(entries: Sequence[tuple[int, str, Window]]) -> tuple[list[int], list[str], list[datetime], list[datetime]]:
+    """Buckets, devices, starts and ends of (bucket, device, window) entries, as SQL takes them."""
+    return (
+        [bucket for bucket, _, _ in entries],
+        [device_id for _, device_id, _ in entries],
+        [window.start for _, _, window in entries],
+        [window.end for _, _, window in entries],
+    )
+
+
+async def fleet(connection: Connection, kind: Kind, buckets: Sequence[int], window: Window, ratings: Ratings) -> Rows:
+    """One item over all devices: energy, suspect, suspect_energy."""
+    return await _fetch(connection, "fleet", kind, buckets, window, ratings)
+
+
+async def series(
+    connection: Connection, kind: Kind, buckets: Sequence[int], bounds: Sequence[datetime], ratings: Ratings
+) -> Rows:
+    """An item for each interval with counts: bin, energy, suspect, suspect_energy."""
+    window = Window(bounds[0], bounds[-1])
+    return await _fetch(connection, "series", kind, buckets, window, ratings, bounds, key="bin")
+
+
+async def paired(
+    connection: Connection,
+    kind: Kind,
+    buckets: Sequence[int],
+    window: Window,
+    entries: Sequence[tuple[int, str, Window]],
+    ratings: Ratings,
+) -> Rows:
+    """One item: energy, suspect, suspect_energy of `entries`, whose windows are disjoint for each device."""
+    return await _fetch(connection, "paired", kind, buckets, window, ratings, *columns(entries))
+
+
+async def device(
+    connection: Connection,
+    kind: Kind,
+    place: tuple[int, str],
+    window: Window,
+    paired: Sequence[Window],
+    ratings: Ratings,
+) -> Mapping[str, Any]:
+    """What registers add to the sums of the device at `place` (bucket, ID): column -> value."""
+    bucket, device_id = place
+    arguments = (device_id, [w.start for w in paired], [w.end for w in paired])
+    return (await _fetch(connection, "device", kind, [bucket], window, ratings, *arguments)).rows[0]
+
+
+async def each(
+    connection: Connection, kind: Kind, place: tuple[int, str], window: Window, ratings: Ratings
+) -> Mapping[datetime, float]:
+    """Time of each count in `window` -> kWh since the one before."""
+    bucket, device_id = place
+    found = await _fetch(connection, "each", kind, [bucket], window, ratings, device_id, key="timestamp")
+    return {row["timestamp"]: row["energy"] for row in found.rows}

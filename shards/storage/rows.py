@@ -1,0 +1,46 @@
+"""What a statement on one shard gives: rows, and which of the asked buckets the shard owned in its snapshot."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias
+
+from shards.postgres.pools import Connection
+from shards.postgres.transactions import transaction
+
+Record: TypeAlias = dict[str, Any]  # a row: column name -> value
+
+# Planning a query over all leaves takes longer than running it (activity: 1.9 ms, and 0.6 ms with a generic plan). The
+# sums over a window are the exception: how to read depends on how much of the history the window covers.
+SESSION: Final = {"plan_cache_mode": "force_generic_plan"}
+_PLAN_ANEW: Final = "SET LOCAL plan_cache_mode = force_custom_plan"
+COVERED: Final = "(SELECT array_agg(bucket) FROM readable_bucket WHERE bucket = ANY($1::smallint[])) AS covered"
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of a query, the buckets it was asked for, and those of them that the shard owned."""
+
+    asked: frozenset[int]
+    covered: frozenset[int]
+    rows: list[Record]
+
+
+async def fetch_rows(
+    connection: Connection, sql: str, key: str, buckets: int | Sequence[int], *arguments: object, anew: bool = False
+) -> Rows:
+    """Run a statement whose rows hold `covered` beside the item; an item without `key` is only the outer join's.
+
+    `anew`: planned for these arguments instead of once for all.
+    """
+    asked = frozenset([buckets] if isinstance(buckets, int) else buckets)
+    if anew:
+        async with transaction(connection, readonly=True):
+            await connection.execute(_PLAN_ANEW)
+            records = await connection.fetch(sql, buckets, *arguments)
+    else:
+        records = await connection.fetch(sql, buckets, *arguments)
+    covered = frozenset(records[0]["covered"] or ()) if records else frozenset()
+    rows = [dict(record) for record in records if record[key] is not None]
+    for row in rows:
+        del row["covered"]
+    return Rows(asked, covered, rows)

@@ -1,0 +1,246 @@
+"""Sums over readings of one shard: of a device, of all devices, in intervals, within pairings.
+
+Energies of intervals are summed here, and registers.py adds what registers counted. An energy above what the device's
+rating allows is left out of `energy`, and told as `suspect` and `suspect_energy`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+
+from shards.kinds import KINDS, Kind
+from shards.postgres.pools import Connection
+from shards.postgres.sql import for_kind
+from shards.ratings import Ratings
+from shards.storage import registers
+from shards.storage.rows import COVERED, Rows, fetch_rows
+from shards.window import Window
+
+Entry = tuple[int, str, Window]  # bucket, device, when
+
+# {rated}, {implausible}: with nothing to tell devices apart, nothing is joined and nothing is judged.
+_JUDGED: Final = {
+    "{rated}": """LEFT JOIN jsonb_to_recordset({ratings}::jsonb -> 'devices')
+        AS rating (device text, interval_s float8, power_max_kw float8) ON rating.device COLLATE "C" = h.{id}""",
+    "{implausible}": """coalesce(h.{energy}
+        > coalesce(rating.power_max_kw, ({ratings}::jsonb ->> 'power_max_kw')::float8)
+        * coalesce(rating.interval_s, ({ratings}::jsonb ->> 'interval_s')::float8) / 3600, false)""",
+    "{per_minute}": "60 / coalesce(max(rating.interval_s), max(({ratings}::jsonb ->> 'interval_s')::float8))",
+}
+_PLAIN: Final = {"{rated}": "", "{implausible}": "false", "{per_minute}": "NULL::float8"}
+
+_SUMS: Final = """
+    coalesce(sum(energy) FILTER (WHERE NOT implausible), 0) AS energy,
+    count(*) FILTER (WHERE implausible) AS suspect,
+    coalesce(sum(energy) FILTER (WHERE implausible), 0) AS suspect_energy,
+    coalesce(sum(temperature), 0) AS temperature"""
+
+_READING: Final = """h.{energy} AS energy, {temperature} AS temperature, {implausible} AS implausible"""
+
+_DEVICE: Final = (
+    "SELECT "
+    + COVERED
+    + """,
+    count(*) AS readings,
+    count(energy) AS intervals,
+    count(register) AS registers,
+    count(*) FILTER (WHERE paired) AS paired_readings,
+    coalesce(sum(energy) FILTER (WHERE paired AND NOT implausible), 0) AS paired_energy,
+    coalesce(sum(energy) FILTER (WHERE paired AND implausible), 0) AS paired_suspect_energy,
+    count(DISTINCT date_bin($7::interval, timestamp - interval '1 microsecond', $3)) AS slots,"""
+    + _SUMS
+    + """
+FROM (
+    SELECT timestamp, {register} AS register, """
+    + _READING
+    + """, EXISTS (
+        SELECT FROM unnest($5::timestamptz[], $6::timestamptz[]) AS w (starts, ends)
+        WHERE timestamp > w.starts AND timestamp <= w.ends
+    ) AS paired
+    FROM {history} AS h {rated}
+    WHERE bucket = ($1::smallint[])[1] AND {id} = $2 AND tenant_id = 0 AND timestamp > $3 AND timestamp <= $4
+) AS reading
+"""
+)
+
+_FLEET: Final = (
+    "SELECT "
+    + COVERED
+    + """,
+    count(*) AS devices,
+    coalesce(sum(readings), 0)::bigint AS readings,
+    coalesce(sum(registers), 0)::bigint AS registers,
+    count(*) FILTER (WHERE registers BETWEEN 1 AND readings - 1) AS mixed,
+    sum(per_minute) AS per_minute,
+    coalesce(sum(suspect), 0)::bigint AS suspect,
+    coalesce(sum(suspect_energy), 0) AS suspect_energy,
+    coalesce(sum(energy), 0) AS energy,
+    coalesce(sum(temperature), 0) AS temperature
+FROM (
+    SELECT count(*) AS readings, count({register}) AS registers, {per_minute} AS per_minute,
+        sum(h.{energy}) FILTER (WHERE NOT {implausible}) AS energy,
+        count(*) FILTER (WHERE {implausible}) AS suspect,
+        sum(h.{energy}) FILTER (WHERE {implausible}) AS suspect_energy,
+        sum({temperature}) AS temperature
+    FROM {history} AS h {rated}
+    WHERE bucket = ANY($1::smallint[]) AND tenant_id = 0 AND timestamp > $2 AND timestamp <= $3
+    GROUP BY {id}
+) AS device
+"""
+)
+
+# An interval is (start, end], like the window: a reading at a boundary belongs to the interval that ends there.
+_SERIES: Final = (
+    "SELECT "
+    + COVERED
+    + """, s.*
+FROM (SELECT) AS one
+LEFT JOIN (
+    SELECT width_bucket(timestamp - interval '1 microsecond', $4::timestamptz[]) AS bin, count(*) AS readings,"""
+    + _SUMS
+    + """
+    FROM (
+        SELECT timestamp, """
+    + _READING
+    + """
+        FROM {history} AS h {rated}
+        WHERE bucket = ANY($1::smallint[]) AND tenant_id = 0 AND timestamp > $2 AND timestamp <= $3
+    ) AS reading
+    GROUP BY 1
+) AS s ON true
+"""
+)
+
+_PAIRED: Final = (
+    "SELECT "
+    + COVERED
+    + """,
+    count(*) AS readings,"""
+    + _SUMS
+    + """
+FROM (
+    SELECT """
+    + _READING
+    + """
+    FROM unnest($4::smallint[], $5::varchar[], $6::timestamptz[], $7::timestamptz[]) AS w (bucket, device, starts, ends)
+    JOIN {history} AS h
+        ON h.bucket = w.bucket AND h.{id} = w.device AND h.timestamp > w.starts AND h.timestamp <= w.ends
+    {rated}
+    WHERE h.bucket = ANY($1::smallint[]) AND h.tenant_id = 0 AND h.timestamp > $2 AND h.timestamp <= $3
+) AS reading
+"""
+)
+
+
+def _sql(template: str, kind: Kind, ratings: str, *, judged: bool) -> str:
+    for placeholder, text in (_JUDGED if judged else _PLAIN).items():
+        template = template.replace(placeholder, text)
+    return for_kind(template.replace("{ratings}", ratings), kind)
+
+
+_SQL: Final = {
+    (name, kind, judged): _sql(template, kind, ratings, judged=judged)
+    for judged in (False, True)
+    for kind in KINDS
+    for name, (template, ratings) in {
+        "device": (_DEVICE, "$8"),
+        "fleet": (_FLEET, "$4"),
+        "series": (_SERIES, "$5"),
+        "paired": (_PAIRED, "$8"),
+    }.items()
+}
+
+
+@dataclass(frozen=True)
+class DeviceSums:
+    """One device over a window; `paired_*` only within its pairings. Energies in kWh, temperatures in deg C.
+
+    `slots`: of the device's reporting intervals, those with a reading; `intervals`, `registers`: readings of each way.
+    """
+
+    asked: frozenset[int]
+    covered: frozenset[int]
+    readings: int
+    intervals: int
+    registers: int
+    energy: float
+    suspect: int
+    suspect_energy: float
+    paired_readings: int
+    paired_energy: float
+    paired_suspect_energy: float
+    temperature: float
+    slots: int
+
+
+async def _fetch(
+    connection: Connection,
+    name: str,
+    kind: Kind,
+    key: str,
+    buckets: Sequence[int],
+    ratings: Ratings,
+    *arguments: object,
+) -> Rows:
+    judged = not ratings.is_plain
+    given = (*arguments, ratings.as_json()) if judged else arguments
+    return await fetch_rows(connection, _SQL[name, kind, judged], key, buckets, *given, anew=name != "device")
+
+
+async def device(
+    connection: Connection,
+    kind: Kind,
+    place: tuple[int, str],
+    window: Window,
+    paired: Sequence[Window],
+    ratings: Ratings,
+) -> DeviceSums:
+    """Sums over the readings in `window` of the device at `place` (bucket, ID); `paired` are disjoint windows."""
+    bucket, device_id = place
+    starts, ends = [w.start for w in paired], [w.end for w in paired]
+    slot = timedelta(seconds=ratings.interval_s(device_id))
+    arguments = (device_id, window.start, window.end, starts, ends, slot)
+    found = await _fetch(connection, "device", kind, "readings", [bucket], ratings, *arguments)
+    values = found.rows[0]
+    if values["registers"]:
+        counted = await registers.device(connection, kind, place, window, paired, ratings)
+        for name, value in counted.items():
+            values[name] += value
+    return DeviceSums(asked=found.asked, covered=found.covered, **values)
+
+
+async def fleet(
+    connection: Connection, kind: Kind, buckets: Sequence[int], window: Window, ratings: Ratings
+) -> tuple[list[Rows], bool]:
+    """Sums over all devices in `buckets`, one item each (devices, readings, energy, ...), and if there are registers.
+
+    `mixed`: devices that sent both energies and registers. `per_minute`: readings expected a minute, None when every
+    device reports by the default.
+    """
+    found = [await _fetch(connection, "fleet", kind, "readings", buckets, ratings, window.start, window.end)]
+    has_registers = found[0].rows[0]["registers"] > 0
+    if has_registers:
+        found.append(await registers.fleet(connection, kind, buckets, window, ratings))
+    return found, has_registers
+
+
+async def series(
+    connection: Connection, kind: Kind, buckets: Sequence[int], bounds: Sequence[datetime], ratings: Ratings
+) -> Rows:
+    """An item for each interval with readings: `bin` (from 1: up to `bounds[bin]`), readings, energy, ... ."""
+    arguments = (bounds[0], bounds[-1], bounds)
+    return await _fetch(connection, "series", kind, "bin", buckets, ratings, *arguments)
+
+
+async def paired(
+    connection: Connection,
+    kind: Kind,
+    buckets: Sequence[int],
+    window: Window,
+    entries: Sequence[Entry],
+    ratings: Ratings,
+) -> Rows:
+    """One item: readings, energy, ... of `entries`, whose windows are disjoint for each device."""
+    arguments = (window.start, window.end, *registers.columns(entries))
+    return await _fetch(connection, "paired", kind, "readings", buckets, ratings, *arguments)
