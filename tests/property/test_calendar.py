@@ -98,6 +98,6 @@ def test_any_interval_fits_the_period(start: datetime, length: timedelta, step: 
 def test_a_zone_that_is_none_is_named(name: str) -> None:
     with pytest.raises(ProblemError) as refused:
         read_zone(name, "tz")
-    assert refused.value.status == 422
+    assert refused.value.problem.status == 422
     assert "is no time zone" in refused.value.detail
     assert len(refused.value.detail) < 200
