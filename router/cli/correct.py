@@ -8,7 +8,7 @@ import msgspec
 import typer
 
 from router.cli.catalog import with_catalog
-from router.cli.fleet import KindName
+from router.cli.sending import KindName
 from router.cli.show.output import print_json, say
 from router.cli.target import DataOption, JsonOption
 from router.wire.parameters import read_device, read_moment

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from router.cli import cluster, correct, demo, doctor, fleet, rebalance, schema, shard
+from router.cli import cluster, correct, demo, doctor, post, rebalance, schema, shard, simulate
 from router.cli.show.output import errors, print_line
 from shards.errors import ClusterError, InvalidArgument, Refused, ShardError
 from shards.postgres.dsn import redact_text
@@ -44,8 +44,9 @@ app.add_typer(shard.shard_app, name="shard")
 app.add_typer(rebalance.rebalance_app, name="rebalance")
 app.add_typer(schema.map_app, name="map")
 app.add_typer(schema.config_app, name="config")
-app.command()(fleet.post)
-app.command()(fleet.simulate)
+app.command()(post.post)
+app.command()(post.presets)
+app.command()(simulate.simulate)
 app.command()(correct.correct)
 app.command()(doctor.doctor)
 app.command()(rebalance.check)

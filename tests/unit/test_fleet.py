@@ -4,13 +4,11 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
 
 from router.fleet.client import RouterClient, RouterRefused
 from router.fleet.devices import Bay, charging_power_kw, new_fleet
-from router.fleet.files import FileError, batched, read_readings
 from router.fleet.stream import Rates, stream
 
 START = datetime(2026, 5, 1, tzinfo=UTC)
@@ -58,41 +56,6 @@ def test_energy_of_both_sides_fits_together() -> None:
         sums["ac"] += float(reading.get("kwhConsumedAc", 0))  # type: ignore[arg-type, assignment]
         sums["dc"] += float(reading.get("kwhDeliveredDc", 0))  # type: ignore[arg-type, assignment]
     assert 0.5 < sums["dc"] / sums["ac"] < 0.96
-
-
-def test_csv_and_ndjson(tmp_path: Path) -> None:
-    table = tmp_path / "a.csv"
-    table.write_text("timestamp,kwhConsumedAc,voltage\n2026-01-01T00:00:00Z,0.5,230\n")
-    lines = tmp_path / "a.ndjson"
-    lines.write_text('\n{"timestamp":"2026-01-01T00:00:00Z","kwhConsumedAc":0.5,"voltage":230.0}\n')
-    expected = [{"timestamp": "2026-01-01T00:00:00Z", "kwhConsumedAc": 0.5, "voltage": 230.0, "meterId": "M"}]
-    assert list(read_readings(table, "meter", "M")) == list(read_readings(lines, "meter", "M")) == expected
-    assert list(batched(iter(expected * 5), 2)) == [expected * 2, expected * 2, expected]
-
-
-@pytest.mark.parametrize(
-    ("name", "text", "complaint"),
-    [
-        ("a.csv", "when,what\n1,2\n", ":1: the first line must name"),
-        ("a.csv", "timestamp,voltage\n2026-01-01T00:00:00Z,much\n", ":2: voltage is 'much', not a number"),
-        ("a.csv", "timestamp,voltage\n2026-01-01T00:00:00Z\n", ":2: 2 columns are expected"),
-        ("a.ndjson", "{}\n{broken\n", ":2: "),
-        ("a.ndjson", "{}\n7\n", ":2: a JSON object is expected"),
-    ],
-)
-def test_a_bad_line_is_named(tmp_path: Path, name: str, text: str, complaint: str) -> None:
-    path = tmp_path / name
-    path.write_text(text)
-    with pytest.raises(FileError) as caught:
-        list(read_readings(path, "meter", "M"))
-    assert complaint in str(caught.value)
-
-
-def test_a_file_without_device_needs_one(tmp_path: Path) -> None:
-    path = tmp_path / "a.ndjson"
-    path.write_text("{}\n")
-    with pytest.raises(FileError, match="--device"):
-        list(read_readings(path, "vehicle", None))
 
 
 ANSWERS = [

@@ -1,0 +1,200 @@
+"""post: readings from a file into a router."""
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import httpx2
+import typer
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from router.cli.sending import URL_DEFAULT, KindName, UrlOption, report
+from router.cli.show.output import errors, print_json, print_table
+from router.files.layout import UNITS, FileError, Label
+from router.files.options import FileOptions, layout_of
+from router.files.presets import PRESETS
+from router.files.reading import STDIN, Numbered, batched, name_of, read
+from router.files.readings import Skipped
+from router.fleet.client import RouterClient, RouterRefused, Tally
+from shards.errors import ClusterError, InvalidArgument
+
+SHOWN: Final = 5  # readings of a dry run
+
+_FILE = "A file of others"
+
+
+def post(
+    file: Annotated[Path, typer.Argument(help="CSV, NDJSON, or what --preset names; - is standard input.")],
+    kind: Annotated[KindName, typer.Option(help="Kind of the device.")] = KindName.METER,
+    device: Annotated[str | None, typer.Option(help="Device of the rows that name none.")] = None,
+    url: UrlOption = URL_DEFAULT,
+    batch: Annotated[int, typer.Option(min=1, max=20_000, help="Readings in a request.")] = 1_000,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be sent; send nothing.")] = False,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out rows that cannot be read.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
+    preset: Annotated[
+        str | None, typer.Option(help="A known export format: see `voltroute presets`.", rich_help_panel=_FILE)
+    ] = None,
+    columns: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--map",
+            metavar="FIELD=COLUMN",
+            help="Which column holds timestamp, kwhConsumedAc, registerKwh, voltage, meterId. A+B: both together.",
+            rich_help_panel=_FILE,
+        ),
+    ] = None,
+    where: Annotated[
+        list[str] | None,
+        typer.Option(metavar="COLUMN=VALUE", help="Only rows with this value.", rich_help_panel=_FILE),
+    ] = None,
+    time_zone: Annotated[
+        str | None, typer.Option(help="Zone of times without an offset, as Europe/Berlin.", rich_help_panel=_FILE)
+    ] = None,
+    time_format: Annotated[
+        str | None, typer.Option(help="As strptime's, or iso, or epoch.", rich_help_panel=_FILE)
+    ] = None,
+    time_at: Annotated[
+        Label | None, typer.Option(help="Which end of its interval a row's time is.", rich_help_panel=_FILE)
+    ] = None,
+    interval: Annotated[
+        str | None, typer.Option(help="Length of an interval, as 15m; else as the times tell.", rich_help_panel=_FILE)
+    ] = None,
+    unit: Annotated[
+        str | None, typer.Option(help=f"{', '.join(UNITS)}; a power is an average.", rich_help_panel=_FILE)
+    ] = None,
+    register: Annotated[
+        bool, typer.Option("--register", help="Values are a meter's count, not energies.", rich_help_panel=_FILE)
+    ] = False,
+    voltage: Annotated[
+        float | None, typer.Option(min=0, help="Voltage of every reading.", rich_help_panel=_FILE)
+    ] = None,
+    delimiter: Annotated[str | None, typer.Option(help="Between cells; or tab.", rich_help_panel=_FILE)] = None,
+    decimal: Annotated[str | None, typer.Option(help="Decimal sign: . or ,", rich_help_panel=_FILE)] = None,
+    encoding: Annotated[str | None, typer.Option(help="As latin-1; default utf-8.", rich_help_panel=_FILE)] = None,
+) -> None:
+    """Post a file of readings, up to the first request that keeps failing.
+
+    Repeating it is safe: what is stored already counts as duplicates, or as conflicts where its values were others.
+    """
+    if str(file) != STDIN and (not file.exists() or file.is_dir()):
+        raise InvalidArgument(f"{file} is {'a folder' if file.is_dir() else 'not there'}: a file, or -, is expected")
+    options = FileOptions(
+        preset=preset,
+        columns=tuple(columns or ()),
+        where=tuple(where or ()),
+        time_zone=time_zone,
+        time_format=time_format,
+        time_at=time_at,
+        interval=interval,
+        unit=unit,
+        is_register=register,
+        voltage=voltage,
+        delimiter=delimiter,
+        decimal=decimal,
+        encoding=encoding,
+    )
+    layout, told = layout_of(options)
+    if told is not None and kind is not KindName.METER:
+        raise InvalidArgument("--preset and --map are for meters: a vehicle's file has the names of its fields")
+    skipped = Skipped()
+    numbered = read(file, kind, layout, told, device, skipped, skip_bad=skip_bad)
+    if dry_run:
+        _show(file, numbered, skipped, json=json)
+    else:
+        _send(file, numbered, skipped, (kind, url, batch), json=json)
+
+
+def _show(file: Path, numbered: Iterator[Numbered], skipped: Skipped, *, json: bool) -> None:
+    """The first readings as they would be sent, and what all of them come to."""
+    count, kwh, shown, times = 0, 0.0, list[dict[str, Any]](), list[str]()
+    try:
+        for _, reading in numbered:
+            count += 1
+            kwh += reading.get("kwhConsumedAc") or reading.get("kwhDeliveredDc") or 0.0
+            if len(shown) < SHOWN:
+                shown.append(reading)
+            moment = str(reading.get("timestamp"))
+            times = [min(*times[:1], moment), max(*times[1:], moment)] if times else [moment, moment]
+    except FileError as error:
+        raise InvalidArgument(str(error)) from None
+    if not count:
+        raise ClusterError(f"{name_of(file)}: there is no reading in it{_words(skipped)}")
+    total = {"readings": count, "kwh": round(kwh, 6), "from": times[0], "to": times[1], "missing": skipped.missing}
+    if json:
+        print_json({**total, "bad": skipped.bad[:20], "first": shown})
+        return
+    for reading in shown:
+        print_json(reading)
+    text = f"{count:,} readings would be sent, {kwh:,.3f} kWh, from {times[0]} to {times[1]}{_words(skipped)}"
+    errors.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _words(skipped: Skipped) -> str:
+    found = [f"; {skipped.missing:,} values are missing"] if skipped.missing else []
+    found += [f"; {len(skipped.bad):,} rows cannot be read, the first one is {skipped.bad[0]}"] if skipped.bad else []
+    return "".join(found)
+
+
+def _send(
+    file: Path, numbered: Iterator[Numbered], skipped: Skipped, where: tuple[KindName, str, int], *, json: bool
+) -> None:
+    tally, url = Tally(), where[1]
+    try:
+        asyncio.run(_post(tally, file, numbered, where))
+    except FileError as error:
+        before = f"; of the readings before it, {tally.accepted:,} were stored" if tally.accepted else ""
+        raise InvalidArgument(f"{error}{before}") from None
+    except RouterRefused as error:
+        raise ClusterError(str(error)) from error
+    except (httpx2.HTTPError, httpx2.InvalidURL) as error:
+        message = f"{url}: {error or type(error).__name__}"
+        raise ClusterError(message) from error
+    if tally.total == 0:
+        raise ClusterError(f"{name_of(file)}: there is no reading in it{_words(skipped)}")
+    extra: dict[str, Any] = {"missing": skipped.missing} if skipped.missing or json else {}
+    if skipped.bad or json:
+        extra["bad"] = skipped.bad[:20] if json else len(skipped.bad)
+    report(tally, extra, json=json)
+    if tally.failed or tally.rejected or tally.conflicts or skipped.bad:
+        raise typer.Exit(1)
+
+
+async def _post(tally: Tally, file: Path, numbered: Iterator[Numbered], where: tuple[KindName, str, int]) -> None:
+    kind, url, batch = where
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:,}"), TimeElapsedColumn())
+    with Progress(*columns, console=errors, transient=True) as bar:
+        task = bar.add_task(file.name, total=None)  # a pipe can be read only once, so nobody knows how much is to come
+        async with RouterClient(url) as client:
+            await client.get("/livez")  # a wrong URL fails here, at once
+            for some in batched(numbered, batch):
+                answer = await client.post(f"/v1/ingest/{kind}", [reading for _, reading in some])
+                answer.errors = [_placed(error, file, some) for error in answer.errors]
+                tally.add(answer)
+                bar.update(task, advance=len(some))
+                if answer.failed:
+                    break
+
+
+def _placed(error: dict[str, Any], file: Path, some: list[Numbered]) -> dict[str, Any]:
+    """The error of an item, with its place in the file instead of in the request."""
+    if "index" not in error:
+        return error
+    line = some[error["index"]][0]
+    return {"at": f"{name_of(file)}:{line}", **{name: value for name, value in error.items() if name != "index"}}
+
+
+def presets(json: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False) -> None:
+    """List the known export formats that `post --preset` reads."""
+    if json:
+        print_json(
+            {
+                "presets": [
+                    {"name": name, "title": each.title, "timeZone": each.layout.zone} for name, each in PRESETS.items()
+                ]
+            }
+        )
+        return
+    rows = [(name, each.title, each.zone) for name, each in PRESETS.items()]
+    print_table(("preset", "who exports it", "time zone"), rows)

@@ -1,0 +1,1 @@
+"""Files of readings: ours, and what utilities, meters, chargers, inverters and dashboards export."""

@@ -1,0 +1,362 @@
+"""Files: our own, and each known export format with the right kWh, whatever its rows and line ends are like."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from router.files.layout import FileError, Label, Layout
+from router.files.options import FileOptions, layout_of
+from router.files.presets import PRESETS
+from router.files.reading import batched, read
+from router.files.readings import Skipped
+from shards.errors import InvalidArgument
+from tests.support.exports import EXPORTS, Export, Value, a_row_a_day, nem12, start_of
+
+HOUSE = "HOUSE-1"
+CHANGE = {  # an instant two hours before clocks go back, for each zone of a format
+    "America/Los_Angeles": datetime(2026, 11, 1, 7, tzinfo=UTC),
+    "America/Chicago": datetime(2026, 11, 1, 5, tzinfo=UTC),
+    "America/New_York": datetime(2026, 11, 1, 4, tzinfo=UTC),
+    "UTC": datetime(2026, 10, 24, 23, tzinfo=UTC),
+}
+EUROPE = datetime(2026, 10, 24, 23, tzinfo=UTC)
+IDS = [export.preset for export in EXPORTS]
+
+
+def readings_of(path: Path, options: FileOptions, device: str | None = HOUSE, **more: Any) -> list[dict[str, Any]]:
+    layout, told = layout_of(options)
+    return [reading for _, reading in read(path, "meter", layout, told, device, **more)]
+
+
+def as_export(tmp_path: Path, export: Export, text: str, encoding: str = "utf-8") -> list[dict[str, Any]]:
+    path = tmp_path / "export.csv"
+    path.write_bytes(text.encode(encoding))
+    zone = None if export.has_zone else export.zone
+    return readings_of(path, FileOptions(preset=export.preset, time_zone=zone), None if export.device else HOUSE)
+
+
+def values_from(start: datetime, export: Export, count: int) -> list[Value]:
+    step = timedelta(minutes=export.minutes)
+    return [(start + step * at, 0.25 + at / 100) for at in range(count)]
+
+
+def expected(export: Export, values: Sequence[Value]) -> list[Any]:
+    """Device, time and kWh (or count) of what a file should give, but for what is missing."""
+    found, count, step = [], 5000.0, timedelta(minutes=export.minutes)
+    for start, kwh in values:
+        if kwh is not None:
+            count += kwh
+            end = start if export.is_register else start + step
+            value = count + (200.25 if export.preset == "homewizard" else 0) if export.is_register else kwh
+            found.append((export.device or HOUSE, end.isoformat().replace("+00:00", "Z"), pytest.approx(value)))
+    return found
+
+
+def plain(export: Export, readings: list[dict[str, Any]]) -> list[Any]:
+    field = "registerKwh" if export.is_register else "kwhConsumedAc"
+    return [(each["meterId"], each["timestamp"], each[field]) for each in readings]
+
+
+def january(export: Export) -> datetime:
+    return start_of(export.zone, 2026, 1, 15, 22)  # over midnight
+
+
+@pytest.mark.parametrize("export", EXPORTS, ids=IDS)
+def test_right_kwh(tmp_path: Path, export: Export) -> None:
+    values = values_from(january(export), export, 12)
+    found = as_export(tmp_path, export, export.text(export.lines(values)))
+    assert plain(export, found) == expected(export, values)
+    if export.preset == "shelly":
+        assert {each["voltage"] for each in found} == {230.0}
+
+
+@pytest.mark.parametrize("export", EXPORTS, ids=IDS)
+def test_windows_line_ends(tmp_path: Path, export: Export) -> None:
+    values = values_from(january(export), export, 12)
+    text = export.text(export.lines(values)).replace("\n", "\r\n")
+    assert plain(export, as_export(tmp_path, export, text)) == expected(export, values)
+
+
+@pytest.mark.parametrize("export", EXPORTS, ids=IDS)
+def test_a_missing_cell(tmp_path: Path, export: Export) -> None:
+    values = values_from(january(export), export, 12)
+    values[5] = (values[5][0], None)
+    found = as_export(tmp_path, export, export.text(export.lines(values)))
+    assert plain(export, found) == expected(export, values)
+
+
+@pytest.mark.parametrize("export", EXPORTS, ids=IDS)
+def test_a_row_out_of_order_and_a_repeated_one(tmp_path: Path, export: Export) -> None:
+    values = values_from(january(export), export, 12)
+    lines = export.lines(values)
+    moved = [*lines[:3], *lines[4:9], lines[3], *lines[8:]]
+    found = plain(export, as_export(tmp_path, export, export.text(moved)))
+    wanted = expected(export, values)
+    assert sorted(found, key=lambda each: each[1]) == sorted([*wanted, wanted[8]], key=lambda each: each[1])
+
+
+@pytest.mark.parametrize("export", EXPORTS, ids=IDS)
+def test_newest_first(tmp_path: Path, export: Export) -> None:
+    values = values_from(CHANGE.get(export.zone, EUROPE), export, 4 * 60 // export.minutes)
+    found = as_export(tmp_path, export, export.text(export.lines(values)[::-1]))
+    if export.preset != "tauron":
+        assert plain(export, found) == expected(export, values)[::-1]
+
+
+@pytest.mark.parametrize("export", EXPORTS, ids=IDS)
+def test_the_doubled_hour_at_the_end_of_summer_time(tmp_path: Path, export: Export) -> None:
+    start = CHANGE.get(export.zone, EUROPE)
+    values = values_from(start, export, 5 * 60 // export.minutes)
+    found = as_export(tmp_path, export, export.text(export.lines(values)))
+    assert plain(export, found) == expected(export, values)
+
+
+@pytest.mark.parametrize("export", EXPORTS, ids=IDS)
+def test_the_hour_that_is_skipped_in_spring(tmp_path: Path, export: Export) -> None:
+    spring = {"America/Los_Angeles": (8, 9), "America/Chicago": (8, 7), "America/New_York": (8, 6)}
+    day, hour = spring.get(export.zone, (29, 0))
+    values = values_from(datetime(2026, 3, day, hour, tzinfo=UTC), export, 4 * 60 // export.minutes)
+    found = as_export(tmp_path, export, export.text(export.lines(values)))
+    assert plain(export, found) == expected(export, values)
+
+
+def test_interleaved_doubled_hour(tmp_path: Path) -> None:
+    """Fluvius writes both quarters of the doubled hour side by side."""
+    export = next(each for each in EXPORTS if each.preset == "fluvius")
+    values = values_from(EUROPE, export, 16)
+    lines = export.lines(values)
+    first, second = lines[4:8], lines[8:12]
+    mixed = [line for pair in zip(first, second, strict=True) for line in pair]
+    found = plain(export, as_export(tmp_path, export, export.text([*lines[:4], *mixed, *lines[12:]])))
+    assert sorted(found, key=lambda each: each[1]) == expected(export, values)
+
+
+@pytest.mark.parametrize("style", ["old time", "new time"])
+@pytest.mark.parametrize("minutes", [15, 30, 60])
+@pytest.mark.parametrize("backwards", [False, True])
+def test_times_at_the_end_over_the_doubled_hour(tmp_path: Path, style: str, minutes: int, backwards: bool) -> None:
+    """The change itself is called 03:00 by some and 02:00 by others: both tell every interval apart."""
+    zone, step = ZoneInfo("Europe/Lisbon"), timedelta(minutes=minutes)
+    change = datetime(2026, 10, 25, 1, tzinfo=UTC)
+    ends = [change - timedelta(hours=2) + step * at for at in range(1, 5 * 60 // minutes)]
+    lines = []
+    for at, end in enumerate(ends):
+        local = end.astimezone(zone).replace(tzinfo=None)
+        if end == change and style == "old time":
+            local += timedelta(hours=1)
+        lines.append(f"{local:%Y/%m/%d;%H:%M};0,{at:02}")
+    path = tmp_path / "ends.csv"
+    path.write_text("Data;Hora;Consumo\n" + "\n".join(lines[::-1] if backwards else lines))
+    options = FileOptions(
+        columns=("timestamp=Data+Hora", "kwhConsumedAc=Consumo"),
+        time_zone="Europe/Lisbon",
+        time_format="%Y/%m/%d %H:%M",
+        delimiter=";",
+        decimal=",",
+    )
+    found = sorted((each["kwhConsumedAc"], each["timestamp"]) for each in readings_of(path, options))
+    assert [moment for _, moment in found] == [end.isoformat().replace("+00:00", "Z") for end in ends]
+
+
+def test_nem12(tmp_path: Path) -> None:
+    start = datetime(2026, 4, 3, 14, tzinfo=UTC)  # midnight in UTC+10; clocks of Sydney go back a day later
+    values: list[Value] = [(start + timedelta(minutes=30 * at), at / 100) for at in range(96)]
+    values[7] = (values[7][0], None)
+    path = tmp_path / "a.csv"
+    for text in (nem12(values), nem12(values).replace("\n", "\r\n")):
+        path.write_bytes(text.encode())
+        found = readings_of(path, FileOptions(preset="nem12"), None)
+        assert {each["meterId"] for each in found} == {"NEM1201009:E1"}
+        ends = [
+            (start + timedelta(minutes=30)).isoformat().replace("+00:00", "Z")
+            for start, kwh in values
+            if kwh is not None
+        ]
+        assert [each["timestamp"] for each in found] == ends
+        assert sum(each["kwhConsumedAc"] for each in found) == pytest.approx(sum(kwh or 0 for _, kwh in values))
+
+
+def test_a_row_a_day(tmp_path: Path) -> None:
+    rome = ZoneInfo("Europe/Rome")
+    days = [datetime(2026, 1, 15, tzinfo=rome), datetime(2026, 1, 14, tzinfo=rome), datetime(2026, 10, 25, tzinfo=rome)]
+    kwh: list[float | None] = [at / 1000 for at in range(96)]
+    kwh[50] = None
+    path = tmp_path / "a.csv"
+    path.write_text(a_row_a_day([(day, kwh) for day in [*days, days[0]]]).replace("\n", "\r\n"), newline="")
+    found = readings_of(path, FileOptions(preset="e-distribuzione"))
+    keyed = {each["timestamp"]: each["kwhConsumedAc"] for each in found}
+    assert (len(found), len(keyed)) == (4 * 95, 3 * 95)
+    assert sum(keyed.values()) == pytest.approx(3 * sum(each or 0 for each in kwh))
+    assert keyed["2026-01-14T23:15:00Z"] == 0.0
+    assert keyed["2026-01-15T23:00:00Z"] == 0.095
+
+
+def test_every_preset_has_a_sample() -> None:
+    assert {*IDS, "peco", "nem12", "e-distribuzione"} == PRESETS.keys()
+
+
+def test_our_own_files(tmp_path: Path) -> None:
+    table, lines = tmp_path / "a.csv", tmp_path / "a.ndjson"
+    table.write_text("timestamp,kwhConsumedAc,voltage\r\n2026-01-01T00:00:00Z,0.5,230\r\n2026-01-01T00:01:00Z,0.5,\r\n")
+    lines.write_text(
+        '\n{"timestamp":"2026-01-01T00:00:00Z","kwhConsumedAc":0.5,"voltage":230.0}\n'
+        '{"timestamp":"2026-01-01T00:01:00Z","kwhConsumedAc":0.5}\n'
+    )
+    wanted = [
+        {"timestamp": "2026-01-01T00:00:00Z", "kwhConsumedAc": 0.5, "voltage": 230.0, "meterId": "M"},
+        {"timestamp": "2026-01-01T00:01:00Z", "kwhConsumedAc": 0.5, "meterId": "M"},
+    ]
+    assert readings_of(table, FileOptions(), "M") == readings_of(lines, FileOptions(), "M") == wanted
+    table.write_text("timestamp;registerKwh\n2026-01-01T00:00:00Z;7,5\n\n2026-01-01T00:01:00Z;\n")
+    skipped = Skipped()
+    found = readings_of(table, FileOptions(decimal=","), "M", skipped=skipped)
+    assert (found, skipped.missing) == ([{"timestamp": "2026-01-01T00:00:00Z", "registerKwh": 7.5, "meterId": "M"}], 1)
+    assert [len(each) for each in batched(iter([(1, {})] * 5), 2)] == [2, 2, 1]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "complaint"),
+    [
+        ("a.csv", "when,what\n1,2\n", ":1: the first line must name the columns, `timestamp` among them"),
+        ("a.csv", "CUPS;Fecha;Hora;Consumo_kWh;Metodo_obtencion\n", "it looks like --preset datadis"),
+        ("a.csv", "100,NEM12,200506081149\n", "it looks like --preset nem12"),
+        ("a.csv", "timestamp,voltage\n2026-01-01T00:00:00Z,much\n", ":2: voltage is 'much', not a number"),
+        ("a.csv", "timestamp,voltage\n2026-01-01T00:00:00Z,1_000\n", ":2: voltage is '1_000', not a number"),
+        ("a.csv", "timestamp,voltage\n2026-01-01T00:00:00Z,२३०\n", ":2: voltage is '२३०', not a number"),
+        ("a.csv", "timestamp;voltage\n2026-01-01T00:00:00Z;2,5\n", "say --decimal ,"),
+        ("a.csv", "timestamp,voltage\n2026-01-01T00:00:00Z\n", ":2: 2 columns are expected, there are 1"),
+        ("a.csv", "timestamp,voltage\n2026-01-01T00:00:00Z,\xfc\n", "is not UTF-8, or near it"),
+        ("a.ndjson", "{}\n{broken\n", ":2: "),
+        ("a.ndjson", "{}\n7\n", ":2: a JSON object is expected"),
+    ],
+)
+def test_a_bad_line_is_named(tmp_path: Path, name: str, text: str, complaint: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(text.encode("latin-1" if "\xfc" in text else "utf-8"))
+    with pytest.raises(FileError) as caught:
+        readings_of(path, FileOptions(), "M")
+    assert str(caught.value).startswith(str(path))
+    assert complaint in str(caught.value)
+
+
+def test_a_file_without_device_needs_one(tmp_path: Path) -> None:
+    path = tmp_path / "a.ndjson"
+    path.write_text("{}\n")
+    with pytest.raises(FileError, match=":1: no meterId; name the device with --device"):
+        readings_of(path, FileOptions(), None)
+    octopus = tmp_path / "o.csv"
+    octopus.write_text(EXPORTS[3].text([]))
+    with pytest.raises(FileError, match="no column names a device"):
+        readings_of(octopus, FileOptions(preset="octopus"), None)
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        ("2026-01-15;25:10;0,5", "Tag is '2026-01-15 25:10', not a time as %Y-%m-%d %H:%M"),
+        ("2026-01-15;10:15;0.5", "Verbrauch is '0.5', not a number"),
+        ("2026-01-15;10:15;12 kWh", "Verbrauch is '12 kWh', not a number"),
+        ("2026-03-29;02:30;0,5", "2026-03-29 02:30:00 never was in Europe/Vienna"),
+        ("2026-01-15", "ends before the column"),
+    ],
+)
+@pytest.mark.parametrize("skip_bad", [False, True])
+def test_a_bad_row_of_a_table_is_named_or_left_out(tmp_path: Path, line: str, complaint: str, skip_bad: bool) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text(f"a line above\nTag;Zeit;Verbrauch\n2026-01-15;00:00;0,5\n2026-01-15;00:15;0,5\n{line}\n")
+    options = FileOptions(
+        columns=("timestamp=Tag+Zeit", "kwhConsumedAc=Verbrauch"),
+        time_zone="Europe/Vienna",
+        time_format="%Y-%m-%d %H:%M",
+        time_at=Label.START,
+        delimiter=";",
+        decimal=",",
+    )
+    skipped = Skipped()
+    if skip_bad or complaint.startswith("ends"):
+        found = readings_of(path, options, skipped=skipped, skip_bad=True)
+        assert len(found) == 2
+        assert skipped.missing or complaint in skipped.bad[0]
+        return
+    with pytest.raises(FileError) as caught:
+        readings_of(path, options)
+    assert str(caught.value).startswith(f"{path}:5: ")
+    assert complaint in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (FileOptions(preset="fluvus"), "'fluvus' is no preset: one of pge,"),
+        (FileOptions(preset="pge", time_zone="Europe/Berln"), "'Europe/Berln' is no time zone"),
+        (FileOptions(preset="pge", unit="kcal"), "'kcal' is not a unit of energy or power: one of Wh, kWh"),
+        (FileOptions(preset="pge", interval="15"), "--interval '15' is not a length of time"),
+        (FileOptions(preset="pge", decimal=";"), "--decimal must be . or ,"),
+        (FileOptions(preset="pge", delimiter="::"), "--delimiter must be one character"),
+        (FileOptions(preset="pge", encoding="klingon"), "--encoding 'klingon' is none"),
+        (FileOptions(columns=("kwh=Usage",)), "--map 'kwh=Usage' is not FIELD=COLUMN"),
+        (FileOptions(columns=("kwhConsumedAc=A", "registerKwh=B")), "names both"),
+        (FileOptions(preset="pge", where=("TYPE",)), "--where 'TYPE' is not COLUMN=VALUE"),
+        (FileOptions(unit="Wh"), "are for files of others: say --preset NAME"),
+    ],
+)
+def test_an_option_that_cannot_be_is_named(options: FileOptions, complaint: str) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        layout_of(options)
+    assert complaint in str(caught.value)
+
+
+def test_a_preset_that_does_not_fit_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text(EXPORTS[0].text(EXPORTS[0].lines(values_from(january(EXPORTS[0]), EXPORTS[0], 3))))
+    with pytest.raises(FileError) as caught:
+        readings_of(path, FileOptions(preset="datadis"))
+    assert "the preset datadis expects the columns Fecha, Hora, CUPS, Consumo_kWh; the file has TYPE,DATE," in str(
+        caught.value
+    )
+    with pytest.raises(FileError, match="--map expects the columns When, Usage; the file has"):
+        readings_of(path, FileOptions(columns=("timestamp=When", "kwhConsumedAc=Usage")))
+
+
+def test_options_change_a_preset(tmp_path: Path) -> None:
+    export = EXPORTS[0]
+    path = tmp_path / "a.csv"
+    values = values_from(january(export), export, 4)
+    path.write_text(export.text(export.lines(values)), encoding="utf-16")
+    options = FileOptions(
+        preset="pge", unit="Wh", voltage=240, time_at=Label.END, time_zone="UTC", where=("COST=$0.09",)
+    )
+    found = readings_of(path, options)
+    assert found[0] == {
+        "meterId": HOUSE,
+        "timestamp": "2026-01-15T22:00:00Z",
+        "kwhConsumedAc": 0.00025,
+        "voltage": 240,
+    }
+    assert readings_of(path, replace(options, where=("COST=$1",))) == []
+
+
+def test_power_needs_to_know_how_long_an_interval_is(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("when,watts\n2026-01-15T00:15:00Z,400\n")
+    options = FileOptions(columns=("timestamp=when", "kwhConsumedAc=watts"), unit="W")
+    with pytest.raises(FileError, match="say --interval, as in 15m"):
+        readings_of(path, options)
+    (found,) = readings_of(path, replace(options, interval="15m"))
+    assert found["kwhConsumedAc"] == 0.1
+
+
+def test_a_time_without_offset_needs_a_zone(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("when,kwh\n2026-01-15T00:15:00,400\n")
+    with pytest.raises(FileError, match=r":2: .* has no offset: say in which --time-zone it is"):
+        readings_of(path, FileOptions(columns=("timestamp=when", "kwhConsumedAc=kwh")))
+
+
+def test_layouts_say_what_they_want() -> None:
+    assert Layout().required() == []
