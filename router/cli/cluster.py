@@ -16,7 +16,7 @@ from router.server import listen, serve, stop_on_signals
 from router.settings import Settings
 from shards.buckets import BUCKETS_DEFAULT, check_bucket_count
 from shards.embedded.cluster import EmbeddedCluster, Options
-from shards.embedded.lock import stop_running
+from shards.embedded.lock import check_free, stop_running
 from shards.errors import ClusterError, MachineError
 from shards.operations.init import init_cluster
 from shards.postgres.dsn import check_dsn
@@ -56,6 +56,7 @@ def up(
     folder = data_folder(data, settings)
     options = Options(folder, shards, buckets, settings.pg_bin, temporary=temporary, progress=_progress, happened=_warn)
     configure_log(settings)
+    check_free(folder)
     uvloop.run(_up(options, settings, port, json=json, until_eof=until_eof))
 
 
@@ -69,6 +70,7 @@ async def _up(options: Options, settings: Settings, port: int | None, *, json: b
         settings = settings.model_copy(update={"catalog_dsn": SecretStr(cluster.catalog_dsn)})
 
         async def say(url: str, mapped: bool) -> None:
+            cluster.tell_url(url)
             _say_ready(url, ready, mapped=mapped, json=json)
 
         stopping = stop_on_signals()
@@ -77,6 +79,7 @@ async def _up(options: Options, settings: Settings, port: int | None, *, json: b
             asyncio.get_running_loop().add_reader(sys.stdin.fileno(), _stop_at_eof, stopping)
         await serve(settings, listener, stopping, say)
         watching.cancel()
+        _progress("stopping ...")
         if cluster.gone.is_set():
             raise MachineError(
                 "the process that keeps the servers ended, and they with it; start again with `voltroute up`"
@@ -112,13 +115,16 @@ def _stop_at_eof(stopping: asyncio.Event) -> None:
         stopping.set()
 
 
-def down(data: DataOption = None) -> None:
+def down(data: DataOption = None, json: JsonOption = False) -> None:
     """Stop the embedded cluster in --data, and wait until its servers are down."""
     folder = data_folder(data, load_settings())
-    if stop_running(folder):
-        errors.print(f"stopped the cluster in {folder}")
+    _progress("stopping ...")
+    stopped = stop_running(folder)
+    text = f"stopped the cluster in {folder}" if stopped else f"no cluster is running in {folder}"
+    if json:
+        print_json({"data": str(folder), "stopped": stopped})
     else:
-        errors.print(f"no cluster is running in {folder}")
+        errors.print(text, markup=False, soft_wrap=True)
 
 
 def init(
@@ -156,8 +162,8 @@ def init(
     if json:
         print_json({"cluster_id": info.cluster_id, "buckets": info.bucket_count, "epoch": info.epoch})
         return
-    errors.print(f"cluster {info.cluster_id}: {info.bucket_count} buckets on {len(shards)} shards")
-    errors.print("start a router with:  VOLTROUTE_CATALOG_DSN=... voltroute serve")
+    errors.print(f"cluster {info.cluster_id}: {info.bucket_count} buckets on {len(shards)} shards", soft_wrap=True)
+    errors.print("start a router with:  VOLTROUTE_CATALOG_DSN=... voltroute serve", soft_wrap=True)
 
 
 def serve_command(

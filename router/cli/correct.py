@@ -45,7 +45,12 @@ def correct(
         return
     shown = {column: name for name, column in names.items()}
     for column, value in done.after.items():
-        say(f"{shown[column]}: {done.before[column]:g} -> {value:g}")
+        if value is not None or done.before[column] is not None:
+            say(f"{shown[column]}: {_shown(done.before[column])} -> {_shown(value)}")
+
+
+def _shown(value: float | None) -> str:
+    return "not there" if value is None else f"{value:g}"
 
 
 def _numbers(given: list[str], names: dict[str, str], reading: Any) -> dict[str, float]:
@@ -59,9 +64,12 @@ def _numbers(given: list[str], names: dict[str, str], reading: Any) -> dict[str,
         if name in found:
             raise InvalidArgument(f"--set {name} is given twice")
         try:
-            found[name] = msgspec.convert(msgspec.json.decode(text), types[name])
+            number = msgspec.convert(msgspec.json.decode(text), types[name])
         except msgspec.ValidationError as error:
             raise InvalidArgument(f"--set {name}: {explain(str(error))[2]}") from None
         except msgspec.DecodeError:
-            raise InvalidArgument(f"--set {name}: {text[:40]!r} is not a number") from None
+            number = None
+        if number is None:
+            raise InvalidArgument(f"--set {name}: {text[:40]!r} is not a number")
+        found[name] = number
     return found

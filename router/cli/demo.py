@@ -2,8 +2,9 @@
 
 import asyncio
 import contextlib
-import json
+import json as jsonlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,7 +21,8 @@ import typer
 from rich.live import Live
 
 from router.cli.show.live import Snapshot, curl_lines, plain_line, snapshot_of, view
-from router.cli.show.output import console, errors
+from router.cli.show.output import Redraw, console, errors, print_json
+from router.cli.target import JsonOption
 from router.fleet import sender
 from router.fleet.client import RouterClient
 from router.fleet.devices import REPORT_INTERVAL, Fleet, charging_power_kw, new_fleet
@@ -41,14 +43,15 @@ def demo(
         int | None, typer.Option(min=0, max=65535, help="Port of the router [8080, or a free one].")
     ] = None,
     seconds: Annotated[float | None, typer.Option(min=1, help="Stop after this long [until Ctrl-C].")] = None,
+    json: JsonOption = False,
 ) -> None:
     """Start a cluster that is thrown away at the end, a router and a fleet, and watch them."""
     with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(_demo(devices, rate, shards, port, seconds or FOREVER_S))
+        asyncio.run(_demo(devices, rate, shards, port, seconds or FOREVER_S, json=json))
     errors.print("stopped; nothing is left running")
 
 
-async def _demo(devices: int, rate: float, shards: int, port: int | None, seconds: float) -> None:
+async def _demo(devices: int, rate: float, shards: int, port: int | None, seconds: float, *, json: bool) -> None:
     stopping = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
@@ -63,8 +66,11 @@ async def _demo(devices: int, rate: float, shards: int, port: int | None, second
         if port is None and not url.endswith(f":{wanted}"):
             errors.print(f"port {wanted} is taken; using {url.rpartition(':')[2]}")
         # Not in the live view: wrapped there, the lines could not be pasted.
-        console.print(curl_lines(url, _charging(fleet, start)), soft_wrap=True, markup=False, style="cyan")
-        watch = asyncio.create_task(_watch(client, url, started, progress))
+        if json:
+            print_json({"url": url, "vehicle": _charging(fleet, start)})
+        else:
+            console.print(curl_lines(url, _charging(fleet, start)), soft_wrap=True, markup=False, style="cyan")
+        watch = asyncio.create_task(_tell(client, progress) if json else _watch(client, url, started, progress))
         stop = asyncio.create_task(stopping.wait())
         await asyncio.wait({work, watch, stop}, return_when=asyncio.FIRST_COMPLETED)
         ended = [task for task in (work, watch) if task.done()]
@@ -115,10 +121,12 @@ async def _cluster(shards: int, port: int | None) -> AsyncIterator[str]:
     try:
         yield (await _ready(child, log_path))["url"]
     finally:
+        errors.print("stopping ...")
         if child.stdin is not None:
             child.stdin.close()
         async with asyncio.timeout(STOP_TIMEOUT_S):
             await child.wait()
+        shutil.rmtree(folder, ignore_errors=True)  # the child removes it, unless it never came so far
 
 
 async def _ready(child: asyncio.subprocess.Process, log_path: Path) -> dict[str, Any]:
@@ -127,7 +135,7 @@ async def _ready(child: asyncio.subprocess.Process, log_path: Path) -> dict[str,
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(START_TIMEOUT_S):
             if line := await child.stdout.readline():
-                return dict(json.loads(line))
+                return dict(jsonlib.loads(line))
     tail = await asyncio.to_thread(_tail, log_path)
     message = "the cluster did not start:\n" + "\n".join(tail)
     raise ClusterError(message)
@@ -142,14 +150,29 @@ async def _watch(client: RouterClient, url: str, started: float, progress: sende
     first: float | None = None
     previous: Snapshot | None = None
     with Live(console=console, auto_refresh=False) if console.is_terminal else nullcontext() as live:
+        draw = Redraw(live) if live is not None else None
         async for current in _snapshots(client):
             if first is None and current.accepted:
                 first = time.monotonic() - started
-            if live is not None:
-                live.update(view(url, current, previous, progress, first), refresh=True)
+            if draw is not None:
+                draw(view(url, current, previous, progress, first, console.width))
             else:
                 console.print(plain_line(current, previous, progress), soft_wrap=True)
             previous = current
+
+
+async def _tell(client: RouterClient, progress: sender.Progress) -> None:
+    """The same for scripts: a document a second."""
+    async for current in _snapshots(client):
+        print_json(
+            {
+                "stored": current.accepted,
+                "duplicates": current.outcomes["duplicate"],
+                "errors": current.failed + progress.tally.failed,
+                "skipped": progress.skipped,
+                "p99_s": progress.percentile(0.99),
+            }
+        )
 
 
 async def _snapshots(client: RouterClient) -> AsyncIterator[Snapshot]:

@@ -15,7 +15,8 @@ from shards.operations.finding import Finding
 def doctor(data: DataOption = None, json: JsonOption = False) -> None:
     """Check this machine and the cluster; every failed check comes with its remedy."""
     settings = load_settings()
-    found = [_python(), _binaries(settings.pg_bin), _environment()]
+    own_servers = data is None and settings.catalog_dsn is not None
+    found = [_python(), _binaries(settings.pg_bin, needed=not own_servers), _environment()]
     try:
         dsn = find_catalog(data, settings)
     except ClusterError as error:
@@ -37,8 +38,10 @@ def _environment() -> Finding:
     return Finding("environment", not unknown, found, "see `voltroute config show` for the names")
 
 
-def _binaries(override: str | None) -> Finding:
+def _binaries(override: str | None, *, needed: bool) -> Finding:
     try:
         return Finding("embedded PostgreSQL", ok=True, found=str(find_binaries(override)))
     except ClusterError as error:
+        if not needed:
+            return Finding("embedded PostgreSQL", ok=True, found="none, and not needed for servers of your own")
         return Finding("embedded PostgreSQL", ok=False, found=str(error), remedy="needed for `up` and `demo` only")

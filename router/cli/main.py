@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from router.cli import cluster, correct, demo, doctor, post, rebalance, schema, shard, simulate
+from router.cli import cluster, correct, demo, doctor, post, rebalance, schema, shard, simulate, status
 from router.cli.show.output import errors, print_line
 from shards.errors import ClusterError, InvalidArgument, Refused, ShardError
 from shards.postgres.dsn import redact_text
@@ -39,6 +39,7 @@ app.command()(cluster.down)
 app.command()(demo.demo)
 app.command()(cluster.init)
 app.command("serve")(cluster.serve_command)
+app.command()(status.status)
 app.add_typer(schema.migrate_app, name="migrate")
 app.add_typer(shard.shard_app, name="shard")
 app.add_typer(rebalance.rebalance_app, name="rebalance")

@@ -16,7 +16,7 @@ from router.cli import plan as planning
 from router.cli.catalog import with_catalog
 from router.cli.plan import By, PlanFile, Threshold, Weights, weights_of
 from router.cli.show.moves import closing_line, print_status, watch_moves
-from router.cli.show.output import errors, exit_unless_ok, print_json, say, show_findings
+from router.cli.show.output import errors, exit_unless_ok, print_json, say, show_findings, tell
 from router.cli.target import DataOption, JsonOption, configure_log, find_catalog, load_settings
 from router.reads.rebalance import status as rebalance_status
 from router.server import stop_on_signals
@@ -94,13 +94,14 @@ def pace_of(parallel: int, rate_mb: float | None, keep: float) -> Pace:
     return Pace(parallel, None if rate_mb is None else int(rate_mb * 2**20), keep)
 
 
-def watch_to_the_end(data: Path | None) -> None:
+def watch_to_the_end(data: Path | None, *, json: bool = False) -> None:
     """Show the moves until they end; exit code 1 unless all were done. Ctrl-C only stops watching."""
 
     async def work(catalog: Catalog) -> str | None:
         with contextlib.suppress(asyncio.CancelledError):
-            state = await watch_moves(catalog)
-            await _close(catalog)
+            state = await watch_moves(catalog, json=json)
+            if not json:
+                await _close(catalog)
             return state
         return None
 
@@ -127,9 +128,9 @@ async def _close(catalog: Catalog) -> None:
 
 
 @rebalance_app.command("watch")
-def watch_command(data: DataOption = None) -> None:
-    """Watch the moves until they end. Ctrl-C only stops watching."""
-    watch_to_the_end(data)
+def watch_command(data: DataOption = None, json: JsonOption = False) -> None:
+    """Watch the moves until they end. Ctrl-C only stops watching. --json: a document for each change."""
+    watch_to_the_end(data, json=json)
 
 
 @rebalance_app.command("status")
@@ -143,23 +144,24 @@ def status_command(data: DataOption = None, json: JsonOption = False) -> None:
 
 
 @rebalance_app.command("pause")
-def pause(data: DataOption = None) -> None:
+def pause(data: DataOption = None, json: JsonOption = False) -> None:
     """Begin no further move; those under way are finished."""
     with_catalog(data, operation.pause)
-    say("paused: no further move begins")
+    tell({"paused": True}, "paused: no further move begins", json=json)
 
 
 @rebalance_app.command("resume")
-def resume(data: DataOption = None) -> None:
+def resume(data: DataOption = None, json: JsonOption = False) -> None:
     """Continue after a pause."""
     with_catalog(data, operation.resume)
-    say("running")
+    tell({"paused": False}, "running", json=json)
 
 
 @rebalance_app.command("cancel")
-def cancel(data: DataOption = None) -> None:
+def cancel(data: DataOption = None, json: JsonOption = False) -> None:
     """End all moves that are not past their fence; what they copied is dropped. Cutovers that were made stay."""
-    say(f"{with_catalog(data, operation.cancel)} moves are being ended; those past their fence are finished")
+    count = with_catalog(data, operation.cancel)
+    tell({"ending": count}, f"{count} moves are being ended; those past their fence are finished", json=json)
 
 
 @rebalance_app.command("rollback")
@@ -168,10 +170,15 @@ def rollback(
         int | None, typer.Argument(help="Number of a move; none: all whose old copy is still kept.")
     ] = None,
     data: DataOption = None,
+    json: JsonOption = False,
 ) -> None:
     """Give buckets back to where they came from, with what was written since, while the old copy is kept (--keep)."""
     asked = with_catalog(data, lambda catalog: operation.roll_back(catalog, move))
-    say(f"{asked} moves are being rolled back; see `voltroute rebalance watch`")
+    tell(
+        {"rolling_back": asked},
+        f"{asked} moves are being rolled back; see `voltroute rebalance watch`",
+        json=json,
+    )
 
 
 @rebalance_app.command("verify")
@@ -197,19 +204,22 @@ def resolve(
     other_is_gone: Annotated[
         bool, typer.Option("--other-is-gone", help="The other shard is lost for good, with what only it had.")
     ] = False,
+    json: JsonOption = False,
 ) -> None:
     """Decide about a move that waits for you. Look first with `voltroute rebalance verify`."""
     if retry == (keep is not None):
         raise typer.BadParameter("give --retry, or --keep source, or --keep target")
     if keep is None:
         with_catalog(data, lambda catalog: resolution.retry(catalog, move))
-        say(f"move {move} is tried again; see `voltroute rebalance status`")
+        text = f"move {move} is tried again; see `voltroute rebalance status`"
+        tell({"move": move, "retry": True}, text, json=json)
         return
     with_catalog(
         data,
         lambda catalog: resolution.keep(catalog, move, keep, forced=accept_differences, alone=other_is_gone),
     )
-    say(f"the {keep} keeps the bucket of move {move}; see `voltroute rebalance watch`")
+    text = f"the {keep} keeps the bucket of move {move}; see `voltroute rebalance watch`"
+    tell({"move": move, "keep": keep}, text, json=json)
 
 
 @rebalance_app.command("recover")
@@ -236,7 +246,7 @@ def check(data: DataOption = None, json: JsonOption = False) -> None:
     exit_unless_ok(found)
 
 
-def runner_command(data: DataOption = None) -> None:
+def runner_command(data: DataOption = None, json: JsonOption = False) -> None:
     """Stand for election as leader (moves, partitions) without serving requests."""
     settings = load_settings()
     configure_log(settings)
@@ -247,6 +257,8 @@ def runner_command(data: DataOption = None) -> None:
         leader, _ = leader_of(catalog, f"{socket.gethostname()}:runner-{os.getpid()}", settings.partitions_s)
         working = asyncio.create_task(leader.run())
         stopping = asyncio.create_task(stop_on_signals().wait())
+        if json:
+            print_json({"standing_by": True})
         errors.print("standing by for moves; Ctrl-C ends this")
         await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
         working.cancel()

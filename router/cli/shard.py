@@ -3,14 +3,15 @@
 import asyncio
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 import typer
 
 from router.cli.catalog import with_catalog
 from router.cli.rebalance import Keep, Parallel, RateMb, pace_of, watch_to_the_end
 from router.cli.schema import read_cluster
-from router.cli.show.output import print_json, print_table, ranges, say, say_check
+from router.cli.show.output import print_json, print_table, say, say_check, tell
+from router.cli.status import COLUMNS, row_of
 from router.cli.target import (
     DataOption,
     JsonOption,
@@ -29,6 +30,7 @@ from shards.operations import drain as draining
 from shards.operations import shards
 from shards.operations.finding import Finding
 from shards.operations.rebalance import KEEP_DEFAULT_S, PARALLEL_DEFAULT
+from shards.operations.survey import survey
 from shards.postgres.dsn import redact
 from shards.shard import check_name
 
@@ -121,30 +123,35 @@ def drain(
     rate_mb: RateMb = None,
     keep: Keep = KEEP_DEFAULT_S,
     watch: Annotated[bool, typer.Option("--watch", help="Watch it; Ctrl-C only stops watching.")] = False,
+    json: JsonOption = False,
 ) -> None:
     """Move everything off a shard, and plan nothing onto it from now on."""
     if undo:
         with_catalog(data, lambda catalog: draining.undo(catalog, name))
-        say(f"{name} may have buckets again")
+        tell({"shard": name, "draining": False}, f"{name} may have buckets again", json=json)
         return
     number = with_catalog(data, lambda catalog: draining.drain(catalog, name, pace_of(parallel, rate_mb, keep)))
+    document, then = {"shard": name, "draining": True, "rebalance": number}, f"voltroute shard remove {name}"
     if number is None:
-        say(f"{name} owns nothing. Take it out with:  voltroute shard remove {name}")
+        tell(document, f"{name} owns nothing. Take it out with:  {then}", json=json)
     elif watch:
-        watch_to_the_end(data)
-        say(f"Take it out with:  voltroute shard remove {name}")
+        watch_to_the_end(data, json=json)
+        tell(document, f"Take it out with:  {then}", json=json)
     else:
-        say(f"{name} is being emptied (rebalance {number}); watch it with:  voltroute rebalance watch")
+        text = f"{name} is being emptied (rebalance {number}); watch it with:  voltroute rebalance watch"
+        tell(document, text, json=json)
 
 
 def weight(
     name: NameArgument,
     share: Annotated[float, typer.Argument(min=0.001, max=1000, help="Share beside the others'.")],
     data: DataOption = None,
+    json: JsonOption = False,
 ) -> None:
     """How much a shard should hold beside the others. Moves nothing: a rebalance does."""
     with_catalog(data, lambda catalog: shards.set_weight(catalog, name, share))
-    say(f"weight of {name}: {share:g}. Next:  voltroute rebalance plan")
+    text = f"weight of {name}: {share:g}. Next:  voltroute rebalance plan"
+    tell({"shard": name, "weight": share}, text, json=json)
 
 
 def remove(
@@ -153,6 +160,7 @@ def remove(
     force: Annotated[
         bool, typer.Option("--force", help="Also when the shard does not answer, or says that it still has something.")
     ] = False,
+    json: JsonOption = False,
 ) -> None:
     """Take an empty shard out; the shard itself is asked. An embedded server goes with its folder, unless forced."""
     with_catalog(data, lambda catalog: shards.remove_shard(catalog, name, force=force))
@@ -161,27 +169,37 @@ def remove(
         folder = data_folder(data, settings)
         with editing_state(folder) as state:
             save_state(folder, without_server(state, name))
-    say(f"{name} is not a shard any more")
+    tell({"shard": name, "removed": True}, f"{name} is not a shard any more", json=json)
 
 
 def shard_list(data: DataOption = None, json: JsonOption = False, show_secrets: SecretsOption = False) -> None:
-    """Shards, and the buckets each owns."""
+    """Shards as the catalog knows them, and what each says of itself. Its DSN is in --json."""
     records, shard_map = asyncio.run(read_cluster(find_catalog(data, load_settings())))
-    owned = shard_map.by_shard if shard_map else {}
-    rows: list[dict[str, Any]] = [
-        {
-            "name": record.name,
-            "dsn": record.owner_dsn if show_secrets else redact(record.owner_dsn),
-            "state": record.state,
-            "buckets": list(owned.get(record.name, ())),
-        }
-        for record in records
-    ]
-    if json:
-        print_json(rows)
+    seen = asyncio.run(survey(records, shard_map))
+    if not json:
+        print_table(COLUMNS, map(row_of, seen))
+        for each in seen:
+            if each.detail:
+                say(f"{each.name}: {each.detail}")
         return
-    table = [(r["name"], r["state"], len(r["buckets"]), ranges(r["buckets"]), r["dsn"]) for r in rows]
-    print_table(("shard", "state", "buckets", "which", "dsn"), table)
+    dsns = {record.name: record.owner_dsn for record in records}
+    print_json(
+        [
+            {
+                "name": each.name,
+                "dsn": dsns[each.name] if show_secrets else redact(dsns[each.name]),
+                "state": each.state,
+                "buckets": list(each.mapped),
+                "reachable": each.answers,
+                "latency_ms": each.latency_ms,
+                "version": each.version,
+                "size_bytes": each.size_bytes,
+                "readings_estimate": each.readings,
+                "detail": each.detail,
+            }
+            for each in seen
+        ]
+    )
 
 
 shard_app.command("list")(shard_list)

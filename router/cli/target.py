@@ -14,13 +14,18 @@ from shards.embedded.lock import read_holder
 from shards.embedded.state import CATALOG, State, load_state
 from shards.errors import InvalidArgument, NoCluster
 
+_ROOT_DEFAULT: Final = Path("/var/lib/voltroute/default")
+DEFAULT_SHOWN: Final = str(_ROOT_DEFAULT) if os.geteuid() == 0 else "~/.local/share/voltroute/default"
 DataOption: TypeAlias = Annotated[
-    Path | None, typer.Option("--data", help="Folder of an embedded cluster.", show_default=False)
+    Path | None,
+    typer.Option(
+        "--data",
+        help=f"Folder of an embedded cluster  [{PREFIX}DATA, or {DEFAULT_SHOWN}].",
+        show_default=False,
+    ),
 ]
 JsonOption: TypeAlias = Annotated[bool, typer.Option("--json", help="JSON on stdout.")]
 SecretsOption: TypeAlias = Annotated[bool, typer.Option("--show-secrets", help="Do not hide passwords.")]
-
-_ROOT_DEFAULT: Final = Path("/var/lib/voltroute/default")
 
 
 def load_settings(**overrides: object) -> Settings:

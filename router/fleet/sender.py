@@ -23,6 +23,7 @@ class Progress:
     """Counts so far, and the latencies (seconds, from when a request was due) of the last requests."""
 
     tally: Tally = field(default_factory=Tally)
+    asked: float = 0.0  # readings a second
     sent: int = 0
     skipped: int = 0
     latencies: deque[float] = field(default_factory=lambda: deque(maxlen=5_000))
@@ -52,6 +53,7 @@ async def simulate(
     More than 256 requests under way are not sent but counted as skipped: the generator stays bounded.
     """
     started, start = time.monotonic(), datetime.now(UTC)
+    progress.asked = rate
     pending: set[asyncio.Task[None]] = set()
     readings = stream(fleet, start, timedelta(seconds=1 / rate), rates)
     try:

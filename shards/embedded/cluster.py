@@ -68,6 +68,11 @@ class EmbeddedCluster:
     def catalog_dsn(self) -> str:
         return self.state.dsn(CATALOG)
 
+    def tell_url(self, url: str) -> None:
+        """Where the router of this cluster listens: told to whoever tries to start it again."""
+        if self._lock is not None:
+            lock.tell_url(self._lock, url)
+
     async def __aenter__(self) -> Self:
         await self.start()
         return self
@@ -174,7 +179,7 @@ class EmbeddedCluster:
         self.gone.set()
 
     async def stop(self) -> None:
-        """Stop the servers (fast shutdown) and wait until they are down."""
+        """Stop the servers (a temporary cluster's at once) and wait until they are down."""
         if self._following is not None:
             self._following.cancel()
             await asyncio.gather(self._following, return_exceptions=True)

@@ -25,21 +25,40 @@ def take(directory: Path) -> int:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             break
         except BlockingIOError:
-            holder = read_holder(directory)
-            if holder is not None or time.monotonic() > deadline:
+            if read_holder(directory) is not None or time.monotonic() > deadline:
                 os.close(descriptor)
-                message = f"the cluster in {directory} is already running (pid {holder or 'unknown'})"
-                raise Refused(message) from None
+                raise _running(directory) from None
             time.sleep(0.05)  # its keeper is still stopping the servers
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, str(os.getpid()).encode(), 0)
     return descriptor
 
 
+def _running(directory: Path) -> Refused:
+    words = (directory / LOCK_FILE).read_text().split()
+    pid, url = (words[0] if words else "unknown"), (f" at {words[1]}" if len(words) > 1 else "")
+    return Refused(
+        f"the cluster in {directory} is already running{url} (pid {pid}): "
+        f"stop it with `voltroute down --data {directory}`"
+    )
+
+
+def check_free(directory: Path) -> None:
+    """Refused when a live process runs the cluster in `directory`, with the URL of its router."""
+    if read_holder(directory) is not None:
+        raise _running(directory)
+
+
+def tell_url(descriptor: int, url: str) -> None:
+    """Write down where the router of the one who holds the lock listens, for whoever comes second."""
+    os.pwrite(descriptor, f"{os.getpid()} {url}".encode(), 0)
+
+
 def read_holder(directory: Path) -> int | None:
     """Pid of the live process that runs the cluster in `directory`; None when there is none."""
     try:
-        pid = int((directory / LOCK_FILE).read_text() or 0)
+        words = (directory / LOCK_FILE).read_text().split()
+        pid = int(words[0]) if words else 0
     except (OSError, ValueError):
         return None
     return pid if pid and psutil.pid_exists(pid) and _is_locked(directory) else None

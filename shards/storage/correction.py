@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from shards.errors import Refused
+from shards.errors import InvalidArgument, Refused
 from shards.kinds import KINDS, Kind
 from shards.postgres.pools import Connection
 from shards.postgres.sql import for_kind, quote_identifier
@@ -48,13 +48,14 @@ class Correction:
 def _changed(kind: Kind, before: Mapping[str, float | None], changed: Mapping[str, float]) -> dict[str, float | None]:
     """The values with what changed. A reading has an energy or a register: to set the one takes the other away."""
     after = {**before, **changed}
-    if kind.register is not None:
-        ways = {kind.energy, kind.register}
-        if ways <= changed.keys():
-            raise Refused(f"a reading of a {kind} has either {kind.energy} or {kind.register}: set one of them")
-        if given := ways & changed.keys():
-            after[(ways - given).pop()] = None
+    if kind.register is not None and (given := {kind.energy, kind.register} & changed.keys()):
+        after[({kind.energy, kind.register} - given).pop()] = None
     return after
+
+
+def _check_one_way(kind: Kind, changed: Mapping[str, float]) -> None:
+    if kind.register is not None and {kind.energy, kind.register} <= changed.keys():
+        raise InvalidArgument(f"a reading of a {kind} has either {kind.energy} or {kind.register}: set one of them")
 
 
 async def correct(
@@ -66,6 +67,7 @@ async def correct(
     bucket is in a move.
     """
     bucket, device_id, moment = key
+    _check_one_way(kind, changed)
     async with transaction(connection):
         await connection.execute(_NO_MOVE_BEGINS)
         place = (await connection.fetch(_PLACE, bucket))[0]

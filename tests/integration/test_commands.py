@@ -182,7 +182,7 @@ async def test_post_names_the_bad_reading(router: RouterProcess, tmp_path: Path)
     file.write_text("timestamp,kwhConsumedAc,voltage\n2026-01-01T00:00:00Z,1,230\n2026-01-01T00:01:00Z,-1,230\n")
     done = await run_command("post", file, "--kind", "meter", "--device", "P-1", "--url", router.url, "--batch", 1)
     assert done.code == 1
-    assert "item 1/kwhConsumedAc: must be >= 0" in done.err
+    assert f"{file}:3/kwhConsumedAc: must be >= 0" in done.err
     assert "1 accepted" in done.err
 
 

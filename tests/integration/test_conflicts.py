@@ -101,7 +101,9 @@ async def test_post_tells_of_conflicts(cluster: TestCluster, tmp_path: Path) -> 
         ):
             post = ("post", file, "--kind", "meter", "--device", "FILE", "--batch", batch, "--url", router.url)
             done = await run_command(*post)
-            assert (done.code, stored in done.err, "item 1: is stored already" in done.err) == (1, True, True), done.err
+            assert (done.code, stored in done.err, f"{file}:3: is stored already" in done.err) == (1, True, True), (
+                done.err
+            )
     assert await kept(cluster, "FILE") == (1, 1)
 
 
@@ -122,12 +124,21 @@ async def test_a_reading_is_corrected(cluster: TestCluster, client: httpx2.Async
     assert after[0]["ingestedAt"] > before[0]["ingestedAt"]
     assert counts(await ingest(client, meter("WRONG", 1, kwh=1000))) == (0, 0, 1, 0)
     older = await correct(cluster, "meter", "WRONG", at(0), "--set", "kwhConsumedAc=2", "--json")
-    assert older.json["after"] == {"kwh_consumed_ac": 2, "voltage": 230}
+    assert older.json["after"] == {"kwh_consumed_ac": 2, "voltage": 230, "register_kwh": None}
     assert await kept(cluster, "WRONG") == (0.5, 0.5)  # the status is of the newest reading
+    other = await correct(cluster, "meter", "WRONG", at(1), "--set", "registerKwh=70")
+    assert other.out.splitlines() == [
+        "kwhConsumedAc: 0.5 -> not there",
+        "voltage: 230 -> 230",
+        "registerKwh: not there -> 70",
+    ]
+    status = (await client.get("/v1/meters/WRONG/status")).json()
+    assert (status["kwhConsumedAc"], status["registerKwh"]) == (None, 70)
     told = await fetch(cluster.shards[cluster.owner("WRONG")], "SELECT * FROM correction ORDER BY correction_id")
     assert [(line["device_id"], line["timestamp"], line["reason"]) for line in told] == [
         ("WRONG", KEY, "a spike"),
         ("WRONG", datetime.fromisoformat(at(0)), None),
+        ("WRONG", KEY, None),
     ]
 
 
@@ -141,10 +152,12 @@ async def test_a_reading_is_corrected(cluster: TestCluster, client: httpx2.Async
         ),
         (("meter", "a b", at(1), "--set", "voltage=1"), 2, "ID"),
         (("meter", "M", "yesterday", "--set", "voltage=1"), 2, "timestamp"),
-        (("meter", "M", at(1), "--set", "soc=1"), 2, "with one of kwhConsumedAc, voltage"),
+        (("meter", "M", at(1), "--set", "soc=1"), 2, "with one of kwhConsumedAc, registerKwh, voltage"),
         (("meter", "M", at(1), "--set", "voltage=-1"), 2, "--set voltage: must be >= 0"),
         (("meter", "M", at(1), "--set", "voltage=much"), 2, "--set voltage: 'much' is not a number"),
         (("meter", "M", at(1), "--set", "voltage=1", "--set", "voltage=2"), 2, "--set voltage is given twice"),
+        (("meter", "M", at(1), "--set", "voltage=null"), 2, "--set voltage: 'null' is not a number"),
+        (("meter", "M", at(1), "--set", "registerKwh=1", "--set", "kwhConsumedAc=2"), 2, "set one of them"),
         (("meter", "M", at(1)), 2, "--set"),
     ],
 )

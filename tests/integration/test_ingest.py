@@ -111,7 +111,7 @@ BAD = [
     (b'{"meterId":"M","kwhConsumedAc":1,"voltage":1,"timestamp":"1850-05-01T00:00:00Z"}', "/timestamp"),
     (b'{"meterId":"M","kwhConsumedAc":1,"voltage":1,"timestamp":1777593600}', "/timestamp"),
     (b'{"meterId":"M","kwhConsumedAc":"1","voltage":1,"timestamp":"%s"}', "/kwhConsumedAc"),
-    (b'{"meterId":"M","kwhConsumedAc":1,"timestamp":"%s"}', "/voltage"),
+    (b'{"meterId":"M","voltage":1,"timestamp":"%s"}', "/kwhConsumedAc"),
     (b'{"meterId":"M","kwhConsumedAc":1,"voltage":1,"timestamp":"%s","extra/field":1}', "/extra~1field"),
     (b'{"vehicleId":"V","soc":101,"kwhDeliveredDc":1,"batteryTemp":1,"timestamp":"%s"}', "/soc"),
     (b'{"vehicleId":"V","soc":1,"kwhDeliveredDc":1,"batteryTemp":-61,"timestamp":"%s"}', "/batteryTemp"),

@@ -33,16 +33,16 @@ FLEET = """
 SELECT (SELECT sum(kwh) FROM meter WHERE ts > $1 AND ts <= $2) AS ac,
        (SELECT count(*) FROM meter WHERE ts > $1 AND ts <= $2) AS meter_readings,
        (SELECT count(DISTINCT id) FROM meter WHERE ts > $1 AND ts <= $2) AS meters,
-       coalesce(sum(kwh), 0) AS dc, count(*) AS readings, count(DISTINCT id) AS vehicles, avg(temp) AS temp,
-       (SELECT coalesce(sum(kwh), 0) FROM meter AS m WHERE ts > $1 AND ts <= $2 AND EXISTS (
+       sum(kwh) AS dc, count(*) AS readings, count(DISTINCT id) AS vehicles, avg(temp) AS temp,
+       (SELECT sum(kwh) FROM meter AS m WHERE ts > $1 AND ts <= $2 AND EXISTS (
            SELECT FROM pairing AS p WHERE p.meter = m.id AND ts > p.starts AND ts <= p.ends)) AS paired_ac,
-       coalesce(sum(kwh) FILTER (WHERE EXISTS (
-           SELECT FROM pairing AS p WHERE p.vehicle = v.id AND ts > p.starts AND ts <= p.ends)), 0) AS paired_dc
+       sum(kwh) FILTER (WHERE EXISTS (
+           SELECT FROM pairing AS p WHERE p.vehicle = v.id AND ts > p.starts AND ts <= p.ends)) AS paired_dc
 FROM vehicle AS v WHERE ts > $1 AND ts <= $2
 """
 PERFORMANCE = """
-SELECT coalesce(sum(kwh), 0) AS dc, count(*) AS readings, avg(temp) AS temp,
-       count(DISTINCT date_trunc('minute', ts)) AS minutes,
+SELECT sum(kwh) AS dc, count(*) AS readings, avg(temp) AS temp,
+       count(DISTINCT ceil(extract(epoch FROM ts - $1) / 60)) AS minutes,
        (SELECT sum(m.kwh) FROM meter AS m JOIN pairing AS p ON p.meter = m.id AND p.vehicle = $3
         WHERE m.ts > p.starts AND m.ts <= p.ends AND m.ts > $1 AND m.ts <= $2) AS ac,
        sum(kwh) FILTER (WHERE EXISTS (
@@ -142,7 +142,7 @@ async def compare(client: httpx2.AsyncClient, oracle: asyncpg.Connection) -> Non
         truth[key] for key in ("meters", "vehicles", "readings", "meter_readings")
     ]
     assert sum(point["dataPoints"] for point in fleet["series"]) == truth["readings"]
-    assert same(sum(point["totalEnergyDeliveredDc"] for point in fleet["series"]), truth["dc"])
+    assert same(sum(point["totalEnergyDeliveredDc"] or 0 for point in fleet["series"]), truth["dc"] or 0)
     for number in range(8):
         response = await client.get(f"/v1/analytics/performance/V{number}", params=params)
         row = await oracle.fetchrow(PERFORMANCE, *period, f"V{number}")

@@ -75,7 +75,7 @@ async def test_a_shard_is_added_filled_drained_and_removed(ops: Ops, tmp_path: P
     assert "a rebalance is open already" in again.err
     async with ops.runner():
         watched = await ops.run("rebalance", "watch")
-        assert "done: 4 moves in" in watched.out
+        assert "done: 4 moves handed over in" in watched.out
         assert "0 acknowledged readings missing (verified:" in " ".join(watched.out.split())
         assert watched.err.count("s1 -> s4") >= 1
         await ops.run("check")

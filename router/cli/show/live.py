@@ -10,7 +10,10 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from router.fleet.sender import Progress
+from router.fleet.sender import IN_FLIGHT_MAX, Progress
+
+WIDE = 100  # columns of a terminal from which on all of a shard is shown
+NARROW_COLUMNS = 6
 
 
 @dataclass
@@ -108,16 +111,22 @@ def plain_line(current: Snapshot, previous: Snapshot | None, progress: Progress)
         f"{_per_second(current, previous):,.0f} readings/s, p50 {_milliseconds(progress.percentile(0.5))}, "
         f"p99 {_milliseconds(progress.percentile(0.99))}, {current.accepted:,} stored, "
         f"{current.outcomes['duplicate']:,} duplicates, {current.failed + progress.tally.failed:,} errors"
+        f"{_skipped(progress)}"
     )
 
 
+def _skipped(progress: Progress) -> str:
+    """What the generator left out to stay bounded, which no router refused."""
+    return f", {progress.skipped:,} not sent: the generator had {IN_FLIGHT_MAX} under way" if progress.skipped else ""
+
+
 def view(
-    url: str, current: Snapshot, previous: Snapshot | None, progress: Progress, first_s: float | None
+    url: str, current: Snapshot, previous: Snapshot | None, progress: Progress, first_s: float | None, width: int
 ) -> RenderableType:
-    """The whole live view."""
-    totals = Table.grid(padding=(0, 3))
+    """The whole live view, for a terminal of `width` columns."""
+    totals = Table.grid(padding=(0, 2))
     totals.add_row(
-        Text(f"{_per_second(current, previous):,.0f} readings/s", style="bold green"),
+        Text(f"{_per_second(current, previous):,.0f} of {progress.asked:,.0f}/s", style="bold green"),
         f"p50 {_milliseconds(progress.percentile(0.5))}",
         f"p99 {_milliseconds(progress.percentile(0.99))}",
         f"{current.accepted:,} stored",
@@ -126,20 +135,22 @@ def view(
     )
     footer = Text(f"docs {url}/docs   Ctrl-C stops everything", style="dim")
     if first_s is not None:
-        footer.append(f"   first readings stored {first_s:.1f} s after the start")
+        footer.append(f"\nfirst readings stored {first_s:.1f} s after the start{_skipped(progress)}")
     title = f"voltroute  {url}  map epoch {current.epoch}"
-    return Group(Panel(Group(totals, Text(), _shard_table(current, previous)), title=title), footer)
+    return Group(Panel(Group(totals, Text(), _shard_table(current, previous, width)), title=title), footer)
 
 
-def _shard_table(current: Snapshot, previous: Snapshot | None) -> Table:
+def _shard_table(current: Snapshot, previous: Snapshot | None, width: int) -> Table:
     table = Table(box=None, header_style="bold", expand=True)
-    for column in ("shard", "state", "buckets", "readings", "readings/s", "per batch", "queued", "connections"):
-        table.add_column(column, justify="left" if column in {"shard", "state"} else "right")
+    columns = ["shard", "state", "buckets", "readings", "per s", "per batch", "queued", "connections"]
+    shown = len(columns) if width >= WIDE else NARROW_COLUMNS
+    for column in columns[:shown]:
+        table.add_column(column, justify="left" if column in {"shard", "state"} else "right", no_wrap=True)
     for name, shard in sorted(current.shards.items()):
         before = previous.shards[name] if previous else shard
         seconds = current.at - previous.at if previous else 0.0
         batches = shard.batches - before.batches
-        table.add_row(
+        cells: list[RenderableType] = [
             name,
             Text("up", style="green") if shard.up else Text("away", style="bold red"),
             f"{shard.buckets}",
@@ -148,5 +159,6 @@ def _shard_table(current: Snapshot, previous: Snapshot | None) -> Table:
             f"{(shard.readings - before.readings) / batches:.1f}" if batches else "-",
             f"{shard.queued:,}",
             f"{shard.connections}",
-        )
+        ]
+        table.add_row(*cells[:shown])
     return table

@@ -8,7 +8,8 @@ from typing import Any
 
 import orjson
 import typer
-from rich.console import Console
+from rich.console import Console, RenderableType
+from rich.live import Live
 from rich.table import Table
 
 from shards.operations.finding import Finding
@@ -31,6 +32,14 @@ def print_line(text: str) -> None:
 def say(text: str) -> None:
     """A sentence on stdout; a terminal breaks it, nobody else does, so that commands in it can be pasted."""
     console.print(text, markup=False, soft_wrap=True)
+
+
+def tell(document: Any, text: str, *, json: bool) -> None:
+    """What a command did: a document for scripts, or a sentence."""
+    if json:
+        print_json(document)
+    else:
+        say(text)
 
 
 def say_check(name: str, found: str, *, ok: bool) -> None:
@@ -64,6 +73,38 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
     for row in rows:
         table.add_row(*map(str, row))
     console.print(table)
+
+
+def size_text(size: int) -> str:
+    """Bytes, for people."""
+    amount = float(size)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if amount < 1024:
+            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:,.1f} {unit}"
+        amount /= 1024
+    return f"{amount:,.1f} TiB"
+
+
+def bar(share: float, width: int) -> str:
+    """How much of something is done, readable without colours."""
+    full, empty = ("#", ".") if console.options.ascii_only else ("█", "░")
+    filled = round(min(max(share, 0.0), 1.0) * width)
+    return full * filled + empty * (width - filled)
+
+
+class Redraw:
+    """A live view that is drawn from the first line again when the terminal's size changes: else frames are torn."""
+
+    def __init__(self, live: Live) -> None:
+        self._live = live
+        self._size = live.console.size
+
+    def __call__(self, view: RenderableType) -> None:
+        size = self._live.console.size
+        if size != self._size:
+            self._size = size
+            self._live.console.clear()
+        self._live.update(view, refresh=True)
 
 
 def ranges(numbers: Sequence[int]) -> str:
