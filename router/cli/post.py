@@ -164,7 +164,7 @@ def _send(
 async def _post(tally: Tally, file: Path, numbered: Iterator[Numbered], where: tuple[KindName, str, int]) -> None:
     kind, url, batch = where
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:,}"), TimeElapsedColumn())
-    with Progress(*columns, console=errors, transient=True) as bar:
+    with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as bar:
         task = bar.add_task(file.name, total=None)  # a pipe can be read only once, so nobody knows how much is to come
         async with RouterClient(url) as client:
             await client.get("/livez")  # a wrong URL fails here, at once

@@ -67,7 +67,7 @@ async def _simulate(
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TextColumn("{task.fields[seen]}"))
     async with RouterClient(url) as client:
         await sender.pair_all(client, fleet, start)
-        with Progress(*columns, console=errors, transient=True) as bar:
+        with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as bar:
             task = bar.add_task("simulating", total=seconds, seen="")
             watching = asyncio.create_task(_watch(bar, task, progress))
             await sender.simulate(client, fleet, rate, seconds, batch, rates, progress)

@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 ROUTER = (ROOT / "router/README.md").read_text()
 SHARDS = (ROOT / "shards/README.md").read_text()
+COMMANDS = (ROOT / "router/cli/README.md").read_text()
 
 
 def table(text: str, heading: str) -> list[list[str]]:
@@ -29,7 +30,7 @@ def table(text: str, heading: str) -> list[list[str]]:
 
 
 def test_settings() -> None:
-    listed = {row[0]: (row[1], row[2]) for row in table(README, "## Settings")}
+    listed = {row[0]: (row[1], row[2]) for row in table(ROUTER, "## Settings")}
     assert list(listed) == [PREFIX + name.upper() for name in Settings.model_fields]
     for name, field in Settings.model_fields.items():
         default, meaning = listed[PREFIX + name.upper()]
@@ -52,7 +53,7 @@ def test_problems() -> None:
 
 def test_commands() -> None:
     listed: set[str] = set()
-    for cell, _ in table(README, "## A cluster that keeps its data"):
+    for cell, _ in table(COMMANDS, "## Commands"):
         group = ""
         for words in re.findall(r"[\w-]+(?: [\w-]+)?", cell.replace("FILE", "")):
             first, _, second = words.strip().partition(" ")
@@ -91,7 +92,11 @@ def test_rooms(package: str) -> None:
     assert rooms | modules <= named
 
 
+def test_the_readme_is_short() -> None:
+    assert len(README.splitlines()) <= 128
+
+
 def test_links_lead_somewhere() -> None:
-    for file in [*ROOT.glob("*.md"), *ROOT.glob("*/README.md")]:
+    for file in [*ROOT.glob("*.md"), *ROOT.glob("*/README.md"), *ROOT.glob("router/*/README.md")]:
         for target in re.findall(r"\]\((?!http)([^)#]+)", file.read_text()):
             assert (file.parent / target).exists(), (file, target)
