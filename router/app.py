@@ -11,10 +11,11 @@ from typing import Final
 import structlog
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 from swagger_ui_bundle import swagger_ui_path
 
 from router.background import leader_of, told
@@ -58,13 +59,23 @@ class RouterApp(Starlette):
     """Starlette behind the middleware, which lets the hot path around it."""
 
     hosts: frozenset[str] | None = None
+    origins: tuple[str, ...] = ()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._outermost(scope, receive, send)
 
     @cached_property
-    def _outermost(self) -> middleware.Middleware:
-        return middleware.Middleware(super().__call__, self, self.hosts)
+    def _outermost(self) -> ASGIApp:
+        ours = middleware.Middleware(super().__call__, self, self.hosts)
+        if not self.origins:
+            return ours
+        return CORSMiddleware(
+            ours,
+            allow_origins=self.origins,
+            allow_methods=("*",),
+            allow_headers=("*",),
+            expose_headers=("X-Request-ID", "Retry-After"),
+        )
 
 
 def create_app(settings: Settings, connections: Connections | None = None) -> Starlette:
@@ -103,6 +114,7 @@ def create_app(settings: Settings, connections: Connections | None = None) -> St
         lifespan=lifespan,
     )
     app.hosts = settings.hosts()
+    app.origins = settings.origins()
     app.router.redirect_slashes = False
     return app
 

@@ -38,6 +38,7 @@ class Settings(BaseSettings):
     allowed_hosts: str = Field(
         "", description="hosts, comma-separated, that requests may name; loopback: its own names"
     )
+    cors_origins: str = Field("", description="origins, comma-separated, whose pages may call; * is any")
     connections_max: int = Field(4_096, ge=16, description="client connections; further ones are answered 503")
     header_bytes_max: int = Field(32_768, ge=1_024, description="request line and headers of a request; then 431")
     header_timeout_s: Seconds = Field(
@@ -96,6 +97,10 @@ class Settings(BaseSettings):
             acquire_timeout_s=self.acquire_timeout_s,
             statement_timeout_s=self.ingest_timeout_s,
         )
+
+    def origins(self) -> tuple[str, ...]:
+        """Origins whose pages may call from a browser; none unless they are named."""
+        return tuple(origin.strip() for origin in self.cors_origins.split(",") if origin.strip())
 
     def hosts(self) -> frozenset[str] | None:
         """Hosts that requests may name: the configured ones, on loopback its own names too; None: any."""

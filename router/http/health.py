@@ -1,6 +1,7 @@
 """Liveness, readiness, metrics, and the texts behind the problems."""
 
 from collections.abc import Iterable
+from importlib import metadata
 from typing import Final
 
 import msgspec
@@ -10,7 +11,7 @@ from starlette.responses import PlainTextResponse, Response
 from router.context import Router
 from router.http.endpoint import Call, Endpoint
 from router.metrics import Gauges, exposition
-from router.wire.answers import Live, Ready, ShardReady
+from router.wire.answers import Index, Live, Ready, ShardReady
 from router.wire.openapi import Operation
 from router.wire.problems import NOT_FOUND, NOT_READY, PROBLEMS, ProblemError, retry_after
 from router.wire.queries import ProblemQuery
@@ -118,6 +119,11 @@ def _pools(shard: Shard) -> Iterable[tuple[str, ShardPool]]:
     return (("writer", shard.writer), ("reader", shard.reader))
 
 
+async def _index(_call: Call) -> msgspec.Struct:
+    """Where everything is."""
+    return Index("voltroute", metadata.version("voltroute"), "/docs", "/openapi.json", "/readyz", "/metrics")
+
+
 async def _problem(call: Call) -> Response:
     """Cause and remedy of a problem type, as text."""
     found = PROBLEMS.get(call.query.slug)
@@ -127,6 +133,7 @@ async def _problem(call: Call) -> Response:
 
 
 ENDPOINTS: Final = (
+    Endpoint(Operation("get", "/", "index", "Where everything is", "operations", Index), _index),
     Endpoint(Operation("get", "/livez", "livez", "Whether the process answers", "operations", Live), _livez),
     Endpoint(Operation("get", "/readyz", "readyz", "Whether to send requests here", "operations", Ready), _readyz),
     Endpoint(

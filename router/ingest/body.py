@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import re
 import time
 import zlib
 from collections.abc import Mapping
@@ -30,6 +31,7 @@ GZIP_MEMBERS_MAX: Final = 1_000
 _GZIP_WINDOW: Final = 31
 _GZIP_PIECE: Final = 16_384  # what a member leaves over is copied: at most this much, so that all of it stays linear
 _ZSTD_WINDOW_MAX: Final = 2**23
+_CHARSET: Final = re.compile(r"charset\s*=\s*\"?([^\s;\"]+)")
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,10 @@ class BodyLimits:
 
 def is_ndjson(headers: RawHeaders) -> bool:
     """Whether the body is NDJSON rather than JSON; a 415 problem when it is neither."""
-    media_type = headers.get(b"content-type", b"").partition(b";")[0].strip().lower().decode("latin-1")
+    media_type, _, rest = headers.get(b"content-type", b"").lower().decode("latin-1").partition(";")
+    media_type = media_type.strip()
+    if "charset" in rest:
+        _check_charset(rest)
     if media_type in NDJSON_TYPES:
         return True
     if media_type not in JSON_TYPES:
@@ -51,6 +56,13 @@ def is_ndjson(headers: RawHeaders) -> bool:
         detail = f"Content-Type is {shown}; application/json and application/x-ndjson are supported"
         raise ProblemError(UNSUPPORTED_MEDIA_TYPE, detail)
     return False
+
+
+def _check_charset(parameters: str) -> None:
+    found = _CHARSET.search(parameters)
+    if found is not None and found[1] not in {"utf-8", "utf8", "us-ascii"}:
+        detail = f"charset is {found[1][:40]}; JSON is UTF-8"
+        raise ProblemError(UNSUPPORTED_MEDIA_TYPE, detail)
 
 
 async def read_body(headers: RawHeaders, receive: Receive, limits: BodyLimits, budget: BodyBudget) -> bytes:

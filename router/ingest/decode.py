@@ -2,8 +2,10 @@
 
 import json
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 import msgspec
@@ -24,6 +26,7 @@ from shards.kinds import METER, VEHICLE, Kind
 
 _BROKEN: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _WHITESPACE: Final = b" \t\r\n"
+_LEAP_SECOND: Final = re.compile(r"(.{10}[Tt ]..:..:)60((?:\.[0-9]{1,6})?(?:[Zz]|[+-]..:..))")
 _VALUES_MAX: Final = 16  # of a reading, on average: what has more commas or lines than that is not looked at
 
 
@@ -207,6 +210,9 @@ def _item(item: bytes | object, shape: Format) -> MeterReading | VehicleReading 
         for name, number in value.items():
             if isinstance(number, float) and not math.isfinite(number):
                 return ItemError(0, f"/{name}", "out_of_range", "must be a finite number")
+        timestamp = value.get("timestamp")
+        if isinstance(timestamp, str) and (leap := _LEAP_SECOND.fullmatch(timestamp)):
+            value = {**value, "timestamp": _after_leap_second(leap[1] + "59" + leap[2])}
     kind = shape.kind or _kind_of_object(value)
     if isinstance(kind, ItemError):
         return kind
@@ -215,6 +221,14 @@ def _item(item: bytes | object, shape: Format) -> MeterReading | VehicleReading 
     meter = msgspec.convert(value, MeterReading)
     one_energy = (meter.kwh_consumed_ac is None) is not (meter.register_kwh is None)
     return meter if one_energy else energy_error(0, meter)
+
+
+def _after_leap_second(second_before: str) -> str | datetime:
+    """A leap second is stored as the second after it, as POSIX counts it: RFC 3339 allows it, PostgreSQL does too."""
+    try:
+        return datetime.fromisoformat(second_before.upper()) + timedelta(seconds=1)
+    except (ValueError, OverflowError):
+        return second_before
 
 
 def _kind_of_object(value: object) -> Kind | ItemError:

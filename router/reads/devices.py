@@ -29,9 +29,13 @@ async def status(scope: Scope, kind: Kind, device_id: str) -> MeterStatus | Vehi
     """Current status of a device. ProblemError 404 when it is unknown, 503 when its shard does not answer."""
     row = await find_status(scope, kind, device_id)
     if row is None:
-        raise ProblemError(NOT_FOUND, f"no {kind.name} {device_id} has ever sent a reading")
+        raise _unknown(kind, device_id)
     fields = {name: value for name, value in row.items() if name not in {"bucket", "tenant_id"}}
     return MeterStatus(**fields) if kind is METER else VehicleStatus(**fields)
+
+
+def _unknown(kind: Kind, device_id: str) -> ProblemError:
+    return ProblemError(NOT_FOUND, f"no {kind.name} {device_id} has ever sent a reading")
 
 
 async def find_status(scope: Scope, kind: Kind, device_id: str) -> Record | None:
@@ -70,7 +74,7 @@ def _before(prefix: str) -> str:
 
 
 async def history(scope: Scope, kind: Kind, query: HistoryQuery) -> Page[Any]:
-    """Readings of a device, newest first. A cursor carries the whole window, so that pages fit together."""
+    """Readings of a device, newest first; 404 when it is unknown. A cursor carries the whole window: pages fit."""
     period = window(query.start or EVER, query.end, scope.now)
     cursor = decode_cursor(query.cursor, 2)
     if cursor is not None:
@@ -87,6 +91,8 @@ async def history(scope: Scope, kind: Kind, query: HistoryQuery) -> Page[Any]:
 
     merged = await fan_out(scope.cluster, ask, scope.deadline, buckets=[bucket])
     rows = [row for part in merged.parts for row in part.rows]
+    if not rows and cursor is None and await find_status(scope, kind, query.id) is None:
+        raise _unknown(kind, query.id)
     page, rest = rows[: query.limit], rows[query.limit :]
     following = encode_cursor(page[-1]["timestamp"].isoformat(), period.start.isoformat()) if rest else None
     wire_type = StoredMeterReading if kind is METER else StoredVehicleReading

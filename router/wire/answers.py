@@ -5,7 +5,7 @@ from enum import StrEnum
 from typing import Annotated, Final, Generic, TypeVar
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 from starlette.responses import Response
 
 from router.wire.readings import ItemError
@@ -268,19 +268,49 @@ class Ready(Answer, frozen=True):
     shards: dict[str, ShardReady]
 
 
+class Index(Answer, frozen=True):
+    """What answers here, and the paths to begin with."""
+
+    name: str
+    version: str
+    docs: str
+    openapi: str
+    health: str
+    metrics: str
+
+
 class Live(Answer, frozen=True):
     """The process answers."""
 
     live: bool
 
 
-class ProblemBody(Struct, frozen=True):
-    """RFC 9457 problem details. Further members depend on the type."""
+class ProblemEntry(Struct, frozen=True):
+    """One thing that was refused: a parameter, a field (a JSON Pointer), or an item of a batch, by its index."""
+
+    pointer: str
+    code: str
+    detail: str
+    index: int | UnsetType = UNSET
+
+
+class ProblemBody(Struct, frozen=True, rename="camel"):
+    """RFC 9457 problem details. `errors`: what was refused; counts are of an ingest request, `missing` its shards."""
 
     type: str
     title: str
     status: int
     detail: str
+    request_id: str | UnsetType = UNSET
+    errors: list[ProblemEntry] | UnsetType = UNSET
+    accepted: Count | UnsetType = UNSET
+    duplicates: Count | UnsetType = UNSET
+    conflicts: Count | UnsetType = UNSET
+    rejected: Count | UnsetType = UNSET
+    unavailable: Count | UnsetType = UNSET
+    missing: list[str] | UnsetType = UNSET
+    is_partial: bool | UnsetType = UNSET
+    shards: Shards | UnsetType = UNSET
 
 
 _JSON: Final = "application/json"

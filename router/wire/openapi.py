@@ -14,6 +14,7 @@ from router.wire import problems
 from router.wire.parameters import metas
 from router.wire.problems import Problem
 from router.wire.queries import NoQuery
+from router.wire.readings import MeterReading, VehicleReading
 
 _JSON: Final = "application/json"
 _REF: Final = "#/components/schemas/{name}"
@@ -25,6 +26,26 @@ _BODY: Final = (
     problems.TOO_SLOW,
     problems.OVERLOADED,
 )
+
+
+_ENCODING: Final = {
+    "name": "Content-Encoding",
+    "in": "header",
+    "required": False,
+    "description": "How the body is compressed.",
+    "schema": {"type": "string", "enum": ["gzip", "zstd", "identity"]},
+}
+_AT: Final = "2026-05-01T12:00:00Z"
+EXAMPLES: Final[dict[Any, dict[str, Any]]] = {
+    MeterReading: {"meterId": "METER-1", "kwhConsumedAc": 0.25, "voltage": 230.1, "timestamp": _AT},
+    VehicleReading: {
+        "vehicleId": "EV-1",
+        "soc": 64,
+        "kwhDeliveredDc": 0.22,
+        "batteryTemp": 24.5,
+        "timestamp": _AT,
+    },
+}
 
 
 @dataclass(frozen=True)
@@ -50,6 +71,8 @@ def document(operations: Sequence[Operation]) -> dict[str, Any]:
     """The OpenAPI 3.1 document of some operations."""
     types = [op.answer for op in operations if op.answer] + [each for op in operations for each in op.body]
     _, schemas = msgspec.json.schema_components([*types, wire.ProblemBody], ref_template=_REF)
+    for schema in schemas.values():
+        _without_null_defaults(schema)
     paths: dict[str, dict[str, Any]] = {}
     for operation in operations:
         paths.setdefault(operation.path, {})[operation.method] = _describe(operation)
@@ -64,6 +87,13 @@ def document(operations: Sequence[Operation]) -> dict[str, Any]:
         "paths": paths,
         "components": {"schemas": schemas},
     }
+
+
+def _without_null_defaults(schema: dict[str, Any]) -> None:
+    """A default makes generators of clients think that a field is always there."""
+    for field in schema.get("properties", {}).values():
+        if field.get("default", "") is None:
+            del field["default"]
 
 
 def _schema(wire_type: Any) -> dict[str, Any]:
@@ -82,6 +112,8 @@ def _describe(operation: Operation) -> dict[str, Any]:
         _parameter(field, "path" if f"{{{field.encode_name}}}" in operation.path else "query")
         for field in msgspec.structs.fields(operation.query)
     ]
+    if operation.body:
+        parameters.append(_ENCODING)
     if parameters:
         described["parameters"] = parameters
     if operation.batch:
@@ -127,7 +159,15 @@ def _request_content(operation: Operation) -> dict[str, Any]:
     if not operation.batch:
         return {_JSON: {"schema": one}}
     many = {"type": "array", "items": one, "minItems": 1}
-    return {_JSON: {"schema": {"anyOf": [one, many]}}}
+    examples = {each.__name__: {"value": EXAMPLES[each]} for each in operation.body}
+    lines = "\n".join(orjson.dumps(EXAMPLES[each]).decode() for each in operation.body)
+    return {
+        _JSON: {"schema": {"anyOf": [one, many]}, "examples": examples},
+        "application/x-ndjson": {
+            "schema": {"type": "string", "description": "a reading a line"},
+            "examples": {"lines": {"value": lines}},
+        },
+    }
 
 
 def _responses(operation: Operation) -> dict[str, Any]:

@@ -37,7 +37,7 @@ Timestamp = Annotated[datetime, Meta(tz=True, description="RFC 3339 with offset;
 
 
 class MeterReading(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
-    """One interval of a smart meter (AC side): its energy, or the meter's count at its end (`energy_error`)."""
+    """One interval of a smart meter (AC side): its energy, or the meter's count at its end; exactly one of them."""
 
     meter_id: DeviceId
     timestamp: Timestamp

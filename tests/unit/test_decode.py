@@ -64,6 +64,24 @@ def test_a_line_that_is_no_reading(text: bytes, pointer: str, code: str) -> None
 
 
 @pytest.mark.parametrize(
+    ("text", "stored"),
+    [
+        ("2016-12-31T23:59:60Z", "2017-01-01T00:00:00Z"),
+        ("2016-12-31t23:59:60.25z", "2017-01-01T00:00:00.250000Z"),
+        ("2017-01-01T00:59:60+01:00", "2017-01-01T01:00:00+01:00"),
+        ("2016-12-31T23:61:60Z", None),
+        ("2016-12-31T23:59:61Z", None),
+    ],
+)
+def test_a_leap_second_is_the_second_after_it(text: str, stored: str | None) -> None:
+    decoded = decode(body_of({**meter(), "timestamp": text}), METER_FORMAT, ndjson=False, readings_max=10)
+    if stored is None:
+        assert [error.pointer for error in decoded.errors] == ["/timestamp"]
+    else:
+        assert [reading.timestamp.isoformat() for _, reading in decoded.meters] == [stored.replace("Z", "+00:00")]
+
+
+@pytest.mark.parametrize(
     ("body", "detail"),
     [(b'{"meterId":"\xff" x}', "not UTF-8"), (b"[" * 100_000, "nested too deeply"), (b"{", "truncated")],
 )
