@@ -70,8 +70,26 @@ def write_html(run: Run, path: Path) -> None:
 
 _PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>voltroute bench</title>
 <style>body{{font:15px system-ui;max-width:60rem;margin:2rem auto}}th{{text-align:left;padding-right:2rem}}
-img{{max-width:100%}}</style></head><body><h1>voltroute bench</h1><table>{facts}</table>{scenarios}</body></html>
+img{{max-width:100%}}.figures td,.figures th{{padding:.1rem 1rem .1rem 0;border-bottom:1px solid #ddd}}
+.figures td:nth-child(2),.figures td:nth-child(4){{text-align:right}}</style></head><body><h1>voltroute bench</h1>
+<table>{facts}</table>
+<p>A figure is the median over the rounds; its spread is (largest - smallest) / median. Only ratios (x) of one run
+compare: machines differ, and change. Bars show medians, their whiskers the rounds, a red line a target; ✓ reached,
+✓✓ what is aimed for, ✗ missed.</p>
+{scenarios}</body></html>
 """
+
+
+def _figures_html(scenario: ScenarioResult) -> str:
+    """All figures of a scenario in a table."""
+    targets = {target.figure: target for target in scenario.targets}
+    rows = "".join(
+        f"<tr><td>{html.escape(figure.name)}</td><td>{_number(figure.median)}</td><td>{html.escape(figure.unit)}</td>"
+        f"<td>{figure.spread:.0%}</td><td>{html.escape(_verdict(targets.get(figure.name), figure))}</td></tr>"
+        for figure in scenario.figures
+    )
+    head = "".join(f"<th>{name}</th>" for name in ("figure", "median", "unit", "spread", "target"))
+    return f'<table class="figures"><tr>{head}</tr>{rows}</table>'
 
 
 def _scenario_html(scenario: ScenarioResult) -> str:
@@ -79,4 +97,4 @@ def _scenario_html(scenario: ScenarioResult) -> str:
     missed = "".join(f"<li>{html.escape(target.figure)}</li>" for target in scenario.failed())
     verdict = f"<p>Targets missed:</p><ul>{missed}</ul>" if missed else ""
     title = f"<h2>{html.escape(scenario.name)}</h2><p>{scenario.proofs:,} readings proved stored once.</p>"
-    return title + notes + verdict + plots(scenario)
+    return title + notes + verdict + _figures_html(scenario) + plots(scenario)

@@ -112,7 +112,7 @@ def _describe(operation: Operation) -> dict[str, Any]:
         _parameter(field, "path" if f"{{{field.encode_name}}}" in operation.path else "query")
         for field in msgspec.structs.fields(operation.query)
     ]
-    if operation.body:
+    if operation.batch:
         parameters.append(_ENCODING)
     if parameters:
         described["parameters"] = parameters

@@ -1,5 +1,7 @@
 """SQL text: the one function that quotes identifiers, and statements written once for both kinds."""
 
+from typing import Final
+
 from shards.kinds import Kind
 
 
@@ -11,16 +13,24 @@ def quote_identifier(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
+# Routers of before take every column of a status, and know none for this: it is found in history, by the status' key.
+_REGISTER_OF_STATUS: Final = """, CASE WHEN s.{energy} IS NULL THEN (
+        SELECT {register} FROM {history}
+        WHERE bucket = s.bucket AND {id} = s.{id} AND timestamp = s.last_updated AND tenant_id = s.tenant_id
+    ) END AS {register}"""
+
+
 def for_kind(template: str, kind: Kind) -> str:
     """Fill a statement's placeholders with the names of one kind."""
+    template = template.replace("{status_register}", _REGISTER_OF_STATUS if kind.register else "")
     names = {
         "{history}": quote_identifier(kind.history),
         "{status}": quote_identifier(kind.status),
         "{id}": quote_identifier(kind.id_column),
         "{energy}": quote_identifier(kind.energy),
         "{values}": ", ".join(map(quote_identifier, kind.values)),
-        "{status_values}": ", ".join(f"s.{quote_identifier(name)}" for name in kind.values),
-        "{new_values}": ", ".join(f"{name} = excluded.{name}" for name in map(quote_identifier, kind.values)),
+        "{status_values}": ", ".join(map(quote_identifier, kind.status_values)),
+        "{new_values}": ", ".join(f"{name} = excluded.{name}" for name in map(quote_identifier, kind.status_values)),
         "{value_arrays}": ", ".join(f"${4 + i}::float8[]" for i in range(len(kind.values))),
         "{newest_array}": f"${4 + len(kind.values)}::boolean[]",
         "{register}": quote_identifier(kind.register) if kind.register else "NULL::float8",

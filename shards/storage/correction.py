@@ -30,7 +30,8 @@ INSERT INTO correction (timestamp, kind, device_id, before, after, reason) VALUE
 
 
 def _sql(template: str, kind: Kind) -> str:
-    assignments = ", ".join(f"{quote_identifier(name)} = ${4 + at}" for at, name in enumerate(kind.values))
+    values = kind.status_values if template is _STATUS else kind.values
+    assignments = ", ".join(f"{quote_identifier(name)} = ${4 + at}" for at, name in enumerate(values))
     return for_kind(template.replace("{assignments}", assignments), kind)
 
 
@@ -83,8 +84,8 @@ async def correct(
             raise Refused(f"there is no reading of {kind} {device_id} at {moment.isoformat()}")
         before = dict(found)
         after = _changed(kind, before, changed)
-        for statement in (_HISTORY, _STATUS):
-            await connection.execute(_SQL[statement, kind], *key, *(after[name] for name in kind.values))
+        for statement, values in ((_HISTORY, kind.values), (_STATUS, kind.status_values)):
+            await connection.execute(_SQL[statement, kind], *key, *(after[name] for name in values))
         told = (json.dumps(before), json.dumps(after))
         await connection.execute(_AUDIT, moment, kind.name, device_id, *told, reason)
         return Correction(before, after)

@@ -14,7 +14,7 @@ from shards.window import Window
 
 _TICK: Final = timedelta(microseconds=1)  # PostgreSQL's times are whole microseconds
 _STATUS: Final = """
-SELECT ARRAY[o.bucket] AS covered, s.{id}, {status_values}, s.last_updated, s.created_at
+SELECT ARRAY[o.bucket] AS covered, s.{id}, {status_values}, s.last_updated, s.created_at{status_register}
 FROM readable_bucket AS o
 LEFT JOIN {status} AS s ON s.bucket = $1 AND s.{id} = $2 AND s.tenant_id = 0
 WHERE o.bucket = $1
@@ -24,10 +24,10 @@ WHERE o.bucket = $1
 _DEVICES: Final = (
     "SELECT "
     + COVERED
-    + """, s.*
+    + """, s.{id}, {status_values}, s.last_updated, s.created_at{status_register}
 FROM (SELECT) AS one
 LEFT JOIN LATERAL (
-    SELECT {id}, {values}, last_updated, created_at
+    SELECT {id}, {status_values}, last_updated, created_at, bucket, tenant_id
     FROM {status}
     WHERE bucket = ANY($1::smallint[]) AND tenant_id = 0 AND {id} > $2 AND {id} < $3
     ORDER BY {id}

@@ -34,8 +34,8 @@ WITH input AS MATERIALIZED (
     ON CONFLICT DO NOTHING
     RETURNING {id}, timestamp
 ), refreshed AS (
-    INSERT INTO {status} AS known (bucket, {id}, last_updated, {values})
-    SELECT bucket, {id}, timestamp, {values} FROM input WHERE newest
+    INSERT INTO {status} AS known (bucket, {id}, last_updated, {status_values})
+    SELECT bucket, {id}, timestamp, {status_values} FROM input WHERE newest
     ON CONFLICT ({id}, tenant_id, bucket) DO UPDATE
     SET last_updated = excluded.last_updated, {new_values}
     WHERE excluded.last_updated > known.last_updated

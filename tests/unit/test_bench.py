@@ -174,6 +174,7 @@ def test_reports(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert page.count("data:image/svg+xml") == 5
     assert "Targets missed" not in page
     assert "a note" in page
+    assert all(f"<td>{figure.name}</td>" in page for figure in after.scenarios[0].figures)
 
 
 def test_every_scenario_says_what_it_measures() -> None:
