@@ -62,12 +62,14 @@ class PairingBody(Struct, frozen=True, forbid_unknown_fields=True, rename="camel
     valid_to: Timestamp | None = None
 
 
-IntervalS = Annotated[float, Meta(gt=0, le=86_400 * 31, description="seconds between two readings; default 60")]
-PowerKw = Annotated[float, Meta(gt=0, le=1_000_000, description="largest power; more energy than it allows is suspect")]
-RegisterMax = Annotated[
-    float, Meta(gt=0, le=REGISTER_MAX_KWH, description="count at which the register begins again at 0")
+IntervalS = Annotated[float, Meta(ge=1, le=86_400 * 31, description="seconds between two readings; default 60")]
+PowerKw = Annotated[
+    float, Meta(ge=0.001, le=1_000_000, description="largest power; more energy than it allows is suspect")
 ]
-BatteryKwh = Annotated[float, Meta(gt=0, le=100_000, description="capacity of the battery when it was new")]
+RegisterMax = Annotated[
+    float, Meta(ge=1, le=REGISTER_MAX_KWH, description="count at which the register begins again at 0")
+]
+BatteryKwh = Annotated[float, Meta(ge=0.1, le=100_000, description="capacity of the battery when it was new")]
 Label = Annotated[str, Meta(max_length=200, description="what people call it")]
 
 

@@ -164,7 +164,7 @@ def _request_content(operation: Operation) -> dict[str, Any]:
     return {
         _JSON: {"schema": {"anyOf": [one, many]}, "examples": examples},
         "application/x-ndjson": {
-            "schema": {"type": "string", "description": "a reading a line"},
+            "schema": {**one, "description": "a line; the body has one such object a line"},
             "examples": {"lines": {"value": lines}},
         },
     }
