@@ -67,7 +67,7 @@ def _numbers(given: list[str], names: dict[str, str], reading: Any) -> dict[str,
             number = msgspec.convert(msgspec.json.decode(text), types[name])
         except msgspec.ValidationError as error:
             raise InvalidArgument(f"--set {name}: {explain(str(error))[2]}") from None
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, UnicodeError, RecursionError):
             number = None
         if number is None:
             raise InvalidArgument(f"--set {name}: {text[:40]!r} is not a number")

@@ -112,7 +112,8 @@ def _show(file: Path, numbered: Iterator[Numbered], skipped: Skipped, *, json: b
     try:
         for _, reading in numbered:
             count += 1
-            kwh += reading.get("kwhConsumedAc") or reading.get("kwhDeliveredDc") or 0.0
+            energy = reading.get("kwhConsumedAc", reading.get("kwhDeliveredDc"))
+            kwh += energy if isinstance(energy, int | float) else 0.0
             if len(shown) < SHOWN:
                 shown.append(reading)
             moment = str(reading.get("timestamp"))

@@ -72,7 +72,7 @@ def _attention(seen: list[Survey], shard_map: ShardMap | None, moves: RebalanceS
     held = [move.move_id for move in moves.moves if move.held]
     if held:
         found.append(f"! moves {', '.join(map(str, held))} wait for you: `voltroute rebalance status` says why")
-    if moves.runner is None:
+    if moves.runner is None or not moves.runner.leads:
         found.append("! nobody leads: no router runs, so no partitions are made and nothing moves")
     idle = moves.rebalance is None or moves.rebalance.ended_at is not None
     if idle and (apart := [each.name for each in seen if each.answers and each.owned != each.mapped]):

@@ -1,5 +1,6 @@
 """Cells of a table: numbers as they are written, names, and what stands for a missing value. Pure."""
 
+import math
 import re
 from typing import Final
 
@@ -30,7 +31,7 @@ def number(cell: str, decimal: str) -> float:
         if "." in text:
             raise ValueError(text)
         text = text.replace(decimal, ".")
-    if not _NUMBER.fullmatch(text):
+    if not _NUMBER.fullmatch(text) or not math.isfinite(float(text)):
         raise ValueError(text)
     return float(text)
 

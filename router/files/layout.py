@@ -59,7 +59,8 @@ class Layout:
     `day_hour`: columns with a day and the number of the hour in it, from 1 (25 on the longest day). `energy`:
     alternatives, each of columns that are added up; the first that the file has counts; a pattern with a group `device`
     makes each column that it matches a device. `where`: column -> what its cell must match. `interval_s` None: as the
-    file's times tell. `zone` None: times have an offset. `skip`: rows without a reading, by their first cell.
+    file's times tell; 0: there is none, as of sessions. `zone` None: times have an offset. `skip`: rows without a
+    reading, by their first cell.
     """
 
     time: tuple[Name, ...] = ()

@@ -47,7 +47,7 @@ def layout_of(options: FileOptions) -> tuple[Layout, str | None]:
         told = told or "--map"
         changes |= _mapped(options.columns)
     if options.where:
-        changes["where"] = {**layout.where, **dict(map(_where, options.where))}
+        changes["where"] = {**layout.where, **_where(options.where)}
     if options.is_register:
         changes["is_register"] = True
     given = {
@@ -73,6 +73,7 @@ def _check(options: FileOptions, told: str | None) -> None:
     if options.encoding is not None:
         try:
             codecs.lookup(options.encoding)
+            "".encode(options.encoding)  # a codec may be of something else than text
         except (LookupError, ValueError):
             raise InvalidArgument(
                 f"--encoding {options.encoding[:40]!r} is none: utf-8, latin-1, utf-16, ..."
@@ -91,6 +92,8 @@ def _mapped(columns: tuple[str, ...]) -> dict[str, Any]:
         name, equals, value = text.partition("=")
         if name not in _FIELDS or not equals or not value:
             raise InvalidArgument(f"--map {text[:80]!r} is not FIELD=COLUMN, with FIELD one of {', '.join(_FIELDS)}")
+        if name in found:
+            raise InvalidArgument(f"--map {name} is given twice; two columns are {name}=A+B")
         found[name] = tuple(value.split("+"))
     energies = [name for name in ("kwhConsumedAc", "registerKwh") if name in found]
     if len(energies) == 2:
@@ -107,11 +110,15 @@ def _mapped(columns: tuple[str, ...]) -> dict[str, Any]:
     return changes
 
 
-def _where(text: str) -> tuple[str, re.Pattern[str]]:
-    name, equals, value = text.partition("=")
-    if not name or not equals:
-        raise InvalidArgument(f"--where {text[:80]!r} is not COLUMN=VALUE")
-    return name, re.compile(re.escape(value), re.IGNORECASE)
+def _where(texts: tuple[str, ...]) -> dict[str, re.Pattern[str]]:
+    """Column -> any of the values that are given for it."""
+    found: dict[str, list[str]] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not name or not equals:
+            raise InvalidArgument(f"--where {text[:80]!r} is not COLUMN=VALUE")
+        found.setdefault(name, []).append(re.escape(value))
+    return {name: re.compile("|".join(values), re.IGNORECASE) for name, values in found.items()}
 
 
 def _seconds(text: str) -> float:

@@ -1,5 +1,6 @@
 """Our own files: NDJSON, and CSV whose columns are called like the fields of readings."""
 
+import codecs
 import io
 from collections.abc import Iterator
 from typing import Any, Final
@@ -28,7 +29,10 @@ def from_csv(source: Source, columns: list[str], below: Iterator[Row]) -> Iterat
         if len(cells) != len(columns):
             source.bad(line, f"{len(columns)} columns are expected, there are {len(cells)}")
             continue
-        given = {name: cell for name, cell in zip(columns, cells, strict=True) if not is_missing(cell)}
+        given = {name: cell for name, cell in zip(columns, cells, strict=True) if _is_given(name, cell)}
+        if "timestamp" not in given:
+            source.bad(line, "timestamp is empty")
+            continue
         if energies and not energies & given.keys():
             source.skipped.missing += 1
             continue
@@ -36,6 +40,11 @@ def from_csv(source: Source, columns: list[str], below: Iterator[Row]) -> Iterat
             yield line, {name: _value(name, cell, source.layout) for name, cell in given.items()}
         except ValueError as error:
             source.bad(line, str(error))
+
+
+def _is_given(name: str, cell: str) -> bool:
+    """A device may be called `unknown`; a number may not."""
+    return bool(tidy(cell)) if name in _TEXT_FIELDS else not is_missing(cell)
 
 
 def _value(name: str, cell: str, layout: Layout) -> str | float:
@@ -55,7 +64,7 @@ def from_ndjson(source: Source, file: io.BufferedReader) -> Iterator[tuple[int, 
         if not line.strip():
             continue
         try:
-            value = orjson.loads(line)
+            value = orjson.loads(line.removeprefix(codecs.BOM_UTF8))
         except orjson.JSONDecodeError as error:
             source.bad(number_, str(error))
             continue

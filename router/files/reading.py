@@ -1,5 +1,6 @@
 """Opening a file of readings, whoever wrote it, and reading it once."""
 
+import codecs
 import io
 import itertools
 import sys
@@ -32,6 +33,8 @@ Numbered = tuple[int, dict[str, Any]]  # line, reading
 def opened(path: Path) -> Iterator[io.BufferedReader]:
     """A file, or standard input for `-`."""
     if str(path) == STDIN:
+        if sys.stdin is None:
+            raise InvalidArgument("there is no standard input to read")
         yield cast("io.BufferedReader", sys.stdin.buffer)
         return
     with path.open("rb") as file:
@@ -81,10 +84,14 @@ def read(
     with opened(path) as file:
         if told is not None:
             yield from _READERS[layout.shape](source, table(name, file, layout, told))
-        elif path.suffix.lower() != ".csv" and file.peek(_SNIFFED).lstrip()[:1] in {b"{", b""}:
+        elif path.suffix.lower() != ".csv" and _sniffed(file)[:1] in {b"{", b""}:
             yield from own.with_device(source, kind, own.from_ndjson(source, file))
         else:
             yield from own.with_device(source, kind, _own_csv(source, file))
+
+
+def _sniffed(file: io.BufferedReader) -> bytes:
+    return file.peek(_SNIFFED).removeprefix(codecs.BOM_UTF8).lstrip()
 
 
 def _own_csv(source: Source, file: io.BufferedReader) -> Iterator[Numbered]:
@@ -97,6 +104,8 @@ def _own_csv(source: Source, file: io.BufferedReader) -> Iterator[Numbered]:
         hint = _looks_like(start)
         remedy = f"it looks like --preset {hint}" if hint else "see --preset, --map and `voltroute presets`"
         raise FileError(f"{source.name}:1: the first line must name the columns, `timestamp` among them; {remedy}")
+    if twice := {name for name in columns if columns.count(name) > 1}:
+        raise FileError(f"{source.name}:1: the column {min(twice)} is there twice")
     yield from own.from_csv(source, columns, below)
 
 

@@ -9,9 +9,10 @@ from typing import Any, Final
 from router.files.cells import device_id, is_missing, number, tidy
 from router.files.layout import FileError, Label, Layout, Name, Unit, shown, unit_of
 from router.files.table import Row, Table, day_columns
-from router.files.times import Clock, interval_of, parse
+from router.files.times import Clock, pace_of, parse
 
 SAMPLE: Final = 400  # rows that tell the interval of a file and its direction
+STEPS_MAX: Final = 5  # rows in a row that are further apart than the interval: not missing, but of another one
 _DAY: Final = timedelta(days=1)
 
 
@@ -72,24 +73,54 @@ def from_days(source: Source, table: Table) -> Iterator[tuple[int, dict[str, Any
 def timed(source: Source, values: Iterator[Value]) -> Iterator[tuple[int, dict[str, Any]]]:
     """Give each value the instant at which its interval ends, and make it a reading."""
     sample = list(itertools.islice(values, SAMPLE))
-    times = [value.time for value in sample]
     layout = source.layout
-    interval = timedelta(seconds=layout.interval_s) if layout.interval_s else interval_of(times)
+    pace = pace_of((value.series, value.time) for value in sample)
+    interval = pace.interval if layout.interval_s is None else timedelta(seconds=layout.interval_s)
     if layout.is_register:
         interval = timedelta(0)
     elif interval is None and sample and (layout.label is Label.START or sample[0].is_power):
         raise FileError(f"{source.name}: one time does not tell how long an interval is: say --interval, as in 15m")
     interval = interval or timedelta(0)
-    ordered = [time.replace(tzinfo=None) for time in times]
-    clock = Clock(source.zone, newest_first=len(ordered) > 1 and ordered[0] > ordered[-1])
+    clock = Clock(source.zone, newest_first=pace.newest_first)
     label = Label.END if layout.is_register else layout.label
+    steps = _Steps(source, interval)
     for value in itertools.chain(sample, values):
         try:
             end = clock.end(value.series, value.time, label, interval)
         except (ValueError, OverflowError) as error:
             source.bad(value.line, str(error))
         else:
+            steps.look(value, end)
             yield value.line, _reading(value, end, interval, layout)
+
+
+class _Steps:
+    """Watches that a file's rows stay as far apart as its interval is long, where that was told by the rows."""
+
+    def __init__(self, source: Source, interval: timedelta) -> None:
+        self._source, self._interval = source, interval
+        # A day has 23 to 25 hours; where the interval was said, or there is none, rows may be as they are.
+        self._watched = source.layout.interval_s is None and timedelta(0) < interval < _DAY
+        self._seen: dict[str, tuple[datetime, timedelta, int]] = {}  # the last end; the last odd step, how often
+
+    def look(self, value: Value, end: datetime) -> None:
+        """FileError where the step changes for good: the rows' energy or times would be wrong."""
+        if not self._watched:
+            return
+        before, odd, times = self._seen.get(value.series, (end, timedelta(0), 0))
+        step = abs(end - before)
+        times = times + 1 if step == odd else 1
+        self._seen[value.series] = (end, step, times)
+        other = step not in {timedelta(0), self._interval}
+        if other and (times >= STEPS_MAX or (step < self._interval and times >= 2)):
+            raise FileError(
+                f"{self._source.name}:{value.line}: rows are {_minutes(step)} apart here, and "
+                f"{_minutes(self._interval)} elsewhere: split the file, or say --interval"
+            )
+
+
+def _minutes(step: timedelta) -> str:
+    return f"{step / timedelta(minutes=1):g} min"
 
 
 def _reading(value: Value, end: datetime, interval: timedelta, layout: Layout) -> dict[str, Any]:
@@ -208,7 +239,7 @@ class _Columns:
             if layout.day_hour:
                 return self._hour_of_day(texts)
             return parse(text, layout.formats)
-        except ValueError:
+        except (ValueError, OverflowError):
             forms = " or ".join(layout.formats)
             raise _BadRow(f"{shown(names[0])} is {text[:40]!r}, not a time as {forms}") from None
 
@@ -231,6 +262,7 @@ def _day_values(source: Source, table: Table) -> Iterator[Value]:
     for line, cells in table.rows:
         try:
             day = parse(tidy(cells[at_day or 0]), layout.formats)
+            found = []  # all of a row, or nothing
             for at, label in columns:
                 cell = cells[at] if at < len(cells) else ""
                 if is_missing(cell):
@@ -238,8 +270,9 @@ def _day_values(source: Source, table: Table) -> Iterator[Value]:
                     continue
                 time = day + timedelta(hours=int(label[:2]), minutes=int(label[3:]))
                 kwh = number(cell, layout.decimal) * unit.factor
-                yield Value(line, source.device, source.device, time, kwh, unit.is_power)
-        except ValueError as error:
+                found.append(Value(line, source.device, source.device, time, kwh, unit.is_power))
+            yield from found
+        except (ValueError, IndexError, OverflowError) as error:
             source.bad(line, f"{str(error)[:60]!r} is neither a day nor a number")
 
 
@@ -254,16 +287,25 @@ def _nem12_values(source: Source, rows: Iterator[Row]) -> Iterator[Value]:
         record = tidy(cells[0])
         try:
             if record == "200":
-                suffix, minutes = tidy(cells[4]), int(cells[8])
+                stream = None  # a record that cannot be read is not of the one before
+                suffix, minutes = tidy(cells[4]), _minutes_of(cells[8])
                 is_import = suffix.startswith("E") and tidy(cells[7]).lower() in {"wh", "kwh", "mwh"}
                 device = f"{source.device or device_id(cells[1])}:{suffix}"  # a site may have several
                 stream = (device, unit_of(cells[7]), minutes) if is_import else None
             elif record == "300" and stream is not None:
-                yield from _nem12_day(source, line, cells, stream)
+                yield from list(_nem12_day(source, line, cells, stream))  # all of a day, or nothing
             elif record not in {"100", "300", "400", "500", "900"}:
                 source.bad(line, f"{record[:20]!r} is not a NEM12 record")
-        except (ValueError, IndexError):
+        except (ValueError, IndexError, OverflowError):
             source.bad(line, f"is not a NEM12 record {record[:20]}")
+
+
+def _minutes_of(cell: str) -> int:
+    """The length of a stream's intervals. ValueError unless a day is made of them."""
+    minutes = int(cell)
+    if minutes <= 0 or 1440 % minutes:
+        raise ValueError(cell)
+    return minutes
 
 
 def _nem12_day(source: Source, line: int, cells: list[str], stream: tuple[str, Unit, int]) -> Iterator[Value]:

@@ -38,12 +38,14 @@ def rows(name: str, file: io.BufferedReader, layout: Layout) -> Iterator[Row]:
     """All rows of a file that hold something. FileError names the line that is not text, or no row."""
     encoding = next((known for bom, known in _BOMS.items() if file.peek(4).startswith(bom)), layout.encoding)
     text = io.TextIOWrapper(file, encoding=encoding, newline="")
-    reader = csv.reader(text, delimiter=layout.delimiter)
+    reader = csv.reader(text, delimiter=layout.delimiter, strict=True)
     try:
         for row in reader:
+            if any("\n" in cell or "\r" in cell for cell in row):
+                raise FileError(f"{name}:{reader.line_num}: a quote is not closed, so that rows run into each other")
             if any(cell.strip() for cell in row):
                 yield reader.line_num, row
-    except UnicodeDecodeError:
+    except UnicodeError:
         where = f"{name}:{reader.line_num + 1}"
         raise FileError(
             f"{where}: is not {encoding.upper()}, or near it: say what it is, as in --encoding latin-1"

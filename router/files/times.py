@@ -3,25 +3,26 @@
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
-from itertools import pairwise
 from typing import Final
 
 from router.files.layout import Label
 
 _DAY: Final = timedelta(days=1)
-_MIDNIGHT: Final = re.compile(r"\b24(:00(:00)?)\b")  # the end of a day, as some write it
+_TICK: Final = timedelta(microseconds=1)
+_MIDNIGHT: Final = re.compile(r"(?<![\d:])24:00(:00)?(?![\d:])")  # the end of a day, as some write it
 
 
 def parse(text: str, formats: Sequence[str]) -> datetime:
     """A time, with its offset if it has one. ValueError when it is written in none of the formats."""
     days = 0
     if "24:00" in text:
-        text, days = _MIDNIGHT.sub(r"00\1", text), 1
+        text, days = _MIDNIGHT.subn(r"00:00\1", text)
     for form in formats:
         try:
             return _parse(text, form) + timedelta(days=days)
-        except (ValueError, OverflowError, OSError):
+        except (ValueError, OverflowError, OSError, re.error):  # the last: of a format that names something twice
             continue
     raise ValueError(text)
 
@@ -38,10 +39,28 @@ def _parse(text: str, form: str) -> datetime:
     return datetime.strptime(text, form)  # noqa: DTZ007 - local times are made instants by a Clock
 
 
-def interval_of(times: Iterable[datetime]) -> timedelta | None:
-    """The shortest step between times of a file; None of fewer than two."""
-    found = sorted({each.replace(tzinfo=None) for each in times})
-    return min((other - one for one, other in pairwise(found)), default=None)
+@dataclass(frozen=True)
+class Pace:
+    """How a file's rows follow each other. `interval` None: no two rows of a series tell it."""
+
+    interval: timedelta | None
+    newest_first: bool
+
+
+def pace_of(times: Iterable[tuple[str, datetime]]) -> Pace:
+    """The most common step between rows of one series, and which way most of them go, of (series, time)."""
+    steps: Counter[timedelta] = Counter()
+    back = 0
+    last: dict[str, datetime] = {}
+    for series, time in times:
+        before = last.get(series)
+        last[series] = time
+        if before is not None and (before.tzinfo is None) is (time.tzinfo is None) and before != time:
+            steps[abs(time - before)] += 1
+            back += 1 if time < before else -1
+    # Of two that are as common the shorter one: an interval lasts no longer than to the next row.
+    interval = min(steps, key=lambda step: (-steps[step], step), default=None)
+    return Pace(interval, back > 0)
 
 
 class Clock:
@@ -60,23 +79,24 @@ class Clock:
 
         ValueError when the clocks of the zone never showed that time, or nothing says what its offset is.
         """
+        whole_days = interval % _DAY == timedelta(0) and interval > timedelta(0)
         if time.tzinfo is not None:
+            if whole_days and self._zone is not None and label is Label.START:  # a day may have 23 or 25 hours
+                return self.day(time.astimezone(self._zone).replace(tzinfo=None, fold=0) + interval)
             return (time if label is Label.END else time + interval).astimezone(UTC)
-        if label is Label.START:
-            if interval % _DAY == timedelta(0):
-                return self._instant(series, time + interval)
+        if whole_days:
+            return self.day(time + interval if label is Label.START else time)
+        if label is Label.START or not interval:
             return self._instant(series, time) + interval
-        if interval % _DAY == timedelta(0):
-            return self._instant(series, time)
         return self._of_end(series, time, interval)
 
     def _of_end(self, series: str, time: datetime, interval: timedelta) -> datetime:
         """The instant of a local time at which an interval ends: it comes twice where what it ends does."""
         start = time - interval
-        if self._comes_twice(start):
+        if self._comes_twice(start) and self._comes_twice(time - _TICK):  # else it ends after the doubled hour
             return self._instant(series, start) + interval
         early, late = self._both(time)
-        if early < late:
+        if early < late and not self._comes_twice(start):
             return self._at_change(series, start, (early, late), interval)
         if late < early and self._exists(start):  # the change in spring, called by its old time
             return self._instant(series, start) + interval

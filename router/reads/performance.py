@@ -105,11 +105,13 @@ def _performance(
         avg_battery_temp=merge.mean(sum(part.temperature for part in vehicle), readings),
         data_points=readings,
         meter_data_points=meter_readings,
-        suspect=sum(part.suspect for part in (*vehicle, *meter)),
+        suspect=sum(part.suspect for part in vehicle) + sum(part.paired_suspect for part in meter),
         coverage=coverage(sum(part.slots for part in vehicle), per_minute, period),
         meter_ids=meter_ids,
         mixed_meter_ids=sorted(
-            each.tag[1] for each in merged.parts if each.part.registers and each.part.intervals and each.tag[0] is METER
+            each.tag[1]
+            for each in merged.parts
+            if each.tag[0] is METER and each.part.paired_registers and each.part.paired_intervals
         ),
         health_status=health(efficiency, delivered, meter_readings, readings, scope.warning, scope.critical),
         is_partial=merged.is_partial,

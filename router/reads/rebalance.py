@@ -21,7 +21,7 @@ async def status(catalog: Catalog, deadline: float, *, reasons: bool) -> Rebalan
     """
     found = await rebalances.latest(catalog, deadline)
     seen = await lease.holder(catalog, deadline)
-    runner = RunnerInfo(seen.name, seen.since, seen.silent_s) if seen else None
+    runner = RunnerInfo(seen.name, seen.since, seen.silent_s, seen.leads) if seen else None
     if found is None:
         return RebalanceStatus(None, [], runner, "nothing was ever started")
     rebalance, moves = found

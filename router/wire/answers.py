@@ -236,11 +236,12 @@ class RebalanceInfo(Answer, frozen=True):
 
 
 class RunnerInfo(Answer, frozen=True):
-    """Who carries moves out, or did last."""
+    """Who carries moves out, or did last; `leads`: its lease has not run out."""
 
     name: str
     since: datetime
     silent_s: float
+    leads: bool
 
 
 class RebalanceStatus(Answer, frozen=True):

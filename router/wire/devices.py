@@ -70,7 +70,7 @@ RegisterMax = Annotated[
     float, Meta(ge=1, le=REGISTER_MAX_KWH, description="count at which the register begins again at 0")
 ]
 BatteryKwh = Annotated[float, Meta(ge=0.1, le=100_000, description="capacity of the battery when it was new")]
-Label = Annotated[str, Meta(max_length=200, description="what people call it")]
+Label = Annotated[str, Meta(max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$(?!\n)", description="what people call it")]
 
 
 class MeterDefaults(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):

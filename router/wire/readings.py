@@ -135,10 +135,14 @@ _TEXTS: Final[list[tuple[re.Pattern[str], Callable[[re.Match[str]], tuple[str, s
     (re.compile("Expected `datetime` with a timezone"), lambda _: ("no_offset", "must have an offset, as in ...Z")),
     (re.compile("Invalid RFC3339"), lambda _: ("invalid_timestamp", "must be RFC 3339, as in 2026-05-01T12:00:00Z")),
     (
-        re.compile("Expected `str` matching regex"),
+        re.compile("Expected `str` matching regex .*A-Za"),
         lambda _: ("invalid_id", "may hold only A-Z a-z 0-9 . _ : * + | @ = -"),
     ),
-    (re.compile("Expected `str` of length"), lambda _: ("invalid_id", "must have 1 to 64 characters")),
+    (re.compile("Expected `str` matching regex"), lambda _: ("invalid_text", "may hold no control characters")),
+    (
+        re.compile("Expected `str` of length (>=|<=) ([0-9]+)"),
+        lambda m: ("invalid_length", f"must have at {'least' if m[1] == '>=' else 'most'} {m[2]} characters"),
+    ),
     (re.compile("Expected `(.*)`, got `(.*)`"), lambda m: ("wrong_type", f"must be {_article(m[1])}, not {m[2]}")),
 ]
 

@@ -35,6 +35,8 @@ def take(directory: Path) -> int:
 
 
 def _running(directory: Path) -> Refused:
+    if read_holder(directory) is None:
+        return Refused(f"servers of the cluster in {directory} are still being stopped: try again in a moment")
     words = (directory / LOCK_FILE).read_text().split()
     pid, url = (words[0] if words else "unknown"), (f" at {words[1]}" if len(words) > 1 else "")
     return Refused(

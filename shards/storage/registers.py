@@ -19,6 +19,7 @@ from shards.window import Window
 
 LOOK_BACK: Final = 32  # a dip that began earlier than that before a window is taken for the new count
 RESET_BELOW: Final = 0.9  # of the count before
+ROUNDING_KWH: Final = 0.0005  # more than the largest power allows: what rounding to Wh may add
 
 _MEASURED: Final = """
 WITH rating AS MATERIALIZED (
@@ -53,6 +54,15 @@ WITH rating AS MATERIALIZED (
     SELECT *, max(register) OVER (PARTITION BY device, run ORDER BY timestamp) AS peak FROM run
 ), highest AS (
     SELECT *, lag(peak) OVER (PARTITION BY device ORDER BY timestamp) AS high FROM peaked
+), risen AS (
+    SELECT *, coalesce(
+        max(timestamp) FILTER (
+            WHERE before IS NULL OR register > high OR register < {reset_below} * before
+        ) OVER earlier,
+        since
+    ) AS risen
+    FROM highest
+    WINDOW earlier AS (PARTITION BY device ORDER BY timestamp ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
 ), measured AS (
     SELECT h.device, h.timestamp,
         h.register < h.before AND h.register >= {reset_below} * h.before AS dips,
@@ -64,9 +74,9 @@ WITH rating AS MATERIALIZED (
             ELSE h.register
         END AS energy,
         coalesce(own.power_max_kw, every.power_max_kw) / 3600 * greatest(
-            extract(epoch FROM h.timestamp - h.since)::float8, coalesce(own.interval_s, every.interval_s)
-        ) AS most
-    FROM highest AS h
+            extract(epoch FROM h.timestamp - h.risen)::float8, coalesce(own.interval_s, every.interval_s)
+        ) + {rounding} AS most
+    FROM risen AS h
     LEFT JOIN rating AS own ON own.device = h.device
     JOIN rating AS every ON every.device IS NULL
     WHERE h.timestamp > $2
@@ -106,6 +116,7 @@ _DEVICE: Final = (
     "SELECT "
     + COVERED
     + """,
+    count(*) FILTER (WHERE paired AND (implausible OR dips)) AS paired_suspect,
     coalesce(sum(energy) FILTER (WHERE paired AND NOT implausible), 0) AS paired_energy,
     coalesce(sum(energy) FILTER (WHERE paired AND implausible), 0) AS paired_suspect_energy,"""
     + _SUMS
@@ -123,7 +134,11 @@ _EACH: Final = "SELECT " + COVERED + ", r.timestamp, r.energy FROM (SELECT) AS o
 
 def _sql(devices: str, tail: str, kind: Kind) -> str:
     text = (_MEASURED + tail).replace("{devices}", devices)
-    text = text.replace("{look_back}", str(LOOK_BACK)).replace("{reset_below}", f"{RESET_BELOW}::float8")
+    text = (
+        text.replace("{rounding}", str(ROUNDING_KWH))
+        .replace("{look_back}", str(LOOK_BACK))
+        .replace("{reset_below}", f"{RESET_BELOW}::float8")
+    )
     return for_kind(text, kind)
 
 

@@ -25,7 +25,7 @@ _JUDGED: Final = {
         AS rating (device text, interval_s float8, power_max_kw float8) ON rating.device COLLATE "C" = h.{id}""",
     "{implausible}": """coalesce(h.{energy}
         > coalesce(rating.power_max_kw, ({ratings}::jsonb ->> 'power_max_kw')::float8)
-        * coalesce(rating.interval_s, ({ratings}::jsonb ->> 'interval_s')::float8) / 3600, false)""",
+        * coalesce(rating.interval_s, ({ratings}::jsonb ->> 'interval_s')::float8) / 3600 + {rounding}, false)""",
     "{per_minute}": "60 / coalesce(max(rating.interval_s), max(({ratings}::jsonb ->> 'interval_s')::float8))",
 }
 _PLAIN: Final = {"{rated}": "", "{implausible}": "false", "{per_minute}": "NULL::float8"}
@@ -46,6 +46,9 @@ _DEVICE: Final = (
     count(energy) AS intervals,
     count(register) AS registers,
     count(*) FILTER (WHERE paired) AS paired_readings,
+    count(*) FILTER (WHERE paired AND implausible) AS paired_suspect,
+    count(energy) FILTER (WHERE paired) AS paired_intervals,
+    count(register) FILTER (WHERE paired) AS paired_registers,
     coalesce(sum(energy) FILTER (WHERE paired AND NOT implausible), 0) AS paired_energy,
     coalesce(sum(energy) FILTER (WHERE paired AND implausible), 0) AS paired_suspect_energy,
     count(DISTINCT date_bin($7::interval, timestamp - interval '1 microsecond', $3)) AS slots,"""
@@ -136,7 +139,8 @@ FROM (
 def _sql(template: str, kind: Kind, ratings: str, *, judged: bool) -> str:
     for placeholder, text in (_JUDGED if judged else _PLAIN).items():
         template = template.replace(placeholder, text)
-    return for_kind(template.replace("{ratings}", ratings), kind)
+    template = template.replace("{ratings}", ratings).replace("{rounding}", str(registers.ROUNDING_KWH))
+    return for_kind(template, kind)
 
 
 _SQL: Final = {
@@ -168,6 +172,9 @@ class DeviceSums:
     suspect: int
     suspect_energy: float
     paired_readings: int
+    paired_intervals: int
+    paired_registers: int
+    paired_suspect: int
     paired_energy: float
     paired_suspect_energy: float
     temperature: float

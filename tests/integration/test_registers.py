@@ -168,6 +168,28 @@ async def test_implausible_energy_is_told_and_left_out(client: httpx2.AsyncClien
             await client.put(f"/v1/defaults/{kind}", json={})
 
 
+async def test_coarse_steps_and_full_power_are_plausible(client: httpx2.AsyncClient) -> None:
+    vehicle_id = await paired(client, "COARSE")
+    other = {"vehicleId": vehicle_id, "meterId": "FULL", "validFrom": "2020-01-01T00:00:00Z"}
+    assert (await client.put("/v1/pairings", json=other)).status_code == 201
+    for device in ("COARSE", "FULL"):
+        assert (await client.put(f"/v1/meters/{device}", json={"powerMaxKw": 11})).status_code == 201
+    await ingest(client, [register("COARSE", minute, 100 + minute // 10) for minute in range(61)])  # 6 kW, in whole kWh
+    await ingest(client, [meter("FULL", minute, 0.183) for minute in range(1, 61)])  # 11 kW, rounded to Wh
+    found = await get(client, f"/v1/analytics/performance/{vehicle_id}", **DAY)
+    assert (found["totalEnergyConsumedAc"], found["suspect"]) == (pytest.approx(6 + 60 * 0.183), 0)
+
+
+async def test_what_is_outside_of_pairings_is_not_told(client: httpx2.AsyncClient) -> None:
+    body = {"vehicleId": "V-SHARED", "meterId": "SHARED", "validFrom": at(0), "validTo": at(10)}
+    assert (await client.put("/v1/pairings", json=body)).status_code == 201
+    assert (await client.put("/v1/meters/SHARED", json={"powerMaxKw": 11})).status_code == 201
+    await ingest(client, [meter("SHARED", 5, 0.1), meter("SHARED", 20, 50), register("SHARED", 30, 5)])
+    await ingest(client, vehicle("V-SHARED", 5))
+    found = await get(client, "/v1/analytics/performance/V-SHARED", **DAY)
+    assert (found["totalEnergyConsumedAc"], found["suspect"], found["mixedMeterIds"]) == (0.1, 0, [])
+
+
 async def test_coverage_is_of_what_is_expected(client: httpx2.AsyncClient) -> None:
     await ingest(client, [vehicle("QUARTER", 15 * (n + 1)) for n in range(4)])
     path, hour = "/v1/analytics/performance/QUARTER", {"from": at(0), "to": at(60)}

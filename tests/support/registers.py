@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+ROUNDING_KWH = 0.0005
+
 
 @dataclass(frozen=True)
 class Counted:
@@ -26,21 +28,22 @@ def count(
     """Minute -> what was counted, of minute -> register."""
     found: dict[float, Counted] = {}
     before: tuple[float, float] | None = None
-    high = 0.0
+    high = risen = 0.0
     for minute, register in sorted(registers.items()):
         if before is None:
             found[minute] = Counted(0.0)
-            high = register
+            high, risen = register, minute
         else:
-            last_minute, last = before
-            most = None if power_kw is None else power_kw / 3600 * max((minute - last_minute) * 60, interval_s)
+            _, last = before
+            most = None if power_kw is None else power_kw / 3600 * max((minute - risen) * 60, interval_s) + ROUNDING_KWH
             if register >= 0.9 * last:
                 found[minute] = Counted(max(register - high, 0.0), register < last, most)
+                risen = minute if register > high else risen
                 high = max(high, register)
             else:
                 rolls = maximum is not None and last >= 0.9 * maximum
                 energy = max((maximum or 0.0) - high, 0.0) + register if rolls else register
                 found[minute] = Counted(energy, most=most)
-                high = register
+                high, risen = register, minute
         before = minute, register
     return found

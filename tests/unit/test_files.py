@@ -302,6 +302,8 @@ def test_a_bad_row_of_a_table_is_named_or_left_out(tmp_path: Path, line: str, co
         (FileOptions(columns=("kwh=Usage",)), "--map 'kwh=Usage' is not FIELD=COLUMN"),
         (FileOptions(columns=("kwhConsumedAc=A", "registerKwh=B")), "names both"),
         (FileOptions(preset="pge", where=("TYPE",)), "--where 'TYPE' is not COLUMN=VALUE"),
+        (FileOptions(columns=("timestamp=A", "timestamp=B")), "--map timestamp is given twice"),
+        (FileOptions(preset="pge", encoding="base64"), "--encoding 'base64' is none"),
         (FileOptions(unit="Wh"), "are for files of others: say --preset NAME"),
     ],
 )
@@ -339,6 +341,7 @@ def test_options_change_a_preset(tmp_path: Path) -> None:
         "voltage": 240,
     }
     assert readings_of(path, replace(options, where=("COST=$1",))) == []
+    assert len(readings_of(path, replace(options, where=("COST=$1", "COST=$0.09")))) == 4
 
 
 def test_power_needs_to_know_how_long_an_interval_is(tmp_path: Path) -> None:
@@ -349,6 +352,137 @@ def test_power_needs_to_know_how_long_an_interval_is(tmp_path: Path) -> None:
         readings_of(path, options)
     (found,) = readings_of(path, replace(options, interval="15m"))
     assert found["kwhConsumedAc"] == 0.1
+
+
+def test_minute_24_is_no_end_of_a_day(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("when,kwh\n2026-01-01T12:24:00Z,1\n2026-01-01T23:24:00.000+02:00,2\n2026-01-01T24:00:00Z,3\n")
+    found = readings_of(path, FileOptions(columns=("timestamp=when", "kwhConsumedAc=kwh")))
+    assert [each["timestamp"] for each in found] == [
+        "2026-01-01T12:24:00Z",
+        "2026-01-01T21:24:00Z",
+        "2026-01-02T00:00:00Z",
+    ]
+
+
+@pytest.mark.parametrize(("first", "then"), [(10, 30), (30, 10), (60, 15)])
+@pytest.mark.parametrize("before", [6, 450])
+def test_another_step_in_the_middle_of_a_file_is_told(tmp_path: Path, first: int, then: int, before: int) -> None:
+    at, lines = datetime(2026, 1, 1, tzinfo=UTC), ["Horodate;Valeur"]
+    for number in range(before + 6):
+        at += timedelta(minutes=first if number < before else then)
+        lines.append(f"{at.isoformat()};1000")
+    path = tmp_path / "a.csv"
+    path.write_text("\n".join(lines))
+    with pytest.raises(
+        FileError, match=rf"rows are ({then}|{first}) min apart here, and ({then}|{first}) min elsewhere"
+    ):
+        readings_of(path, FileOptions(preset="enedis"))
+
+
+def test_a_stray_row_does_not_tell_the_interval(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    hours = [f"2026-01-15T{hour:02}:00:00+01:00;4000" for hour in range(1, 9)]
+    path.write_text("\n".join(["Horodate;Valeur", *hours[:3], "2026-01-15T03:00:01+01:00;4000", *hours[3:]]))
+    found = readings_of(path, FileOptions(preset="enedis"))
+    assert {each["kwhConsumedAc"] for each in found} == {4.0}
+
+
+def test_sessions_have_no_interval(tmp_path: Path) -> None:
+    export = next(each for each in EXPORTS if each.preset == "evcc")
+    ends = ("2025-10-24 15:00:00", "2025-10-24 18:00:00", "2025-10-26 05:30:00")
+    lines = [f"2025-10-24 12:00:00,{end},Garage,,Auto,,,,10.0,3h0m0s,40.0,,," for end in ends]
+    found = as_export(tmp_path, export, export.text(lines))
+    assert [each["timestamp"][11:16] for each in found] == ["13:00", "16:00", "04:30"]
+
+
+def test_rows_by_device_tell_the_direction_each_for_itself(tmp_path: Path) -> None:
+    """Two devices, both ascending, the second one's rows older: the doubled hour of the first stays in order."""
+    change = datetime(2026, 10, 25, 0, tzinfo=UTC)
+    berlin, lines = ZoneInfo("Europe/Berlin"), ["device,when,kwh"]
+    for device, start in (("A", change), ("B", change - timedelta(days=9))):
+        for hour in range(4):
+            local = (start + timedelta(hours=hour)).astimezone(berlin)
+            lines.append(f"{device},{local:%Y-%m-%d %H:%M},{hour}")
+    path = tmp_path / "a.csv"
+    path.write_text("\n".join(lines))
+    options = FileOptions(
+        columns=("meterId=device", "timestamp=when", "kwhConsumedAc=kwh"),
+        time_zone="Europe/Berlin",
+        time_format="%Y-%m-%d %H:%M",
+        time_at=Label.START,
+    )
+    found = [each["timestamp"] for each in readings_of(path, options, None) if each["meterId"] == "A"]
+    assert found == [f"2026-10-25T0{hour}:00:00Z" for hour in (1, 2, 3, 4)]
+
+
+@pytest.mark.parametrize(
+    ("zone", "days", "ends"),
+    [
+        ("Africa/Cairo", ("2024-04-25", "2024-04-26"), ("2024-04-25T22:00:00Z", "2024-04-26T21:00:00Z")),
+        ("Europe/London", ("2025-10-26", "2025-10-27"), ("2025-10-27T00:00:00Z", "2025-10-28T00:00:00Z")),
+    ],
+)
+def test_days_end_where_the_next_one_begins(
+    tmp_path: Path, zone: str, days: tuple[str, str], ends: tuple[str, str]
+) -> None:
+    path = tmp_path / "a.csv"
+    options = FileOptions(
+        columns=("timestamp=when", "kwhConsumedAc=kwh"), time_zone=zone, time_at=Label.START, interval="1d"
+    )
+    for form in ("{}", "{:%Y-%m-%dT00:00:00%z}") if zone != "Africa/Cairo" else ("{}",):
+        given = [datetime.fromisoformat(day).replace(tzinfo=ZoneInfo(zone)) for day in days]
+        rows = [f"{form.format(day if '%' in form else day.date())},1" for day in given]
+        path.write_text("\n".join(["when,kwh", *rows]))
+        assert tuple(each["timestamp"] for each in readings_of(path, options)) == ends
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ('when,kwh,note\n2026-01-01T00:00:00Z,1,"5 inch\n2026-01-01T00:15:00Z,2,x\n', "unexpected end of data"),
+        ('when,kwh,note\n2026-01-01T00:00:00Z,1,"5\n2026-01-01T00:15:00Z,2,x"\n', "a quote is not closed"),
+        ("when,kwh\n2026-01-01T00:00:00Z,1e999\n", "kwh is '1e999', not a number"),
+    ],
+)
+def test_no_row_is_lost_silently(tmp_path: Path, text: str, complaint: str) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text(text)
+    with pytest.raises(FileError, match=complaint):
+        readings_of(path, FileOptions(columns=("timestamp=when", "kwhConsumedAc=kwh")))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "200,N1,E1,1,E1,N1,1,kWh,720,\n300,20260101,1,2,A,\n200,N2,E1,1,E1,N1,1,kWh,x,\n300,20260101,5,6,A,\n",
+        "200,N1,E1,1,E1,N1,1,kWh,720,\n300,20260101,1,2,A,\n200,N2,E1,1,E1,N1,1,kWh,0,\n300,20260101,5,6,A,\n",
+        "200,N1,E1,1,E1,N1,1,kWh,720,\n300,20260101,1,2,A,\n300,20260102,5,x,A,\n300,99991231,5,6,A,\n",
+    ],
+)
+def test_a_bad_record_of_nem12_is_nobodys(tmp_path: Path, text: str) -> None:
+    path, skipped = tmp_path / "a.csv", Skipped()
+    path.write_text(text)
+    found = readings_of(path, FileOptions(preset="nem12"), None, skipped=skipped, skip_bad=True)
+    assert [each["kwhConsumedAc"] for each in found] == [1, 2]
+    assert skipped.bad
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("timestamp,kwhConsumedAc\n,1\n", ":2: timestamp is empty"),
+        ("timestamp,kwhConsumedAc,kwhConsumedAc\n", ":1: the column kwhConsumedAc is there twice"),
+    ],
+)
+def test_our_own_files_are_as_strict(tmp_path: Path, text: str, complaint: str) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text(text)
+    with pytest.raises(FileError, match=complaint):
+        readings_of(path, FileOptions())
+    lines = tmp_path / "a.ndjson"
+    lines.write_bytes(b"\xef\xbb\xbf" + b'{"timestamp":"2026-01-01T00:00:00Z","kwhConsumedAc":1}\n')
+    assert len(readings_of(lines, FileOptions())) == 1
 
 
 def test_a_time_without_offset_needs_a_zone(tmp_path: Path) -> None:

@@ -150,7 +150,7 @@ def head(answer: RebalanceStatus) -> str:
     if answer.rebalance is None:
         return "no rebalance was ever started"
     ended = [move for move in answer.moves if move.phase in _ENDED]
-    runner = f"runner {answer.runner.name}" if answer.runner else "no runner"
+    runner = f"runner {answer.runner.name}" if answer.runner and answer.runner.leads else "no runner"
     note = f"  {answer.rebalance.note}" if answer.rebalance.note else ""
     idle = f"  ({answer.idle})" if answer.idle else ""
     return (
