@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -11,6 +12,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from router.cli.sending import URL_DEFAULT, KindName, UrlOption, report
 from router.cli.show.output import errors, print_json, print_table
+from router.cli.target import JsonOption
 from router.files.layout import UNITS, FileError, Label
 from router.files.options import FileOptions, layout_of
 from router.files.presets import PRESETS
@@ -21,58 +23,57 @@ from shards.errors import ClusterError, InvalidArgument
 
 SHOWN: Final = 5  # readings of a dry run
 
-_FILE = "A file of others"
+_FileArgument = Annotated[Path, typer.Argument(help="CSV, NDJSON, or what --preset names; - is standard input.")]
+_Kind = Annotated[KindName, typer.Option(help="Kind of the device.")]
+_Device = Annotated[str | None, typer.Option(help="Device of the rows that name none.")]
+_Batch = Annotated[int, typer.Option(min=1, max=20_000, help="Readings in a request.")]
+_DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be sent; send nothing.")]
+_SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out rows that cannot be read.")]
+
+
+def _of_others(*names: str, text: str, **more: Any) -> Any:
+    """An option about files that are not ours; they have a panel of their own in the help."""
+    return typer.Option(*names, help=text, rich_help_panel="A file of others", **more)
+
+
+_COLUMNS = "Which column holds timestamp, kwhConsumedAc, registerKwh, voltage, meterId. A+B: both together."
+_Preset = Annotated[str | None, _of_others(text="A known export format: see `voltroute presets`.")]
+_Map = Annotated[list[str] | None, _of_others("--map", metavar="FIELD=COLUMN", text=_COLUMNS)]
+_Where = Annotated[list[str] | None, _of_others(metavar="COLUMN=VALUE", text="Only rows with this value.")]
+_TimeZone = Annotated[str | None, _of_others(text="Zone of times without an offset, as Europe/Berlin.")]
+_TimeFormat = Annotated[str | None, _of_others(text="As strptime's, or iso, or epoch.")]
+_TimeAt = Annotated[Label | None, _of_others(text="Which end of its interval a row's time is.")]
+_Interval = Annotated[str | None, _of_others(text="Length of an interval, as 15m; else as the rows tell.")]
+_Unit = Annotated[str | None, _of_others(text=f"{', '.join(UNITS)}; a power is an average.")]
+_Register = Annotated[bool, _of_others("--register", text="Values are a meter's count, not energies.")]
+_Voltage = Annotated[float | None, _of_others(min=0, text="Voltage of every reading.")]
+_Delimiter = Annotated[str | None, _of_others(text="Between cells; or tab.")]
+_Decimal = Annotated[str | None, _of_others(text="Decimal sign: . or ,")]
+_Encoding = Annotated[str | None, _of_others(text="As latin-1; default utf-8.")]
 
 
 def post(
-    file: Annotated[Path, typer.Argument(help="CSV, NDJSON, or what --preset names; - is standard input.")],
-    kind: Annotated[KindName, typer.Option(help="Kind of the device.")] = KindName.METER,
-    device: Annotated[str | None, typer.Option(help="Device of the rows that name none.")] = None,
+    file: _FileArgument,
+    kind: _Kind = KindName.METER,
+    device: _Device = None,
     url: UrlOption = URL_DEFAULT,
-    batch: Annotated[int, typer.Option(min=1, max=20_000, help="Readings in a request.")] = 1_000,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be sent; send nothing.")] = False,
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out rows that cannot be read.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
-    preset: Annotated[
-        str | None, typer.Option(help="A known export format: see `voltroute presets`.", rich_help_panel=_FILE)
-    ] = None,
-    columns: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--map",
-            metavar="FIELD=COLUMN",
-            help="Which column holds timestamp, kwhConsumedAc, registerKwh, voltage, meterId. A+B: both together.",
-            rich_help_panel=_FILE,
-        ),
-    ] = None,
-    where: Annotated[
-        list[str] | None,
-        typer.Option(metavar="COLUMN=VALUE", help="Only rows with this value.", rich_help_panel=_FILE),
-    ] = None,
-    time_zone: Annotated[
-        str | None, typer.Option(help="Zone of times without an offset, as Europe/Berlin.", rich_help_panel=_FILE)
-    ] = None,
-    time_format: Annotated[
-        str | None, typer.Option(help="As strptime's, or iso, or epoch.", rich_help_panel=_FILE)
-    ] = None,
-    time_at: Annotated[
-        Label | None, typer.Option(help="Which end of its interval a row's time is.", rich_help_panel=_FILE)
-    ] = None,
-    interval: Annotated[
-        str | None, typer.Option(help="Length of an interval, as 15m; else as the times tell.", rich_help_panel=_FILE)
-    ] = None,
-    unit: Annotated[
-        str | None, typer.Option(help=f"{', '.join(UNITS)}; a power is an average.", rich_help_panel=_FILE)
-    ] = None,
-    register: Annotated[
-        bool, typer.Option("--register", help="Values are a meter's count, not energies.", rich_help_panel=_FILE)
-    ] = False,
-    voltage: Annotated[
-        float | None, typer.Option(min=0, help="Voltage of every reading.", rich_help_panel=_FILE)
-    ] = None,
-    delimiter: Annotated[str | None, typer.Option(help="Between cells; or tab.", rich_help_panel=_FILE)] = None,
-    decimal: Annotated[str | None, typer.Option(help="Decimal sign: . or ,", rich_help_panel=_FILE)] = None,
-    encoding: Annotated[str | None, typer.Option(help="As latin-1; default utf-8.", rich_help_panel=_FILE)] = None,
+    batch: _Batch = 1_000,
+    dry_run: _DryRun = False,
+    skip_bad: _SkipBad = False,
+    json: JsonOption = False,
+    preset: _Preset = None,
+    columns: _Map = None,
+    where: _Where = None,
+    time_zone: _TimeZone = None,
+    time_format: _TimeFormat = None,
+    time_at: _TimeAt = None,
+    interval: _Interval = None,
+    unit: _Unit = None,
+    register: _Register = False,
+    voltage: _Voltage = None,
+    delimiter: _Delimiter = None,
+    decimal: _Decimal = None,
+    encoding: _Encoding = None,
 ) -> None:
     """Post a file of readings, up to the first request that keeps failing.
 
@@ -80,22 +81,9 @@ def post(
     """
     if str(file) != STDIN and (not file.exists() or file.is_dir()):
         raise InvalidArgument(f"{file} is {'a folder' if file.is_dir() else 'not there'}: a file, or -, is expected")
-    options = FileOptions(
-        preset=preset,
-        columns=tuple(columns or ()),
-        where=tuple(where or ()),
-        time_zone=time_zone,
-        time_format=time_format,
-        time_at=time_at,
-        interval=interval,
-        unit=unit,
-        is_register=register,
-        voltage=voltage,
-        delimiter=delimiter,
-        decimal=decimal,
-        encoding=encoding,
-    )
-    layout, told = layout_of(options)
+    options = FileOptions(preset, tuple(columns or ()), tuple(where or ()), time_zone, time_format, time_at, interval)
+    options = replace(options, unit=unit, is_register=register, voltage=voltage)
+    layout, told = layout_of(replace(options, delimiter=delimiter, decimal=decimal, encoding=encoding))
     if told is not None and kind is not KindName.METER:
         raise InvalidArgument("--preset and --map are for meters: a vehicle's file has the names of its fields")
     skipped = Skipped()
