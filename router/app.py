@@ -21,7 +21,7 @@ from swagger_ui_bundle import swagger_ui_path
 from router.background import leader_of, told
 from router.context import Router
 from router.http import analytics, devices, health, middleware, pairings, rebalance, settings, shards
-from router.http.endpoint import Endpoint, routes_of
+from router.http.endpoint import COMPRESSED, Endpoint, routes_of
 from router.http.protocol import ConnectionLimits, Connections
 from router.ingest.batcher import LaneLimits
 from router.ingest.body import BodyLimits
@@ -129,7 +129,7 @@ def _document() -> list[Route]:
     async def page(_request: object) -> Response:
         return HTMLResponse(openapi.PAGE)
 
-    return [Route("/openapi.json", document), Route("/docs", page)]
+    return [Route("/openapi.json", document, middleware=[COMPRESSED]), Route("/docs", page)]
 
 
 def _intake(settings: Settings, cluster: Cluster) -> Intake:

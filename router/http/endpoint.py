@@ -17,7 +17,7 @@ from router.wire.openapi import Operation
 from router.wire.parameters import read
 
 # Lists compress to a tenth. A low level: the work is done between two other requests.
-_COMPRESSED: Final = Middleware(GZipMiddleware, minimum_size=1_024, compresslevel=3)
+COMPRESSED: Final = Middleware(GZipMiddleware, minimum_size=1_024, compresslevel=3)
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def routes_of(endpoints: Sequence[Endpoint]) -> list[Route]:
     for endpoint in endpoints:
         by_path.setdefault(endpoint.operation.path, {})[endpoint.operation.method.upper()] = endpoint
     return [
-        Route(path, _serve(methods), methods=list(methods), middleware=[_COMPRESSED])
+        Route(path, _serve(methods), methods=list(methods), middleware=[COMPRESSED])
         for path, methods in by_path.items()
     ]
 

@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, tzinfo
-from itertools import count
+from itertools import count, takewhile
 
 from router.wire.parameters import SERIES_POINTS_MAX, Step
 from router.wire.problems import ProblemError, invalid
@@ -19,10 +19,8 @@ def bounds(period: Window, step: Step, zone: tzinfo | None) -> list[datetime]:
     """
     found = [period.start]
     with contextlib.suppress(OverflowError, ValueError):  # the last interval that the calendar has
-        for bound in _after(period.start, step, zone):
-            if bound >= period.end:
-                break
-            if bound > found[-1]:
+        for bound in takewhile(lambda bound: bound < period.end, _after(period.start, step, zone)):
+            if bound > found[-1]:  # a zone may have skipped a whole day
                 found.append(bound)
             if len(found) > SERIES_POINTS_MAX:
                 raise _too_many()
@@ -37,8 +35,7 @@ def _after(start: datetime, step: Step, zone: tzinfo | None) -> Iterator[datetim
     """What bounds follow `start`, without an end but that of the calendar."""
     if step.unit in {"m", "h"} or (step.unit == "d" and zone is None):
         length = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1)}[step.unit] * step.times
-        for times in count(1):
-            yield start + length * times
+        return (start + length * times for times in count(1))
     local = start.astimezone(zone or UTC)
     at = datetime(local.year, local.month, local.day)  # noqa: DTZ001 - a date of the zone, made an instant below
     if step.unit == "d":
@@ -47,8 +44,7 @@ def _after(start: datetime, step: Step, zone: tzinfo | None) -> Iterator[datetim
         at -= timedelta(days=at.weekday())
     elif step.unit == "month":
         at = at.replace(day=1)
-    for times in count(1):
-        yield _moved(at, step, times).replace(tzinfo=zone or UTC).astimezone(UTC)
+    return (_moved(at, step, times).replace(tzinfo=zone or UTC).astimezone(UTC) for times in count(1))
 
 
 def _moved(at: datetime, step: Step, times: int) -> datetime:

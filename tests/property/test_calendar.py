@@ -74,6 +74,12 @@ def test_days_over_clock_changes(zone: str | None, start: datetime, hours: list[
     assert [(end - start) / timedelta(hours=1) for start, end in pairwise(found)] == hours
 
 
+def test_a_day_that_a_zone_skipped_is_no_interval() -> None:
+    period = Window(datetime(2011, 12, 29, 10, tzinfo=UTC), datetime(2012, 1, 1, 10, tzinfo=UTC))
+    found = bounds(period, Step(1, "day"), ZoneInfo("Pacific/Apia"))
+    assert [(end - start) / timedelta(hours=1) for start, end in pairwise(found)] == [24, 24, 24]
+
+
 @given(
     start=st.datetimes(datetime(2, 1, 1), datetime(9998, 1, 1), timezones=st.just(UTC)),  # noqa: DTZ001 - aware by it
     length=st.timedeltas(timedelta(microseconds=1), timedelta(days=3000)),

@@ -63,6 +63,24 @@ def test_a_line_that_is_no_reading(text: bytes, pointer: str, code: str) -> None
     assert len(decoded) == 2
 
 
+def test_every_meter_has_one_energy() -> None:
+    readings = [meter("A"), {**meter("B"), "registerKwh": 5}, {"meterId": "C", "timestamp": meter()["timestamp"]}]
+    for shape in (METER_FORMAT, MIXED_FORMAT):
+        decoded = decode(body_of(*readings), shape, ndjson=False, readings_max=10)
+        assert [index for index, _ in decoded.meters] == [0]
+        assert [(error.index, error.pointer) for error in decoded.errors] == [
+            (1, "/registerKwh"),
+            (2, "/kwhConsumedAc"),
+        ]
+
+
+def test_a_null_is_a_field_that_is_not_there_whatever_stands_beside_it() -> None:
+    item = {**vehicle(), "kwhConsumedAc": None}
+    for beside in ([], [5]):
+        decoded = decode(body_of(item, *beside), MIXED_FORMAT, ndjson=False, readings_max=10)
+        assert (len(decoded.vehicles), len(decoded.errors)) == (1, len(beside))
+
+
 @pytest.mark.parametrize(
     ("text", "stored"),
     [
