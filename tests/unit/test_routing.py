@@ -1,4 +1,3 @@
-import itertools
 from datetime import UTC, datetime, timedelta
 
 from hypothesis import given
@@ -49,19 +48,25 @@ def test_every_reading_goes_to_its_owner_exactly_once(
 
 
 def check_pieces(parts: list[Chunk], size: int) -> None:
-    """None is larger than it must be, no key is in two, and the readings of a key are in the order of the request."""
+    """None is much larger than it must be, no key is in two, and a key's readings are in the order of the request."""
     keys: set[object] = set()
     for part in parts if len(parts) > 1 else ():
-        runs = [
-            list(rows) for _, rows in itertools.groupby(zip(part.rows, part.indexes, strict=True), lambda r: r[0][:3])
-        ]
+        runs: dict[object, list[int]] = {}
+        for row, index in zip(part.rows, part.indexes, strict=True):
+            runs.setdefault(row[:3], []).append(index)
         assert runs
-        assert len(part.rows) - len(runs[-1]) < size
-        mine = {run[0][0][:3] for run in runs}
-        assert len(mine) == len(runs)
-        assert not mine & keys
-        keys |= mine
-        assert all([index for _, index in run] == sorted(index for _, index in run) for run in runs)
+        assert len(part.rows) <= max(size * 1.25, size - 1 + max(map(len, runs.values())))
+        assert not runs.keys() & keys
+        keys |= runs.keys()
+        assert all(run == sorted(run) for run in runs.values())
+
+
+def test_one_devices_backlog_is_cut_too() -> None:
+    rows = [(0, "M", START + timedelta(minutes=minute % 90), 1.0, 2.0, None) for minute in range(100)]
+    parts = pieces(Chunk(list(rows), list(range(100))), 20)
+    check_pieces(parts, 20)
+    assert len(parts) == 5
+    assert sorted(index for part in parts for index in part.indexes) == list(range(100))
 
 
 def test_readings_outside_the_accepted_time() -> None:
