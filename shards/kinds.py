@@ -12,7 +12,8 @@ Row: TypeAlias = tuple[int, str, datetime, *tuple[float | None, ...]]
 class Kind:
     """Names of a kind of device, its tables and its columns (the seed's names).
 
-    `energy`: kWh of a reading's interval; `register`: the device's count in kWh, which it may send instead.
+    `energy`: kWh of a reading's interval; `register`: the device's count in kWh, which it may send instead; it is the
+    last of `values`.
     """
 
     name: str

@@ -1,7 +1,7 @@
 """Writing a batch of one kind to one shard: history and status in one statement, one round trip, one transaction."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from operator import itemgetter
 from typing import Final, TypeAlias
@@ -58,6 +58,8 @@ CROSS JOIN LATERAL (
 ) AS h
 """
 _WRITE_SQL: Final = {kind: for_kind(_WRITE, kind) for kind in KINDS}
+# Without the column of registers, which most batches have none of: an array less to encode, to send and to unnest.
+_PLAIN_SQL: Final = {kind: for_kind(_WRITE, replace(kind, values=kind.status_values)) for kind in KINDS}
 _STORED_SQL: Final = {kind: for_kind(_STORED, kind) for kind in KINDS}
 _by_key: Final = itemgetter(0, 1, 2)
 
@@ -83,8 +85,12 @@ async def write(connection: Connection, kind: Kind, rows: Sequence[Row], timeout
     Raises what the driver raises: nothing of the batch is stored then.
     """
     ordered, newest = _ordered(rows)
-    columns = [*zip(*ordered, strict=True), newest]
-    result = (await connection.fetch(_WRITE_SQL[kind], *columns, timeout=timeout_s))[0]
+    columns: list[Sequence[object]] = [*zip(*ordered, strict=True)]
+    sql = _WRITE_SQL
+    if kind.register is not None and columns[-1].count(None) == len(rows):
+        sql = _PLAIN_SQL
+        columns.pop()
+    result = (await connection.fetch(sql[kind], *columns, newest, timeout=timeout_s))[0]
     if result["new_count"] == len(rows):
         return Written(None)
     new = set(zip(result["ids"] or (), result["timestamps"] or (), strict=True))
