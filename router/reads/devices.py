@@ -13,6 +13,7 @@ from router.wire.parameters import decode_cursor, encode_cursor, read_moment, wi
 from router.wire.problems import NOT_FOUND, ProblemError
 from router.wire.queries import DevicesQuery, HistoryQuery
 from shards.catalog import devices as settings
+from shards.clock import deadline_in
 from shards.errors import ShardError
 from shards.kinds import METER, Kind
 from shards.postgres.pools import Connection
@@ -21,6 +22,7 @@ from shards.storage.rows import Record, Rows
 from shards.window import Window
 
 EVER: Final = datetime(2, 1, 1, tzinfo=UTC)  # no reading is older
+CATALOG_PATIENCE_S: Final = 1.0
 BEHIND: Final = "\x7f"  # sorts behind every character of an ID
 RESOLUTION: Final = timedelta(microseconds=1)  # of PostgreSQL's timestamps
 
@@ -104,5 +106,6 @@ async def _add_energies(
 ) -> None:
     """The catalog knows where a register begins again: while it is away, energies stay unknown (null)."""
     with contextlib.suppress(ShardError):
-        ratings = await settings.ratings_of(scope.cluster.catalog, kind, [place[1]], scope.deadline)
+        patience = min(scope.deadline, deadline_in(CATALOG_PATIENCE_S))
+        ratings = await settings.ratings_of(scope.cluster.catalog, kind, [place[1]], patience)
         await read.add_energies(connection, kind, place, counted, ratings)
