@@ -1,6 +1,7 @@
 """Deadlines: absolute times of the monotonic clock, in seconds. The one module that turns timeouts into them."""
 
 import time
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 
 def deadline_in(timeout_s: float) -> float:
@@ -11,3 +12,13 @@ def deadline_in(timeout_s: float) -> float:
 def remaining(deadline: float, least_s: float = 0.001) -> float:
     """Seconds until `deadline`, at least `least_s`: drivers take 0 for "no limit"."""
     return max(deadline - time.monotonic(), least_s)
+
+
+def time_zone(name: str) -> ZoneInfo:
+    """A zone of the IANA database by its name, as Europe/Berlin. ValueError, in a sentence, when there is none."""
+    try:
+        return ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):  # OSError: a folder of the database, as in Europe
+        shown = name if len(name) <= 64 else name[:64] + "..."
+        message = f"{shown!r} is no time zone; one is called Europe/Berlin"
+        raise ValueError(message) from None

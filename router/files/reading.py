@@ -9,13 +9,14 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, cast
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+from zoneinfo import ZoneInfo
 
 from router.files import own, readings
 from router.files.layout import FileError, Layout, Shape
 from router.files.presets import PRESETS
 from router.files.readings import Skipped, Source
 from router.files.table import table
+from shards.clock import time_zone
 from shards.errors import InvalidArgument
 
 STDIN: Final = "-"
@@ -51,9 +52,9 @@ def zone_of(name: str | None) -> ZoneInfo | None:
     if name is None:
         return None
     try:
-        return ZoneInfo(name)
-    except (ZoneInfoNotFoundError, ValueError, OSError):  # OSError: a folder of the database, as in Europe
-        raise InvalidArgument(f"{name[:64]!r} is no time zone; one is called Europe/Berlin") from None
+        return time_zone(name)
+    except ValueError as error:
+        raise InvalidArgument(str(error)) from None
 
 
 def preset_of(name: str) -> Layout:

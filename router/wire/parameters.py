@@ -7,12 +7,12 @@ import typing
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Any, Final, NamedTuple, TypeVar
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import msgspec
 
 from router.wire.problems import INVALID_REQUEST, ProblemError, invalid
 from router.wire.readings import DeviceId, Timestamp, explain
+from shards.clock import time_zone
 from shards.window import Window
 
 LIMIT_DEFAULT: Final = 100
@@ -117,10 +117,9 @@ def read_interval(value: str, name: str) -> Step:
 def read_zone(value: str, name: str) -> tzinfo:
     """A time zone of the IANA database, as in Europe/Berlin."""
     try:
-        return ZoneInfo(value)
-    except (ZoneInfoNotFoundError, ValueError, OSError):  # OSError: a folder of the database, as in Europe
-        shown = value if len(value) <= 64 else value[:64] + "..."
-        raise invalid(name, f"{shown!r} is no time zone; one is called Europe/Berlin", "unknown_zone") from None
+        return time_zone(value)
+    except ValueError as error:
+        raise invalid(name, str(error), "unknown_zone") from None
 
 
 def read_choice(*choices: str) -> Reader:
