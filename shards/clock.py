@@ -1,4 +1,4 @@
-"""Deadlines: absolute times of the monotonic clock, in seconds. The one module that turns timeouts into them."""
+"""Time: deadlines, which are absolute times of the monotonic clock in seconds, and time zones by their names."""
 
 import time
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
