@@ -124,11 +124,13 @@ def view(
     url: str, current: Snapshot, previous: Snapshot | None, progress: Progress, first_s: float | None, width: int
 ) -> RenderableType:
     """The whole live view, for a terminal of `width` columns."""
-    totals = Table.grid(padding=(0, 2))
+    totals = Table.grid(padding=(0, 3))
     totals.add_row(
         Text(f"{_per_second(current, previous):,.0f} of {progress.asked:,.0f}/s", style="bold green"),
         f"p50 {_milliseconds(progress.percentile(0.5))}",
         f"p99 {_milliseconds(progress.percentile(0.99))}",
+    )
+    totals.add_row(
         f"{current.accepted:,} stored",
         f"{current.outcomes['duplicate']:,} duplicates",
         Text(f"{current.failed + progress.tally.failed:,} errors", style="red" if current.failed else ""),
