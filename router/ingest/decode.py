@@ -104,9 +104,12 @@ def _fast(body: bytes, shape: Format, *, ndjson: bool, readings_max: int) -> Dec
 
 def _sort_out_meters(found: Sequence[MeterReading], decoded: Decoded) -> None:
     decoded.meters = list(enumerate(found))
-    wrong = {
-        at for at, reading in decoded.meters if (reading.kwh_consumed_ac is None) is (reading.register_kwh is None)
-    }
+    energies = [reading.kwh_consumed_ac for reading in found]
+    registers = [reading.register_kwh for reading in found]
+    if None not in energies and registers.count(None) == len(registers):
+        return
+    pairs = enumerate(zip(energies, registers, strict=True))
+    wrong = {at for at, (energy, register) in pairs if (energy is None) is (register is None)}
     if wrong:
         decoded.errors = [energy_error(at, found[at]) for at in sorted(wrong)]
         decoded.meters = [each for each in decoded.meters if each[0] not in wrong]

@@ -1,5 +1,6 @@
 """From decoded readings to the chunks that go to each shard. Pure: the caller brings map and time limits."""
 
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -31,22 +32,28 @@ def route(
     decoded: Decoded, shard_map: ShardMap, earliest: datetime, latest: datetime
 ) -> tuple[Chunks, list[ItemError]]:
     """Chunks by (shard, kind), and an error for each reading outside `earliest` .. `latest`."""
-    chunks: Chunks = {}
     errors: list[ItemError] = []
+    meters: defaultdict[str, Chunk] = defaultdict(Chunk)
+    vehicles: defaultdict[str, Chunk] = defaultdict(Chunk)
     owners, count = shard_map.owners, shard_map.bucket_count
     for index, meter in decoded.meters:
         if earliest <= meter.timestamp <= latest:
             bucket = bucket_of(meter.meter_id, count)
-            _add(chunks, (owners[bucket], METER), meter_row(meter, bucket), index)
+            chunk = meters[owners[bucket]]
+            chunk.rows.append(meter_row(meter, bucket))
+            chunk.indexes.append(index)
         else:
             errors.append(_out_of_time(index, meter.timestamp, earliest, latest))
     for index, vehicle in decoded.vehicles:
         if earliest <= vehicle.timestamp <= latest:
             bucket = bucket_of(vehicle.vehicle_id, count)
-            _add(chunks, (owners[bucket], VEHICLE), vehicle_row(vehicle, bucket), index)
+            chunk = vehicles[owners[bucket]]
+            chunk.rows.append(vehicle_row(vehicle, bucket))
+            chunk.indexes.append(index)
         else:
             errors.append(_out_of_time(index, vehicle.timestamp, earliest, latest))
-    return chunks, errors
+    by_kind = ((METER, meters), (VEHICLE, vehicles))
+    return {(owner, kind): chunk for kind, chunks in by_kind for owner, chunk in chunks.items()}, errors
 
 
 def _add(chunks: Chunks, key: tuple[str, Kind], row: Row, index: int) -> None:
