@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from itertools import pairwise
 from operator import itemgetter
 from typing import Final, TypeAlias
 
@@ -76,16 +75,16 @@ def _ordered(rows: Sequence[Row]) -> tuple[list[Row], list[bool]]:
     except TypeError:  # a value that one row has and another with its key has not
         ordered = sorted(rows, key=_by_key, reverse=True)
     newest: list[bool] = []
-    several = False
-    previous = ""
+    older: list[int] = []
+    device = ""
     for row in ordered:
-        if row[1] != previous:
+        if row[1] != device:
             newest.append(True)
-            previous = row[1]
+            device = row[1]
         else:
+            older.append(len(newest))
             newest.append(False)
-            several = True
-    if several and any(one[1:3] == other[1:3] for one, other in pairwise(ordered)):
+    if any(ordered[at][2] == ordered[at - 1][2] for at in older):
         ordered = sorted(rows, key=_by_key, reverse=True)  # stable: the values do not decide which one is first
     return ordered, newest
 
