@@ -1,5 +1,6 @@
 """From a device ID to its bucket. The one function that decides where a reading lives."""
 
+from dataclasses import dataclass
 from typing import Final
 
 import mmh3
@@ -17,6 +18,22 @@ def bucket_of(device_id: str, bucket_count: int) -> int:
     Changing this re-homes every device; golden pairs in the tests pin it.
     """
     return mmh3.hash(device_id, HASH_SEED, False) % bucket_count
+
+
+@dataclass(frozen=True)
+class BucketRange:
+    """`count` consecutive buckets, over which the devices of some tenants are hashed."""
+
+    start: int
+    count: int
+
+    def bucket(self, device_id: str) -> int:
+        """Bucket of a device in this range."""
+        return self.start + bucket_of(device_id, self.count)
+
+    @property
+    def buckets(self) -> range:
+        return range(self.start, self.start + self.count)
 
 
 def check_bucket_count(bucket_count: int) -> int:

@@ -94,6 +94,10 @@ class ShardFault(ShardError):
 Unusable: TypeAlias = ShardUnavailable | ShardFault
 
 
+class ForeignTenant(Exception):
+    """A session served another tenant than the one it was asked for. A bug; nothing of its answer is used."""
+
+
 class NotAsRecorded(ShardFault):
     """A table is not the one that a move recorded: somebody changed it by hand. An operator must look."""
 

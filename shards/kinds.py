@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, TypeAlias
 
-# (bucket, device id, timestamp, value, ...): the values in the order of Kind.values.
-Row: TypeAlias = tuple[int, str, datetime, *tuple[float | None, ...]]
+# (bucket, tenant, device id, timestamp, value, ...): the values in the order of Kind.values.
+Row: TypeAlias = tuple[int, int, str, datetime, *tuple[float | None, ...]]
+VALUES_AT: Final = 4  # where a row's values begin
 
 
 @dataclass(frozen=True, eq=False)  # there are two objects of it: compared and hashed by identity, often

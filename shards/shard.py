@@ -22,7 +22,11 @@ SHARD_FOLLOWING: Final[dict[ShardState, frozenset[ShardState]]] = {
 
 @dataclass(frozen=True, repr=False)
 class ShardRecord:
-    """A shard and its logins. The DSNs hold passwords: repr() leaves them out."""
+    """A shard and its logins. The DSNs hold passwords: repr() leaves them out.
+
+    `old_reader_dsn`: the login of routers before there were tenants, until it is retired. The same as `reader_dsn`
+    while there is no other: `voltroute migrate up` was not finished.
+    """
 
     name: str
     state: ShardState
@@ -30,6 +34,12 @@ class ShardRecord:
     writer_dsn: str
     reader_dsn: str
     weight: float = 1.0
+    old_reader_dsn: str | None = None
+
+    @property
+    def has_tenants(self) -> bool:
+        """Whether its reader's login sees one tenant at a time."""
+        return self.reader_dsn != self.old_reader_dsn
 
     def __repr__(self) -> str:
         return f"ShardRecord({self.name!r}, {self.state.value!r})"

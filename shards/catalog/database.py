@@ -10,6 +10,7 @@ from typing import Final
 
 import asyncpg
 
+from shards.buckets import BucketRange
 from shards.catalog.shard_map import ShardMap, map_from_rows
 from shards.errors import Cause, NoCluster, Refused, ShardUnavailable, Unusable
 from shards.postgres.dsn import redact
@@ -22,16 +23,25 @@ NAME: Final = "catalog"
 MAP_CHANNEL: Final = "voltroute_map"
 
 _CLUSTER: Final = "SELECT cluster_id::text AS cluster_id, bucket_count, epoch, first_month, hash_seed FROM cluster"
-_EPOCH: Final = "SELECT epoch FROM cluster"
+_EPOCHS: Final = "SELECT epoch, keys_epoch FROM cluster"
 _MAP: Final = """
-SELECT c.epoch, c.bucket_count, m.bucket, s.name
+SELECT c.epoch, c.bucket_count, m.bucket, s.name,
+    (
+        SELECT array_agg(ARRAY[tenant_id, first_bucket, bucket_count]) FROM tenant WHERE first_bucket > 0 AND ready
+    ) AS pinned
 FROM cluster AS c
 LEFT JOIN bucket_map AS m ON true
 LEFT JOIN shard AS s USING (shard_id)
 """
-_SHARDS: Final = "SELECT name, state, owner_dsn, writer_dsn, reader_dsn, weight FROM shard ORDER BY shard_id"
+_SHARDS: Final = """
+SELECT name, state, owner_dsn, writer_dsn, coalesce(query_dsn, reader_dsn) AS reader_dsn, weight,
+    nullif(reader_dsn, query_dsn) AS old_reader_dsn
+FROM shard ORDER BY shard_id
+"""
 _SET_STATE: Final = "UPDATE shard SET state = $2 WHERE name = $1 AND state = ANY($3::text[])"
 _SET_WEIGHT: Final = "UPDATE shard SET weight = $2 WHERE name = $1"
+_SET_QUERY: Final = "UPDATE shard SET query_dsn = $2 WHERE name = $1"
+_FORGET_OLD_READER: Final = "UPDATE shard SET reader_dsn = query_dsn WHERE name = $1 AND query_dsn IS NOT NULL"
 _REMOVE: Final = "DELETE FROM shard WHERE name = $1"
 _IN_USE: Final = """
 SELECT (SELECT count(*) FROM bucket_map JOIN shard USING (shard_id) WHERE name = $1) AS buckets,
@@ -44,11 +54,12 @@ _CREATE: Final = """
 INSERT INTO cluster (bucket_count, hash_seed, first_month) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING
 """
 _REGISTER: Final = """
-INSERT INTO shard (name, owner_dsn, writer_dsn, reader_dsn, weight) VALUES ($1, $2, $3, $4, $5)
+INSERT INTO shard (name, owner_dsn, writer_dsn, query_dsn, reader_dsn, weight) VALUES ($1, $2, $3, $4, $5, $6)
 ON CONFLICT (name) DO UPDATE
-SET owner_dsn = excluded.owner_dsn, writer_dsn = excluded.writer_dsn, reader_dsn = excluded.reader_dsn
-WHERE (shard.owner_dsn, shard.writer_dsn, shard.reader_dsn)
-    IS DISTINCT FROM (excluded.owner_dsn, excluded.writer_dsn, excluded.reader_dsn)
+SET (owner_dsn, writer_dsn, query_dsn, reader_dsn)
+    = (excluded.owner_dsn, excluded.writer_dsn, excluded.query_dsn, excluded.reader_dsn)
+WHERE (shard.owner_dsn, shard.writer_dsn, shard.query_dsn, shard.reader_dsn)
+    IS DISTINCT FROM (excluded.owner_dsn, excluded.writer_dsn, excluded.query_dsn, excluded.reader_dsn)
 """
 _PUBLISH: Final = """
 INSERT INTO bucket_map (bucket, shard_id)
@@ -135,12 +146,14 @@ class Catalog:
         rows = [(r["bucket"], r["name"]) for r in records if r["bucket"] is not None]
         if not rows:
             return None
-        return map_from_rows(records[0]["epoch"], records[0]["bucket_count"], rows)
+        pinned = {tenant: BucketRange(start, count) for tenant, start, count in records[0]["pinned"] or ()}
+        return map_from_rows(records[0]["epoch"], records[0]["bucket_count"], rows, pinned)
 
-    async def epoch(self, deadline: float) -> int:
-        """The current epoch."""
+    async def epochs(self, deadline: float) -> tuple[int, int]:
+        """The current epoch of the map, and that of tenants and keys."""
         async with self.pool.connection(deadline) as connection:
-            return int(await connection.fetchval(_EPOCH))
+            record = (await connection.fetch(_EPOCHS))[0]
+        return record["epoch"], record["keys_epoch"]
 
     async def shards(self, deadline: float) -> list[ShardRecord]:
         """Registered shards, in the order of their registration."""
@@ -182,8 +195,19 @@ class Catalog:
 
 async def register(connection: Connection, shard: ShardRecord) -> None:
     """Add a shard, or change how it is reached, inside `Catalog.membership`. The map alone gives it buckets."""
-    values = (shard.owner_dsn, shard.writer_dsn, shard.reader_dsn, shard.weight)
+    old_reader = shard.old_reader_dsn or shard.reader_dsn
+    values = (shard.owner_dsn, shard.writer_dsn, shard.reader_dsn, old_reader, shard.weight)
     await connection.execute(_REGISTER, shard.name, *values)
+
+
+async def set_query_dsn(connection: Connection, name: str, dsn: str) -> None:
+    """How routers read a shard that knows tenants."""
+    await connection.execute(_SET_QUERY, name, dsn)
+
+
+async def forget_old_reader(connection: Connection, name: str) -> None:
+    """No router of before is left: nobody reads with the login that knows no tenants."""
+    await connection.execute(_FORGET_OLD_READER, name)
 
 
 async def set_state(connection: Connection, name: str, state: ShardState) -> bool:

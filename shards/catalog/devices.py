@@ -13,24 +13,24 @@ ALL: Final = ""  # stands for a device's ID in what is known of a whole kind
 PAGE: Final = 5_000
 _COLUMNS: Final = "interval_s, power_max_kw, register_max_kwh, battery_kwh, label"
 _PUT: Final = f"""
-INSERT INTO device_setting (kind, device_id, {_COLUMNS}) VALUES ($1, $2, $3, $4, $5, $6, $7)
+INSERT INTO device_setting (kind, device_id, {_COLUMNS}, tenant_id) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
 ON CONFLICT (kind, device_id, tenant_id) DO UPDATE
 SET (updated_at, {_COLUMNS}) = (now(), $3, $4, $5, $6, $7)
 RETURNING updated_at, (xmax = 0) AS created
 """
 _GET: Final = f"""
-SELECT {_COLUMNS}, updated_at FROM device_setting WHERE kind = $1 AND device_id = $2 AND tenant_id = 0
+SELECT {_COLUMNS}, updated_at FROM device_setting WHERE kind = $1 AND device_id = $2 AND tenant_id = $3
 """
-_DELETE: Final = "DELETE FROM device_setting WHERE kind = $1 AND device_id = $2 AND tenant_id = 0"
+_DELETE: Final = "DELETE FROM device_setting WHERE kind = $1 AND device_id = $2 AND tenant_id = $3"
 _RATINGS: Final = """
 SELECT device_id, interval_s, power_max_kw, register_max_kwh FROM device_setting
-WHERE kind = $1 AND tenant_id = 0 AND device_id > $2
+WHERE kind = $1 AND tenant_id = $4 AND device_id > $2
     AND num_nonnulls(interval_s, power_max_kw, register_max_kwh) > 0
 ORDER BY device_id LIMIT $3
 """
 _RATINGS_OF: Final = """
 SELECT device_id, interval_s, power_max_kw, register_max_kwh FROM device_setting
-WHERE kind = $1 AND tenant_id = 0 AND device_id = ANY($2::varchar[])
+WHERE kind = $1 AND tenant_id = $3 AND device_id = ANY($2::varchar[])
     AND num_nonnulls(interval_s, power_max_kw, register_max_kwh) > 0
 """
 
@@ -48,36 +48,36 @@ class DeviceSetting:
 
 
 async def put(
-    catalog: Catalog, kind: Kind, device_id: str, setting: DeviceSetting, deadline: float
+    catalog: Catalog, tenant: int, kind: Kind, device_id: str, setting: DeviceSetting, deadline: float
 ) -> tuple[datetime, bool]:
     """Replace what is known of a device (ALL: of a kind); when that was, and whether nothing was known before."""
     values = (setting.interval_s, setting.power_max_kw, setting.register_max_kwh, setting.battery_kwh, setting.label)
     async with catalog.pool.connection(deadline) as connection:
-        record = (await connection.fetch(_PUT, kind.name, device_id, *values))[0]
+        record = (await connection.fetch(_PUT, kind.name, device_id, *values, tenant))[0]
     return record["updated_at"], record["created"]
 
 
-async def get(catalog: Catalog, kind: Kind, device_id: str, deadline: float) -> DeviceSetting | None:
+async def get(catalog: Catalog, tenant: int, kind: Kind, device_id: str, deadline: float) -> DeviceSetting | None:
     """What is known of a device (ALL: of a kind), None when nothing is."""
     async with catalog.pool.connection(deadline) as connection:
-        record = await connection.fetchrow(_GET, kind.name, device_id)
+        record = await connection.fetchrow(_GET, kind.name, device_id, tenant)
     return DeviceSetting(**dict(record)) if record else None
 
 
-async def delete(catalog: Catalog, kind: Kind, device_id: str, deadline: float) -> bool:
+async def delete(catalog: Catalog, tenant: int, kind: Kind, device_id: str, deadline: float) -> bool:
     """Forget it; False when nothing was known."""
     async with catalog.pool.connection(deadline) as connection:
-        return (await connection.execute(_DELETE, kind.name, device_id)) != "DELETE 0"
+        return (await connection.execute(_DELETE, kind.name, device_id, tenant)) != "DELETE 0"
 
 
-async def ratings(catalog: Catalog, kind: Kind, deadline: float) -> Ratings:
+async def ratings(catalog: Catalog, tenant: int, kind: Kind, deadline: float) -> Ratings:
     """The ratings of all devices of a kind."""
     found: dict[str, Rating] = {}
     async with catalog.pool.connection(deadline) as connection:
-        default = await connection.fetch(_RATINGS_OF, kind.name, [ALL])
+        default = await connection.fetch(_RATINGS_OF, kind.name, [ALL], tenant)
         after = ALL
         while True:  # in pages: to decode all of them at once would hold up every other request
-            records = await connection.fetch(_RATINGS, kind.name, after, PAGE)
+            records = await connection.fetch(_RATINGS, kind.name, after, PAGE, tenant)
             found.update((record["device_id"], Rating(*record[1:])) for record in records)
             if len(records) < PAGE:
                 break
@@ -86,10 +86,10 @@ async def ratings(catalog: Catalog, kind: Kind, deadline: float) -> Ratings:
     return _ratings(found)
 
 
-async def ratings_of(catalog: Catalog, kind: Kind, device_ids: list[str], deadline: float) -> Ratings:
+async def ratings_of(catalog: Catalog, tenant: int, kind: Kind, device_ids: list[str], deadline: float) -> Ratings:
     """The ratings of a few devices."""
     async with catalog.pool.connection(deadline) as connection:
-        records = await connection.fetch(_RATINGS_OF, kind.name, [ALL, *device_ids])
+        records = await connection.fetch(_RATINGS_OF, kind.name, [ALL, *device_ids], tenant)
     return _ratings({record["device_id"]: Rating(*record[1:]) for record in records})
 
 

@@ -6,7 +6,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from shards.catalog import keys
 from shards.catalog.database import Catalog
+from shards.catalog.keys import Keyring
 from shards.catalog.shard_map import ShardMap
 from shards.clock import deadline_in, remaining
 from shards.errors import (
@@ -111,6 +113,7 @@ class Cluster:
         self._changed = changed
         self._cluster_id: str | None = None
         self._map: ShardMap | None = None
+        self._keyring: Keyring | None = None
         self._shards: dict[str, Shard] = {}
         self._refreshing: asyncio.Task[ShardMap] | None = None
         self._closing: set[asyncio.Task[None]] = set()
@@ -127,6 +130,13 @@ class Cluster:
     @property
     def has_map(self) -> bool:
         return self._map is not None
+
+    @property
+    def keyring(self) -> Keyring:
+        """The keys this router knows; NoMap before they were read for the first time."""
+        if self._keyring is None:
+            raise NoMap("no keys were read from the catalog yet")
+        return self._keyring
 
     @property
     def shards(self) -> Mapping[str, Shard]:
@@ -176,6 +186,8 @@ class Cluster:
         shard_map = await self.catalog.shard_map(deadline)
         if shard_map is None:
             raise NoCluster("the catalog has no shard map: `voltroute init` was not finished")
+        if self._keyring is None:
+            self._keyring = await keys.ring(self.catalog, deadline)
         retired = self._adopt({record.name: record for record in await self.catalog.shards(deadline)})
         # Any other map, also one with a lower epoch: reads do not overlap, so it is the later word of a catalog that
         # was restored from a backup. Its epochs are counted again, and say nothing beside the contents.
@@ -231,7 +243,11 @@ class Cluster:
 
     async def _follow(self, poll_s: float) -> None:
         try:
-            if self._map is None or await self.catalog.epoch(deadline_in(poll_s)) != self._map.epoch:
+            map_epoch, keys_epoch = await self.catalog.epochs(deadline_in(poll_s))
+            # Keys first: a bucket that is not found is asked for again, a revoked key must be refused in time.
+            if self._keyring is None or keys_epoch != self._keyring.epoch:
+                self._keyring = await keys.ring(self.catalog, deadline_in(poll_s))
+            if self._map is None or map_epoch != self._map.epoch:
                 await self.refresh()
             else:
                 self.map_read_at = time.monotonic()

@@ -1,12 +1,13 @@
 """Where buckets should lie, and which moves bring them there. Pure: no I/O, no clock."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeAlias
 
 from shards.errors import InvalidArgument, Refused
 
 THRESHOLD_DEFAULT: Final = 0.1
+Pins: TypeAlias = Mapping[int, Collection[str]]  # bucket -> the shards that alone may have it
 
 
 def spread(bucket_count: int, shards: Sequence[str]) -> tuple[str, ...]:
@@ -79,24 +80,32 @@ def imbalance(owners: Sequence[str], costs: Sequence[float], places: Sequence[Pl
 
 
 def make_plan(
-    owners: Sequence[str], costs: Sequence[float], places: Sequence[Place], threshold: float = THRESHOLD_DEFAULT
+    owners: Sequence[str],
+    costs: Sequence[float],
+    places: Sequence[Place],
+    threshold: float = THRESHOLD_DEFAULT,
+    pins: Pins | None = None,
 ) -> Plan:
     """The fewest moves that a greedy search finds: empty what is draining, then even out while that helps.
 
-    Nothing is evened out while the fullest shard is at most `threshold` above its share. Refused when every shard is
-    draining.
+    Nothing is evened out while the fullest shard is at most `threshold` above its share. `pins`: the shards that alone
+    may have a bucket, for those buckets of which that is so. Refused when there is no shard to move a bucket to.
     """
     if all(place.draining for place in places):
         message = "every shard is draining: there is none to move to"
         raise Refused(message)
-    now = list(owners)
+    now, pins = list(owners), pins or {}
     moves: list[PlannedMove] = []
-    draining = {place.name for place in places if place.draining}
+    open_ = [place.name for place in places if not place.draining]
     for bucket in sorted(range(len(now)), key=lambda b: -costs[b]):
-        if now[bucket] in draining:
-            _move(bucket, _emptiest(now, costs, places), now, moves)
+        if now[bucket] not in open_:
+            allowed = [name for name in open_ if name in pins.get(bucket, open_)]
+            if not allowed:
+                wanted = ", ".join(sorted(pins[bucket]))
+                raise Refused(f"bucket {bucket} is pinned to {wanted}, and none of them may be given buckets")
+            _move(bucket, _emptiest(now, costs, places, allowed), now, moves)
     if imbalance(now, costs, places) > threshold:
-        while (better := _best_step(now, costs, places)) is not None:
+        while (better := _best_step(now, costs, places, pins)) is not None:
             _move(*better, now, moves)
     settled = _settle(owners, moves)
     before, after = imbalance(owners, costs, places), imbalance(now, costs, places)
@@ -129,29 +138,37 @@ def _held(owners: Sequence[str], costs: Sequence[float], places: Sequence[Place]
     return held
 
 
-def _emptiest(now: Sequence[str], costs: Sequence[float], places: Sequence[Place]) -> str:
+def _emptiest(now: Sequence[str], costs: Sequence[float], places: Sequence[Place], allowed: Sequence[str]) -> str:
     shares, held = _shares(costs, places), _held(now, costs, places)
-    return min((name for name in shares if shares[name]), key=lambda name: (held[name] / shares[name], name))
+    return min(allowed, key=lambda name: (held[name] / shares[name], name))
 
 
-def _best_step(now: Sequence[str], costs: Sequence[float], places: Sequence[Place]) -> tuple[int, str] | None:
+def _best_step(
+    now: Sequence[str], costs: Sequence[float], places: Sequence[Place], pins: Pins
+) -> tuple[int, str] | None:
     """The bucket to take from the fullest shard to the emptiest, if both are then less full than the fullest was.
+
+    A pinned bucket goes to the emptiest shard that may have it.
 
     Only fullness counts, not how far the emptiest is below its share: else a small empty shard would be overfilled.
     """
     shares, held = _shares(costs, places), _held(now, costs, places)
     open_ = [name for name in shares if shares[name]]
     full = max(open_, key=lambda name: (held[name] / shares[name], name))
-    empty = min(open_, key=lambda name: (held[name] / shares[name], name))
+    by_room = sorted(open_, key=lambda name: (held[name] / shares[name], name))
 
-    def fullness(cost: float) -> float:
-        return max((held[full] - cost) / shares[full], (held[empty] + cost) / shares[empty])
+    def target(bucket: int) -> str:
+        return next((name for name in by_room if name in pins.get(bucket, by_room)), full)
 
-    mine = [bucket for bucket, owner in enumerate(now) if owner == full]
-    best = min(mine, key=lambda bucket: (fullness(costs[bucket]), bucket))
-    if fullness(costs[best]) >= fullness(0.0) * (1 - 1e-9):
+    def fullness(bucket: int) -> float:
+        to, cost = target(bucket), costs[bucket]
+        return max((held[full] - cost) / shares[full], (held[to] + cost) / shares[to])
+
+    mine = [bucket for bucket, owner in enumerate(now) if owner == full and target(bucket) != full]
+    best = min(mine, key=lambda bucket: (fullness(bucket), bucket), default=None)
+    if best is None or fullness(best) >= held[full] / shares[full] * (1 - 1e-9):
         return None
-    return best, empty
+    return best, target(best)
 
 
 def totals(owners: Sequence[str], loads: Sequence[Load]) -> Mapping[str, tuple[int, int, int]]:

@@ -16,14 +16,23 @@ TIMEOUT_S: Final = 10.0
 
 
 async def correct(
-    catalog: Catalog, kind: Kind, device_id: str, moment: datetime, changed: Mapping[str, float], reason: str | None
+    catalog: Catalog,
+    tenant: int,
+    kind: Kind,
+    key: tuple[str, datetime],
+    changed: Mapping[str, float],
+    reason: str | None,
 ) -> Correction:
-    """Replace some values (column -> value) of a reading on the shard that owns it. Refused when there is none."""
+    """Replace some values (column -> value) of a tenant's reading, whose `key` is (device, timestamp), on its shard.
+
+    Refused when there is none.
+    """
     deadline = deadline_in(TIMEOUT_S)
     shard_map = await catalog.shard_map(deadline)
     if shard_map is None:
         raise NoMap("the cluster has no shard map yet: repeat the `voltroute init` that was interrupted")
-    bucket = shard_map.bucket(device_id)
+    device_id, moment = key
+    bucket = shard_map.bucket(tenant, device_id)
     records = {record.name: record for record in await catalog.shards(deadline)}
     async with owner_session(records[shard_map.owner(bucket)], BRIEF) as connection:
-        return await replace(connection, kind, (bucket, device_id, moment), changed, reason)
+        return await replace(connection, kind, (bucket, tenant, device_id, moment), changed, reason)

@@ -17,7 +17,7 @@ from shards.postgres.dsn import check_dsn
 from shards.postgres.logins import Logins, make_logins
 from shards.postgres.sessions import open_session
 from shards.postgres.transactions import transaction
-from shards.shard import ShardRecord, ShardState, check_name
+from shards.shard import check_name
 from shards.storage.partitions import month_of, runway
 
 STEP_TIMEOUT_S: Final = 60.0
@@ -122,8 +122,7 @@ async def _register(catalog: Catalog, info: ClusterInfo, shards: Mapping[str, st
     await asyncio.gather(*(prepare(name, dsn, info, logins) for name, dsn in shards.items()))
     async with catalog.membership(deadline_in(STEP_TIMEOUT_S)) as connection:
         for name, dsn in shards.items():
-            writer, reader = logins.dsns(dsn)
-            await register(connection, ShardRecord(name, ShardState.ACTIVE, dsn, writer, reader))
+            await register(connection, logins.record(name, dsn))
 
 
 async def prepare(name: str, dsn: str, info: ClusterInfo, logins: Logins) -> None:
@@ -144,7 +143,7 @@ async def _give_out(info: ClusterInfo, shards: Mapping[str, str], owners: tuple[
 
     await asyncio.gather(
         *(
-            _attach(
+            attach_buckets(
                 name, dsn, [b for b, owner in enumerate(owners) if owner == name], (info.first_month, months), count
             )
             for name, dsn in shards.items()
@@ -152,9 +151,14 @@ async def _give_out(info: ClusterInfo, shards: Mapping[str, str], owners: tuple[
     )
 
 
-async def _attach(
-    name: str, dsn: str, buckets: list[int], leaves: tuple[date, list[date]], count: Callable[[int], None]
+async def attach_buckets(
+    name: str,
+    dsn: str,
+    buckets: list[int],
+    leaves: tuple[date, list[date]],
+    count: Callable[[int], None] = lambda _done: None,
 ) -> None:
+    """Make a shard the owner of new buckets; `leaves`: the cluster's first month, and those to make partitions for."""
     async with open_session(name, dsn) as connection:
         for start in range(0, len(buckets), BUCKETS_AT_ONCE):
             some = buckets[start : start + BUCKETS_AT_ONCE]

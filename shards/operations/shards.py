@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
-from shards.catalog import database
+from shards.catalog import database, tenants
 from shards.catalog.database import Catalog
 from shards.clock import deadline_in
 from shards.errors import Refused, SchemaError, ShardError
@@ -15,7 +15,7 @@ from shards.postgres.disk import disk_free
 from shards.postgres.dsn import check_dsn
 from shards.postgres.logins import Logins, make_logins, new_logins
 from shards.postgres.sessions import BRIEF, open_session
-from shards.shard import ShardRecord, ShardState, check_name
+from shards.shard import ShardRecord, check_name
 
 TIMEOUT_S: Final = 10.0
 MIGRATE_TIMEOUT_S: Final = 60.0
@@ -101,19 +101,23 @@ async def add_shard(catalog: Catalog, name: str, dsn: str, weight: float) -> lis
     async with open_session(name, dsn, BRIEF) as connection:
         await sign(connection, info.cluster_id, name)
         await make_logins(connection, logins)
-    writer, reader = logins.dsns(dsn)
     async with catalog.membership(deadline_in(TIMEOUT_S)) as connection:
-        await database.register(connection, ShardRecord(name, ShardState.ACTIVE, dsn, writer, reader, weight))
+        await database.register(connection, logins.record(name, dsn, weight))
     return findings
 
 
 def logins_of(cluster_id: str, known: Mapping[str, ShardRecord]) -> Logins:
     """The logins that the registered shards already use, or new ones."""
     fresh = new_logins(cluster_id)
-    for record in known.values():
-        writer, reader = urlsplit(record.writer_dsn), urlsplit(record.reader_dsn)
-        return Logins(fresh.suffix, unquote(writer.password or ""), unquote(reader.password or ""))
+    for record in sorted(known.values(), key=lambda record: not record.has_tenants):
+        query = _password(record.reader_dsn) if record.has_tenants else fresh.query_password
+        old = record.old_reader_dsn
+        return Logins(fresh.suffix, _password(record.writer_dsn), query, None if old is None else _password(old))
     return fresh
+
+
+def _password(dsn: str) -> str:
+    return unquote(urlsplit(dsn).password or "")
 
 
 async def set_weight(catalog: Catalog, name: str, weight: float) -> None:
@@ -137,6 +141,9 @@ async def remove_shard(catalog: Catalog, name: str, *, force: bool = False) -> N
             raise Refused(f"{name} owns {buckets} buckets: empty it first, with `voltroute shard drain {name}`")
         if moves:
             raise Refused(f"{name} takes part in a move that has not ended: see `voltroute rebalance status`")
+        pinned = [t.name for t in await tenants.all_of(catalog, deadline_in(TIMEOUT_S)) if name in t.shards]
+        if pinned:
+            raise Refused(f"{name} is one of the shards to which tenant {', '.join(pinned)} is pinned")
         if not force:
             await _ask_leaving(records[name])
         await database.remove(connection, name)

@@ -1,4 +1,4 @@
-"""The logins with which routers reach a shard: two a cluster, with random passwords and rights of their own."""
+"""The logins with which routers reach a shard: a cluster's own, with random passwords and rights of their own."""
 
 import asyncio
 import random
@@ -11,9 +11,11 @@ import asyncpg
 from shards.postgres.dsn import with_login
 from shards.postgres.pools import Connection
 from shards.postgres.transactions import transaction
+from shards.shard import ShardRecord, ShardState
 
 WRITER: Final = "voltroute_writer"
-READER: Final = "voltroute_reader"
+QUERY: Final = "voltroute_query"
+READER: Final = "voltroute_reader"  # of routers before there were tenants
 
 _EXISTS: Final = "SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1)"
 # Utility statements take no parameters: PostgreSQL itself quotes them into the text.
@@ -23,7 +25,8 @@ _CREATE: Final = (
 _ALTER: Final = "SELECT format('ALTER ROLE %I LOGIN PASSWORD %L', $1::text, $2::text)"
 # What a schema cannot carry: a database that was restored from a dump, or copied, is open to everybody again.
 _CLOSE: Final = "SELECT format('REVOKE CONNECT, TEMPORARY ON DATABASE %I FROM PUBLIC', current_database())"
-_RIGHTS: Final = "SELECT grant_rights($1, $2)"
+_RIGHTS: Final = "SELECT grant_rights($1, $2, $3)"
+_RETIRE: Final = "SELECT retire_reader($1)"
 # Roles belong to a server, and advisory locks to a database: two shards on one server can only try again.
 _RACES: Final = (
     asyncpg.UniqueViolationError,
@@ -36,25 +39,45 @@ _ATTEMPTS_MAX: Final = 20
 
 @dataclass(frozen=True, repr=False)
 class Logins:
-    """Passwords of one cluster's writer and reader logins. Two shards on one server share the logins."""
+    """Passwords of one cluster's logins. Two shards on one server share them.
+
+    `reader_password`: of the login of routers before there were tenants; None when none of them can be left.
+    """
 
     suffix: str
     writer_password: str
-    reader_password: str
+    query_password: str
+    reader_password: str | None = None
 
     @property
     def writer(self) -> str:
         return f"{WRITER}_{self.suffix}"
 
     @property
+    def query(self) -> str:
+        return f"{QUERY}_{self.suffix}"
+
+    @property
     def reader(self) -> str:
         return f"{READER}_{self.suffix}"
 
-    def dsns(self, owner_dsn: str) -> tuple[str, str]:
-        """(writer DSN, reader DSN) of the database behind `owner_dsn`."""
-        return (
+    @property
+    def passwords(self) -> dict[str, str]:
+        """Login -> password."""
+        found = {self.writer: self.writer_password, self.query: self.query_password}
+        return found if self.reader_password is None else {**found, self.reader: self.reader_password}
+
+    def record(self, name: str, owner_dsn: str, weight: float = 1.0) -> ShardRecord:
+        """An active shard, as the logins reach the database behind `owner_dsn`."""
+        password = self.reader_password
+        return ShardRecord(
+            name,
+            ShardState.ACTIVE,
+            owner_dsn,
             with_login(owner_dsn, self.writer, self.writer_password),
-            with_login(owner_dsn, self.reader, self.reader_password),
+            with_login(owner_dsn, self.query, self.query_password),
+            weight,
+            None if password is None else with_login(owner_dsn, self.reader, password),
         )
 
 
@@ -64,7 +87,7 @@ def new_logins(cluster_id: str) -> Logins:
 
 
 async def make_logins(connection: Connection, logins: Logins) -> None:
-    """Create a cluster's two logins, or set their passwords, and give them, and nobody else, rights in a database."""
+    """Create a cluster's logins, or set their passwords, and give them, and nobody else, rights in a database."""
     for attempt in range(1, _ATTEMPTS_MAX + 1):
         try:
             await _make(connection, logins)
@@ -83,8 +106,15 @@ async def close_to_public(connection: Connection) -> None:
 
 async def _make(connection: Connection, logins: Logins) -> None:
     async with transaction(connection):
-        for login, password in ((logins.writer, logins.writer_password), (logins.reader, logins.reader_password)):
+        for login, password in logins.passwords.items():
             there = await connection.fetchval(_EXISTS, login)
             await connection.execute(await connection.fetchval(_ALTER if there else _CREATE, login, password))
         await close_to_public(connection)
-        await connection.execute(_RIGHTS, logins.writer, logins.reader)
+        reader = None if logins.reader_password is None else logins.reader
+        await connection.execute(_RIGHTS, logins.writer, logins.query, reader)
+
+
+async def retire_reader(connection: Connection, logins: Logins) -> None:
+    """The login of routers before there were tenants loses its rights in a database. As its owner."""
+    if await connection.fetchval(_EXISTS, logins.reader):
+        await connection.execute(_RETIRE, logins.reader)

@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias, cast
 
 import asyncpg
 
@@ -19,8 +19,10 @@ if TYPE_CHECKING:
     Connection: TypeAlias = asyncpg.pool.PoolConnectionProxy[asyncpg.Record] | asyncpg.Connection[asyncpg.Record]
     _Pooled: TypeAlias = asyncpg.pool.PoolConnectionProxy[asyncpg.Record]
     Pool: TypeAlias = asyncpg.Pool[asyncpg.Record]
+    _Base: TypeAlias = asyncpg.Connection[asyncpg.Record]
 else:
     Connection = Pool = _Pooled = object
+    _Base = asyncpg.Connection
 
 # What our statements rest on, whatever the database, the role or the server sets.
 PROMISES: Final[Mapping[str, str]] = {
@@ -29,12 +31,14 @@ PROMISES: Final[Mapping[str, str]] = {
     "search_path": "public",
     "default_transaction_isolation": "read committed",
     "extra_float_digits": "1",
+    "row_security": "on",
 }
 # An acknowledged reading is on disk. Only "off" breaks that: a stronger setting than "on" is an operator's choice.
 DURABLE: Final = """
 SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'
 """
 _IDENTITY: Final = "SELECT cluster_id::text || ' ' || name FROM shard_identity"
+_SERVE: Final = "SELECT set_config('voltroute.tenant', $1, false)"
 _FULL_PAUSE_S: Final = 0.05
 RECENT_S: Final = 5.0  # what failed longer ago may work again: only trying tells
 
@@ -82,6 +86,19 @@ async def _keep_session(_connection: object) -> None:
     """Skip asyncpg's reset between uses: no statement of ours changes session state, and it costs a round trip."""
 
 
+class _Session(_Base):
+    """A connection that knows which tenant's rows its server lets it read."""
+
+    _tenant: int | None = None
+
+    async def serve(self, tenant: int) -> None:
+        """From here on the session reads rows of `tenant` alone."""
+        if self._tenant != tenant:
+            self._tenant = None  # unknown until the server has confirmed the new one
+            await self.execute(_SERVE, str(tenant))
+            self._tenant = tenant
+
+
 class ShardPool:
     """Lazily opened pool of one login on one shard. A dead database costs callers one deadline, not the process."""
 
@@ -112,9 +129,10 @@ class ShardPool:
         return PoolUse(self._pool.get_size(), idle, *told)
 
     @asynccontextmanager
-    async def connection(self, deadline: float) -> AsyncIterator[Connection]:
+    async def connection(self, deadline: float, tenant: int | None = None) -> AsyncIterator[Connection]:
         """A connection until `deadline` (monotonic seconds), or ShardUnavailable: at once when the breaker is open.
 
+        `tenant`: whose rows a reader's connection is for; rows of others are not visible in it.
         The deadline holds for all that is done inside, whatever the server or the wire does: nothing waits longer.
         Whatever fails inside comes out as a ShardError; a connection whose statement did not end is dropped.
         """
@@ -131,6 +149,8 @@ class ShardPool:
                     pool = await self._open(patience)
                     connection = self._at_hand() or await self._acquire(pool, patience)
                     try:
+                        if tenant is not None:
+                            await cast("_Session", connection).serve(tenant)
                         yield connection
                     except BaseException as error:
                         if isinstance(error, TimeoutError | asyncio.CancelledError | OSError):
@@ -196,6 +216,7 @@ class ShardPool:
             max_inactive_connection_lifetime=limits.idle_s,
             timeout=limits.connect_timeout_s,
             init=self._vouch,
+            connection_class=_Session,
             reset=_keep_session,
             server_settings={
                 **PROMISES,

@@ -48,6 +48,7 @@ async def open_session(
                 command_timeout=limits.statement_timeout_s + 5,
                 server_settings={
                     **PROMISES,
+                    "row_security": "off",  # the owner sees all rows; any other login is refused instead of seeing some
                     "application_name": application_name,
                     "jit": "off",
                     "statement_timeout": _ms(limits.statement_timeout_s),

@@ -1,8 +1,9 @@
 """SQL text: the one function that quotes identifiers, and statements written once for both kinds."""
 
+import re
 from typing import Final
 
-from shards.kinds import Kind
+from shards.kinds import VALUES_AT, Kind
 
 
 def quote_identifier(name: str) -> str:
@@ -13,6 +14,8 @@ def quote_identifier(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
+_PARAMETER: Final = re.compile(r"\$(\d+)")
+_VALUES_FROM: Final = VALUES_AT + 1  # the parameter of a row's first value
 # Routers of before take every column of a status, and know none for this: it is found in history, by the status' key.
 _REGISTER_OF_STATUS: Final = """, CASE WHEN s.{energy} IS NULL THEN (
         SELECT {register} FROM {history}
@@ -21,7 +24,7 @@ _REGISTER_OF_STATUS: Final = """, CASE WHEN s.{energy} IS NULL THEN (
 
 
 def for_kind(template: str, kind: Kind) -> str:
-    """Fill a statement's placeholders with the names of one kind."""
+    """Fill a statement's placeholders with the names of one kind. `{tenant}` is the parameter after all others."""
     template = template.replace("{status_register}", _REGISTER_OF_STATUS if kind.register else "")
     names = {
         "{history}": quote_identifier(kind.history),
@@ -31,11 +34,11 @@ def for_kind(template: str, kind: Kind) -> str:
         "{values}": ", ".join(map(quote_identifier, kind.values)),
         "{status_values}": ", ".join(map(quote_identifier, kind.status_values)),
         "{new_values}": ", ".join(f"{name} = excluded.{name}" for name in map(quote_identifier, kind.status_values)),
-        "{value_arrays}": ", ".join(f"${4 + i}::float8[]" for i in range(len(kind.values))),
-        "{newest_array}": f"${4 + len(kind.values)}::boolean[]",
+        "{value_arrays}": ", ".join(f"${_VALUES_FROM + i}::float8[]" for i in range(len(kind.values))),
+        "{newest_array}": f"${_VALUES_FROM + len(kind.values)}::boolean[]",
         "{register}": quote_identifier(kind.register) if kind.register else "NULL::float8",
         "{temperature}": "battery_temp" if "battery_temp" in kind.values else "0.0::float8",
     }
     for placeholder, text in names.items():
         template = template.replace(placeholder, text)
-    return template
+    return template.replace("{tenant}", f"${1 + max(map(int, _PARAMETER.findall(template)), default=0)}")

@@ -18,14 +18,15 @@ _PLACE: Final = """
 SELECT EXISTS (SELECT FROM owned_bucket WHERE bucket = $1) AS owned,
     (SELECT move_id FROM bucket_move WHERE bucket = $1) AS move_id
 """
-_KEY: Final = "bucket = $1 AND {id} = $2 AND timestamp = $3 AND tenant_id = 0"
+_KEY: Final = "bucket = $1 AND {id} = $2 AND timestamp = $3 AND tenant_id = {tenant}"
 _LOOK: Final = "SELECT {values} FROM {history} WHERE " + _KEY + " FOR UPDATE"
 _HISTORY: Final = "UPDATE {history} SET {assignments}, ingested_at = now() WHERE " + _KEY
 _STATUS: Final = (
-    "UPDATE {status} SET {assignments} WHERE bucket = $1 AND {id} = $2 AND last_updated = $3 AND tenant_id = 0"
+    "UPDATE {status} SET {assignments} WHERE bucket = $1 AND {id} = $2 AND last_updated = $3 AND tenant_id = {tenant}"
 )
 _AUDIT: Final = """
-INSERT INTO correction (timestamp, kind, device_id, before, after, reason) VALUES ($1, $2, $3, $4, $5, $6)
+INSERT INTO correction (timestamp, kind, tenant_id, device_id, before, after, reason)
+VALUES ($1, $2, $3, $4, $5, $6, $7)
 """
 
 
@@ -60,14 +61,19 @@ def _check_one_way(kind: Kind, changed: Mapping[str, float]) -> None:
 
 
 async def correct(
-    connection: Connection, kind: Kind, key: tuple[int, str, datetime], changed: Mapping[str, float], reason: str | None
+    connection: Connection,
+    kind: Kind,
+    key: tuple[int, int, str, datetime],
+    changed: Mapping[str, float],
+    reason: str | None,
 ) -> Correction:
-    """Replace values of the reading with `key` (bucket, device, timestamp); the device's status follows.
+    """Replace values of the reading with `key` (bucket, tenant, device, timestamp); the device's status follows.
 
     It counts as ingested anew, and what it was stays in `correction`. Refused when there is no such reading, or its
     bucket is in a move.
     """
-    bucket, device_id, moment = key
+    bucket, tenant, device_id, moment = key
+    key_values = (bucket, device_id, moment)
     _check_one_way(kind, changed)
     async with transaction(connection):
         await connection.execute(_NO_MOVE_BEGINS)
@@ -79,13 +85,13 @@ async def correct(
                 f"bucket {bucket} of {kind} {device_id} is in move {place['move_id']}: correct it when that has ended "
                 "(see `voltroute rebalance status`)"
             )
-        found = await connection.fetchrow(_SQL[_LOOK, kind], *key)
+        found = await connection.fetchrow(_SQL[_LOOK, kind], *key_values, tenant)
         if found is None:
             raise Refused(f"there is no reading of {kind} {device_id} at {moment.isoformat()}")
         before = dict(found)
         after = _changed(kind, before, changed)
         for statement, values in ((_HISTORY, kind.values), (_STATUS, kind.status_values)):
-            await connection.execute(_SQL[statement, kind], *key, *(after[name] for name in values))
+            await connection.execute(_SQL[statement, kind], *key_values, *(after[name] for name in values), tenant)
         told = (json.dumps(before), json.dumps(after))
-        await connection.execute(_AUDIT, moment, kind.name, device_id, *told, reason)
+        await connection.execute(_AUDIT, moment, kind.name, tenant, device_id, *told, reason)
         return Correction(before, after)

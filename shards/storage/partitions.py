@@ -62,7 +62,7 @@ async def make_leaves_for(connection: Connection, shard: str, rows: Iterable[Row
     """
     wanted: dict[int, set[date]] = {}
     for row in rows:
-        wanted.setdefault(row[0], set()).add(month_of(row[2]))
+        wanted.setdefault(row[0], set()).add(month_of(row[3]))
     failed: dict[int, str] = {}
     for bucket, months in sorted(wanted.items()):
         try:

@@ -9,16 +9,19 @@ from shards.postgres.pools import Connection
 from shards.postgres.sql import for_kind
 from shards.ratings import Ratings
 from shards.storage import registers
-from shards.storage.rows import COVERED, Record, Rows, fetch_rows
+from shards.storage.rows import COVERED, COVERED_ONE, Reader, Record, Rows, fetch_rows
 from shards.window import Window
 
 _TICK: Final = timedelta(microseconds=1)  # PostgreSQL's times are whole microseconds
-_STATUS: Final = """
-SELECT ARRAY[o.bucket] AS covered, s.{id}, {status_values}, s.last_updated, s.created_at{status_register}
+_STATUS: Final = (
+    "SELECT "
+    + COVERED_ONE
+    + """, s.{id}, {status_values}, s.last_updated, s.created_at{status_register}
 FROM readable_bucket AS o
-LEFT JOIN {status} AS s ON s.bucket = $1 AND s.{id} = $2 AND s.tenant_id = 0
+LEFT JOIN {status} AS s ON s.bucket = $1 AND s.{id} = $2 AND s.tenant_id = {tenant}
 WHERE o.bucket = $1
 """
+)
 
 # By key, so that a page costs the same wherever it is: $2 < ID < $3, both of them text that no ID need be.
 _DEVICES: Final = (
@@ -29,25 +32,28 @@ FROM (SELECT) AS one
 LEFT JOIN LATERAL (
     SELECT {id}, {status_values}, last_updated, created_at, bucket, tenant_id
     FROM {status}
-    WHERE bucket = ANY($1::smallint[]) AND tenant_id = 0 AND {id} > $2 AND {id} < $3
+    WHERE bucket = ANY($1::smallint[]) AND tenant_id = {tenant} AND {id} > $2 AND {id} < $3
     ORDER BY {id}
     LIMIT $4
 ) AS s ON true
 """
 )
 
-_HISTORY: Final = """
-SELECT ARRAY[o.bucket] AS covered, h.*
+_HISTORY: Final = (
+    "SELECT "
+    + COVERED_ONE
+    + """, h.*
 FROM readable_bucket AS o
 LEFT JOIN LATERAL (
     SELECT {id}, timestamp, ingested_at, {values}
     FROM {history}
-    WHERE bucket = $1 AND {id} = $2 AND tenant_id = 0 AND timestamp > $3 AND timestamp <= $4
+    WHERE bucket = $1 AND {id} = $2 AND tenant_id = {tenant} AND timestamp > $3 AND timestamp <= $4
     ORDER BY timestamp DESC
     LIMIT $5
 ) AS h ON true
 WHERE o.bucket = $1
 """
+)
 
 _ACTIVITY: Final = (
     "SELECT "
@@ -57,7 +63,7 @@ FROM (SELECT) AS one
 LEFT JOIN LATERAL (
     SELECT {id}, timestamp, ingested_at, {values}
     FROM {history}
-    WHERE bucket = ANY($1::smallint[]) AND tenant_id = 0 AND timestamp > $2
+    WHERE bucket = ANY($1::smallint[]) AND tenant_id = {tenant} AND timestamp > $2
     ORDER BY timestamp DESC, {id} DESC
     LIMIT $3
 ) AS h ON true
@@ -84,22 +90,20 @@ _SQL: Final = {
 }
 
 
-async def status(connection: Connection, kind: Kind, bucket: int, device_id: str) -> Rows:
+async def status(reader: Reader, kind: Kind, bucket: int, device_id: str) -> Rows:
     """Current status of a device: one item or none."""
-    return await fetch_rows(connection, _SQL["status", kind], kind.id_column, bucket, device_id)
+    return await fetch_rows(reader, _SQL["status", kind], kind.id_column, bucket, device_id)
 
 
-async def devices(
-    connection: Connection, kind: Kind, buckets: Sequence[int], between: tuple[str, str], limit: int
-) -> Rows:
+async def devices(reader: Reader, kind: Kind, buckets: Sequence[int], between: tuple[str, str], limit: int) -> Rows:
     """Current status of the devices whose IDs lie between two texts, in byte order, at most `limit`."""
-    return await fetch_rows(connection, _SQL["devices", kind], kind.id_column, buckets, *between, limit)
+    return await fetch_rows(reader, _SQL["devices", kind], kind.id_column, buckets, *between, limit)
 
 
-async def history(connection: Connection, kind: Kind, place: tuple[int, str], window: Window, limit: int) -> Rows:
+async def history(reader: Reader, kind: Kind, place: tuple[int, str], window: Window, limit: int) -> Rows:
     """Readings in `window` of the device at `place` (bucket, ID), newest first, at most `limit`."""
     arguments = (*place, window.start, window.end, limit)
-    return await fetch_rows(connection, _SQL["history", kind], kind.id_column, *arguments)
+    return await fetch_rows(reader, _SQL["history", kind], kind.id_column, *arguments)
 
 
 def counts(kind: Kind, rows: Rows) -> list[Record]:
@@ -108,18 +112,18 @@ def counts(kind: Kind, rows: Rows) -> list[Record]:
 
 
 async def add_energies(
-    connection: Connection, kind: Kind, place: tuple[int, str], counted: list[Record], ratings: Ratings
+    reader: Reader, kind: Kind, place: tuple[int, str], counted: list[Record], ratings: Ratings
 ) -> None:
     """Give each of a history's `counts` (at least one, newest first) the energy since the one before it."""
     window = Window(counted[-1]["timestamp"] - _TICK, counted[0]["timestamp"])
-    energies = await registers.each(connection, kind, place, window, ratings)
+    energies = await registers.each(reader, kind, place, window, ratings)
     for row in counted:
         row[kind.energy] = energies.get(row["timestamp"])
 
 
-async def activity(connection: Connection, kind: Kind, buckets: Sequence[int], since: datetime, limit: int) -> Rows:
+async def activity(reader: Reader, kind: Kind, buckets: Sequence[int], since: datetime, limit: int) -> Rows:
     """The newest readings after `since` in `buckets`: by time, then device, descending."""
-    return await fetch_rows(connection, _SQL["activity", kind], kind.id_column, buckets, since, limit)
+    return await fetch_rows(reader, _SQL["activity", kind], kind.id_column, buckets, since, limit)
 
 
 async def size(connection: Connection) -> Record:

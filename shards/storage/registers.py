@@ -11,10 +11,9 @@ from datetime import datetime
 from typing import Any, Final
 
 from shards.kinds import KINDS, Kind
-from shards.postgres.pools import Connection
 from shards.postgres.sql import for_kind
 from shards.ratings import Ratings
-from shards.storage.rows import COVERED, Rows, fetch_rows
+from shards.storage.rows import COVERED, Reader, Rows, fetch_rows
 from shards.window import Window
 
 LOOK_BACK: Final = 32  # a dip that began earlier than that before a window is taken for the new count
@@ -36,12 +35,13 @@ WITH rating AS MATERIALIZED (
     FROM device AS d CROSS JOIN LATERAL (
         (
             SELECT timestamp, {register} AS register FROM {history}
-            WHERE bucket = d.bucket AND {id} = d.device AND tenant_id = 0 AND {register} IS NOT NULL AND timestamp <= $2
+            WHERE bucket = d.bucket AND {id} = d.device AND tenant_id = {tenant} AND {register} IS NOT NULL
+                AND timestamp <= $2
             ORDER BY timestamp DESC LIMIT {look_back}
         )
         UNION ALL
         SELECT timestamp, {register} FROM {history}
-        WHERE bucket = d.bucket AND {id} = d.device AND tenant_id = 0 AND {register} IS NOT NULL
+        WHERE bucket = d.bucket AND {id} = d.device AND tenant_id = {tenant} AND {register} IS NOT NULL
             AND timestamp > $2 AND timestamp <= $3
     ) AS r
 ), stepped AS (
@@ -85,7 +85,7 @@ WITH rating AS MATERIALIZED (
 )
 """
 _OF_ALL: Final = """SELECT DISTINCT bucket, {id} AS device FROM {history}
-    WHERE bucket = ANY($1::smallint[]) AND tenant_id = 0 AND timestamp > $2 AND timestamp <= $3
+    WHERE bucket = ANY($1::smallint[]) AND tenant_id = {tenant} AND timestamp > $2 AND timestamp <= $3
         AND {register} IS NOT NULL"""
 _OF_ONE: Final = "SELECT ($1::smallint[])[1] AS bucket, $5::varchar AS device"
 _OF_ENTRIES: Final = "SELECT DISTINCT bucket, device FROM unnest($5::smallint[], $6::varchar[]) AS d (bucket, device)"
@@ -157,7 +157,7 @@ _SQL: Final = {
 
 
 async def _fetch(
-    connection: Connection,
+    reader: Reader,
     name: str,
     kind: Kind,
     buckets: Sequence[int],
@@ -167,7 +167,7 @@ async def _fetch(
     key: str = "energy",
 ) -> Rows:
     given = (window.start, window.end, ratings.as_json(), *arguments)
-    return await fetch_rows(connection, _SQL[name, kind], key, buckets, *given, anew=True)
+    return await fetch_rows(reader, _SQL[name, kind], key, buckets, *given, anew=True)
 
 
 def columns(entries: Sequence[tuple[int, str, Window]]) -> tuple[list[int], list[str], list[datetime], list[datetime]]:
@@ -180,21 +180,21 @@ def columns(entries: Sequence[tuple[int, str, Window]]) -> tuple[list[int], list
     )
 
 
-async def fleet(connection: Connection, kind: Kind, buckets: Sequence[int], window: Window, ratings: Ratings) -> Rows:
+async def fleet(reader: Reader, kind: Kind, buckets: Sequence[int], window: Window, ratings: Ratings) -> Rows:
     """One item over all devices: energy, suspect, suspect_energy."""
-    return await _fetch(connection, "fleet", kind, buckets, window, ratings)
+    return await _fetch(reader, "fleet", kind, buckets, window, ratings)
 
 
 async def series(
-    connection: Connection, kind: Kind, buckets: Sequence[int], bounds: Sequence[datetime], ratings: Ratings
+    reader: Reader, kind: Kind, buckets: Sequence[int], bounds: Sequence[datetime], ratings: Ratings
 ) -> Rows:
     """An item for each interval with counts: bin, energy, suspect, suspect_energy."""
     window = Window(bounds[0], bounds[-1])
-    return await _fetch(connection, "series", kind, buckets, window, ratings, bounds, key="bin")
+    return await _fetch(reader, "series", kind, buckets, window, ratings, bounds, key="bin")
 
 
 async def paired(
-    connection: Connection,
+    reader: Reader,
     kind: Kind,
     buckets: Sequence[int],
     window: Window,
@@ -202,11 +202,11 @@ async def paired(
     ratings: Ratings,
 ) -> Rows:
     """One item: energy, suspect, suspect_energy of `entries`, whose windows are disjoint for each device."""
-    return await _fetch(connection, "paired", kind, buckets, window, ratings, *columns(entries))
+    return await _fetch(reader, "paired", kind, buckets, window, ratings, *columns(entries))
 
 
 async def device(
-    connection: Connection,
+    reader: Reader,
     kind: Kind,
     place: tuple[int, str],
     window: Window,
@@ -216,13 +216,13 @@ async def device(
     """What registers add to the sums of the device at `place` (bucket, ID): column -> value."""
     bucket, device_id = place
     arguments = (device_id, [w.start for w in paired], [w.end for w in paired])
-    return (await _fetch(connection, "device", kind, [bucket], window, ratings, *arguments)).rows[0]
+    return (await _fetch(reader, "device", kind, [bucket], window, ratings, *arguments)).rows[0]
 
 
 async def each(
-    connection: Connection, kind: Kind, place: tuple[int, str], window: Window, ratings: Ratings
+    reader: Reader, kind: Kind, place: tuple[int, str], window: Window, ratings: Ratings
 ) -> Mapping[datetime, float]:
     """Time of each count in `window` -> kWh since the one before."""
     bucket, device_id = place
-    found = await _fetch(connection, "each", kind, [bucket], window, ratings, device_id, key="timestamp")
+    found = await _fetch(reader, "each", kind, [bucket], window, ratings, device_id, key="timestamp")
     return {row["timestamp"]: row["energy"] for row in found.rows}

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
-from shards.postgres.pools import Connection
+from shards.errors import ForeignTenant
+from shards.postgres.pools import Connection, cut
 from shards.postgres.transactions import transaction
 
 Record: TypeAlias = dict[str, Any]  # a row: column name -> value
@@ -13,7 +14,20 @@ Record: TypeAlias = dict[str, Any]  # a row: column name -> value
 # sums over a window are the exception: how to read depends on how much of the history the window covers.
 SESSION: Final = {"plan_cache_mode": "force_generic_plan"}
 _PLAN_ANEW: Final = "SET LOCAL plan_cache_mode = force_custom_plan"
-COVERED: Final = "(SELECT array_agg(bucket) FROM readable_bucket WHERE bucket = ANY($1::smallint[])) AS covered"
+# What the session serves comes back with every answer: rows of another tenant than the caller's would be noticed.
+_SERVED: Final = "current_setting('voltroute.tenant', true) AS served"
+COVERED: Final = (
+    "(SELECT array_agg(bucket) FROM readable_bucket WHERE bucket = ANY($1::smallint[])) AS covered, " + _SERVED
+)
+COVERED_ONE: Final = "ARRAY[o.bucket] AS covered, " + _SERVED  # of `readable_bucket AS o`, for one bucket
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A connection to a shard that serves one tenant."""
+
+    connection: Connection
+    tenant: int
 
 
 @dataclass(frozen=True)
@@ -26,21 +40,27 @@ class Rows:
 
 
 async def fetch_rows(
-    connection: Connection, sql: str, key: str, buckets: int | Sequence[int], *arguments: object, anew: bool = False
+    reader: Reader, sql: str, key: str, buckets: int | Sequence[int], *arguments: object, anew: bool = False
 ) -> Rows:
-    """Run a statement whose rows hold `covered` beside the item; an item without `key` is only the outer join's.
+    """Run a statement whose rows hold `covered` and `served` beside the item; the last parameter is the tenant.
 
-    `anew`: planned for these arguments instead of once for all.
+    An item without `key` is only the outer join's. `anew`: planned for these arguments instead of once for all.
+    ForeignTenant when the session did not serve the reader's tenant.
     """
+    connection = reader.connection
     asked = frozenset([buckets] if isinstance(buckets, int) else buckets)
+    given = (buckets, *arguments, reader.tenant)
     if anew:
         async with transaction(connection, readonly=True):
             await connection.execute(_PLAN_ANEW)
-            records = await connection.fetch(sql, buckets, *arguments)
+            records = await connection.fetch(sql, *given)
     else:
-        records = await connection.fetch(sql, buckets, *arguments)
+        records = await connection.fetch(sql, *given)
+    if records and records[0]["served"] != str(reader.tenant):
+        cut(connection)
+        raise ForeignTenant(f"a session of tenant {records[0]['served']} was asked for tenant {reader.tenant}")
     covered = frozenset(records[0]["covered"] or ()) if records else frozenset()
     rows = [dict(record) for record in records if record[key] is not None]
     for row in rows:
-        del row["covered"]
+        del row["covered"], row["served"]
     return Rows(asked, covered, rows)

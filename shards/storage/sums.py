@@ -10,11 +10,10 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from shards.kinds import KINDS, Kind
-from shards.postgres.pools import Connection
 from shards.postgres.sql import for_kind
 from shards.ratings import Ratings
 from shards.storage import registers
-from shards.storage.rows import COVERED, Rows, fetch_rows
+from shards.storage.rows import COVERED, Reader, Rows, fetch_rows
 from shards.window import Window
 
 Entry = tuple[int, str, Window]  # bucket, device, when
@@ -62,7 +61,7 @@ FROM (
         WHERE timestamp > w.starts AND timestamp <= w.ends
     ) AS paired
     FROM {history} AS h {rated}
-    WHERE bucket = ($1::smallint[])[1] AND {id} = $2 AND tenant_id = 0 AND timestamp > $3 AND timestamp <= $4
+    WHERE bucket = ($1::smallint[])[1] AND {id} = $2 AND tenant_id = {tenant} AND timestamp > $3 AND timestamp <= $4
 ) AS reading
 """
 )
@@ -87,7 +86,7 @@ FROM (
         sum(h.{energy}) FILTER (WHERE {implausible}) AS suspect_energy,
         sum({temperature}) AS temperature
     FROM {history} AS h {rated}
-    WHERE bucket = ANY($1::smallint[]) AND tenant_id = 0 AND timestamp > $2 AND timestamp <= $3
+    WHERE bucket = ANY($1::smallint[]) AND tenant_id = {tenant} AND timestamp > $2 AND timestamp <= $3
     GROUP BY {id}
 ) AS device
 """
@@ -108,7 +107,7 @@ LEFT JOIN (
     + _READING
     + """
         FROM {history} AS h {rated}
-        WHERE bucket = ANY($1::smallint[]) AND tenant_id = 0 AND timestamp > $2 AND timestamp <= $3
+        WHERE bucket = ANY($1::smallint[]) AND tenant_id = {tenant} AND timestamp > $2 AND timestamp <= $3
     ) AS reading
     GROUP BY 1
 ) AS s ON true
@@ -130,7 +129,7 @@ FROM (
     JOIN {history} AS h
         ON h.bucket = w.bucket AND h.{id} = w.device AND h.timestamp > w.starts AND h.timestamp <= w.ends
     {rated}
-    WHERE h.bucket = ANY($1::smallint[]) AND h.tenant_id = 0 AND h.timestamp > $2 AND h.timestamp <= $3
+    WHERE h.bucket = ANY($1::smallint[]) AND h.tenant_id = {tenant} AND h.timestamp > $2 AND h.timestamp <= $3
 ) AS reading
 """
 )
@@ -182,7 +181,7 @@ class DeviceSums:
 
 
 async def _fetch(
-    connection: Connection,
+    reader: Reader,
     name: str,
     kind: Kind,
     key: str,
@@ -192,11 +191,11 @@ async def _fetch(
 ) -> Rows:
     judged = not ratings.is_plain
     given = (*arguments, ratings.as_json()) if judged else arguments
-    return await fetch_rows(connection, _SQL[name, kind, judged], key, buckets, *given, anew=name != "device")
+    return await fetch_rows(reader, _SQL[name, kind, judged], key, buckets, *given, anew=name != "device")
 
 
 async def device(
-    connection: Connection,
+    reader: Reader,
     kind: Kind,
     place: tuple[int, str],
     window: Window,
@@ -208,40 +207,40 @@ async def device(
     starts, ends = [w.start for w in paired], [w.end for w in paired]
     slot = timedelta(seconds=ratings.interval_s(device_id))
     arguments = (device_id, window.start, window.end, starts, ends, slot)
-    found = await _fetch(connection, "device", kind, "readings", [bucket], ratings, *arguments)
+    found = await _fetch(reader, "device", kind, "readings", [bucket], ratings, *arguments)
     values = found.rows[0]
     if values["registers"]:
-        counted = await registers.device(connection, kind, place, window, paired, ratings)
+        counted = await registers.device(reader, kind, place, window, paired, ratings)
         for name, value in counted.items():
             values[name] += value
     return DeviceSums(asked=found.asked, covered=found.covered, **values)
 
 
 async def fleet(
-    connection: Connection, kind: Kind, buckets: Sequence[int], window: Window, ratings: Ratings
+    reader: Reader, kind: Kind, buckets: Sequence[int], window: Window, ratings: Ratings
 ) -> tuple[list[Rows], bool]:
     """Sums over all devices in `buckets`, one item each (devices, readings, energy, ...), and if there are registers.
 
     `mixed`: devices that sent both energies and registers. `per_minute`: readings expected a minute, None when every
     device reports by the default.
     """
-    found = [await _fetch(connection, "fleet", kind, "readings", buckets, ratings, window.start, window.end)]
+    found = [await _fetch(reader, "fleet", kind, "readings", buckets, ratings, window.start, window.end)]
     has_registers = found[0].rows[0]["registers"] > 0
     if has_registers:
-        found.append(await registers.fleet(connection, kind, buckets, window, ratings))
+        found.append(await registers.fleet(reader, kind, buckets, window, ratings))
     return found, has_registers
 
 
 async def series(
-    connection: Connection, kind: Kind, buckets: Sequence[int], bounds: Sequence[datetime], ratings: Ratings
+    reader: Reader, kind: Kind, buckets: Sequence[int], bounds: Sequence[datetime], ratings: Ratings
 ) -> Rows:
     """An item for each interval with readings: `bin` (from 1: up to `bounds[bin]`), readings, energy, ... ."""
     arguments = (bounds[0], bounds[-1], bounds)
-    return await _fetch(connection, "series", kind, "bin", buckets, ratings, *arguments)
+    return await _fetch(reader, "series", kind, "bin", buckets, ratings, *arguments)
 
 
 async def paired(
-    connection: Connection,
+    reader: Reader,
     kind: Kind,
     buckets: Sequence[int],
     window: Window,
@@ -250,4 +249,4 @@ async def paired(
 ) -> Rows:
     """One item: readings, energy, ... of `entries`, whose windows are disjoint for each device."""
     arguments = (window.start, window.end, *registers.columns(entries))
-    return await _fetch(connection, "paired", kind, "readings", buckets, ratings, *arguments)
+    return await _fetch(reader, "paired", kind, "readings", buckets, ratings, *arguments)

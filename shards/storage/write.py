@@ -12,7 +12,7 @@ from shards.kinds import KINDS, Kind, Row
 from shards.postgres.pools import Connection
 from shards.postgres.sql import for_kind
 
-Key: TypeAlias = tuple[str, datetime]  # device id, timestamp
+Key: TypeAlias = tuple[int, str, datetime]  # tenant, device id, timestamp
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,16 +26,17 @@ class Written:
 # `stored` is aggregated only when something was a duplicate: the sub-selects of a CASE that is not taken never run.
 _WRITE: Final = """
 WITH input AS MATERIALIZED (
-    SELECT * FROM unnest($1::smallint[], $2::varchar[], $3::timestamptz[], {value_arrays}, {newest_array})
-    AS t (bucket, {id}, timestamp, {values}, newest)
+    SELECT * FROM unnest(
+        $1::smallint[], $2::smallint[], $3::varchar[], $4::timestamptz[], {value_arrays}, {newest_array}
+    ) AS t (bucket, tenant_id, {id}, timestamp, {values}, newest)
 ), stored AS (
-    INSERT INTO {history} (bucket, {id}, timestamp, {values})
-    SELECT bucket, {id}, timestamp, {values} FROM input
+    INSERT INTO {history} (bucket, tenant_id, {id}, timestamp, {values})
+    SELECT bucket, tenant_id, {id}, timestamp, {values} FROM input
     ON CONFLICT DO NOTHING
-    RETURNING {id}, timestamp
+    RETURNING tenant_id, {id}, timestamp
 ), refreshed AS (
-    INSERT INTO {status} AS known (bucket, {id}, last_updated, {status_values})
-    SELECT bucket, {id}, timestamp, {status_values} FROM input WHERE newest
+    INSERT INTO {status} AS known (bucket, tenant_id, {id}, last_updated, {status_values})
+    SELECT bucket, tenant_id, {id}, timestamp, {status_values} FROM input WHERE newest
     ON CONFLICT ({id}, tenant_id, bucket) DO UPDATE
     SET last_updated = excluded.last_updated, {new_values}
     WHERE excluded.last_updated > known.last_updated
@@ -44,16 +45,18 @@ WITH input AS MATERIALIZED (
 )
 SELECT
     new_count,
+    CASE WHEN new_count < cardinality($1) THEN (SELECT array_agg(tenant_id) FROM stored) END AS tenants,
     CASE WHEN new_count < cardinality($1) THEN (SELECT array_agg({id}) FROM stored) END AS ids,
     CASE WHEN new_count < cardinality($1) THEN (SELECT array_agg(timestamp) FROM stored) END AS timestamps
 FROM counted
 """
 # LATERAL: a look by key for each; a plan that reads whole leaves must not be to choose from.
 _STORED: Final = """
-SELECT h.* FROM unnest($1::smallint[], $2::varchar[], $3::timestamptz[]) AS t (bucket, device, moment)
+SELECT h.*
+FROM unnest($1::smallint[], $2::smallint[], $3::varchar[], $4::timestamptz[]) AS t (bucket, tenant, device, moment)
 CROSS JOIN LATERAL (
-    SELECT {id}, timestamp, {values} FROM {history}
-    WHERE bucket = t.bucket AND {id} = t.device AND timestamp = t.moment AND tenant_id = 0
+    SELECT tenant_id, {id}, timestamp, {values} FROM {history}
+    WHERE bucket = t.bucket AND {id} = t.device AND timestamp = t.moment AND tenant_id = t.tenant
     LIMIT 1
 ) AS h
 """
@@ -61,11 +64,11 @@ _WRITE_SQL: Final = {kind: for_kind(_WRITE, kind) for kind in KINDS}
 # Without the column of registers, which most batches have none of: an array less to encode, to send and to unnest.
 _PLAIN_SQL: Final = {kind: for_kind(_WRITE, replace(kind, values=kind.status_values)) for kind in KINDS}
 _STORED_SQL: Final = {kind: for_kind(_STORED, kind) for kind in KINDS}
-_by_key: Final = itemgetter(0, 1, 2)
+_by_key: Final = itemgetter(0, 1, 2, 3)
 
 
 def _ordered(rows: Sequence[Row]) -> tuple[list[Row], list[bool]]:
-    """Rows in the order in which every batch locks (bucket, device, time), and which is its device's newest.
+    """Rows in the order in which every batch locks (bucket, tenant, device, time), and which is its device's newest.
 
     Descending, so that the first row of a device is its newest. Of two with one key the one that arrived first comes
     first, and is the one that both history and status keep.
@@ -76,15 +79,15 @@ def _ordered(rows: Sequence[Row]) -> tuple[list[Row], list[bool]]:
         ordered = sorted(rows, key=_by_key, reverse=True)
     newest: list[bool] = []
     older: list[int] = []
-    device = ""
+    device, tenant = "", -1
     for row in ordered:
-        if row[1] != device:
+        if row[2] != device or row[1] != tenant:
             newest.append(True)
-            device = row[1]
+            device, tenant = row[2], row[1]
         else:
             older.append(len(newest))
             newest.append(False)
-    if any(ordered[at][2] == ordered[at - 1][2] for at in older):
+    if any(ordered[at][3] == ordered[at - 1][3] for at in older):
         ordered = sorted(rows, key=_by_key, reverse=True)  # stable: the values do not decide which one is first
     return ordered, newest
 
@@ -103,7 +106,7 @@ async def write(connection: Connection, kind: Kind, rows: Sequence[Row], timeout
     result = (await connection.fetch(sql[kind], *columns, newest, timeout=timeout_s))[0]
     if result["new_count"] == len(rows):
         return Written(None)
-    new = set(zip(result["ids"] or (), result["timestamps"] or (), strict=True))
+    new = set(zip(*(result[name] or () for name in ("tenants", "ids", "timestamps")), strict=True))
     return Written(new, await _stored(connection, kind, ordered, timeout_s))
 
 
@@ -119,4 +122,4 @@ async def _stored(
         records = await connection.fetch(_STORED_SQL[kind], *columns, timeout=timeout_s)
     except asyncpg.PostgresError:
         return {}
-    return {(record[0], record[1]): tuple(record)[2:] for record in records}
+    return {(record[0], record[1], record[2]): tuple(record)[3:] for record in records}
