@@ -18,6 +18,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 from swagger_ui_bundle import swagger_ui_path
 
+from router.access.keys import Access
 from router.background import leader_of, told
 from router.context import Router
 from router.http import analytics, devices, health, middleware, pairings, rebalance, settings, shards
@@ -58,7 +59,7 @@ ROUTES: Final = [
 class RouterApp(Starlette):
     """Starlette behind the middleware, which lets the hot path around it."""
 
-    hosts: frozenset[str] | None = None
+    gate = middleware.Gate(None, frozenset())
     origins: tuple[str, ...] = ()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -66,7 +67,7 @@ class RouterApp(Starlette):
 
     @cached_property
     def _outermost(self) -> ASGIApp:
-        ours = middleware.Middleware(super().__call__, self, self.hosts)
+        ours = middleware.Middleware(super().__call__, self, self.gate)
         if not self.origins:
             return ours
         return CORSMiddleware(
@@ -113,10 +114,15 @@ def create_app(settings: Settings, connections: Connections | None = None) -> St
         },
         lifespan=lifespan,
     )
-    app.hosts = settings.hosts()
+    app.gate = middleware.Gate(settings.hosts(), _open_paths(settings))
     app.origins = settings.origins()
     app.router.redirect_slashes = False
     return app
+
+
+def _open_paths(settings: Settings) -> frozenset[str]:
+    found = {endpoint.operation.path for endpoint in DOCUMENTED if endpoint.operation.needs == openapi.NO_KEY}
+    return frozenset(found | {"/docs", "/openapi.json"} | ({"/metrics"} if settings.metrics_open else set()))
 
 
 def _document() -> list[Route]:
@@ -140,6 +146,7 @@ def _intake(settings: Settings, cluster: Cluster) -> Intake:
         commit_timeout_s=settings.ingest_timeout_s,
     )
     return Intake(
+        Access(lambda: cluster.keyring, open_without_keys=settings.insecure or settings.is_loopback),
         Dispatcher(cluster, limits, _log_fault),
         BodyBudget(settings.bodies_bytes_max),
         BodyLimits(settings.body_bytes_max, settings.body_idle_s, settings.body_rate_min),

@@ -31,11 +31,12 @@ class Router:
         """When a request other than ingest that begins now must be answered (monotonic seconds)."""
         return time.monotonic() + self.settings.query_timeout_s
 
-    def scope(self) -> Scope:
-        """What a read that begins now gets."""
+    def scope(self, tenant: int) -> Scope:
+        """What a tenant's read that begins now gets."""
         settings = self.settings
         return Scope(
             self.cluster,
+            tenant,
             self.query_deadline(),
             datetime.now(UTC),
             settings.efficiency_warning,

@@ -15,6 +15,16 @@ READINGS: Final = Counter(
     "Readings by kind and outcome (accepted, duplicate, conflict, rejected, unavailable, overloaded)",
     ("kind", "outcome"),
 )
+KEY_READINGS: Final = Counter(
+    "voltroute_key_readings_total",
+    "Readings by key: stored (accepted or known), and refused or failed",
+    ("tenant", "key", "outcome"),
+)
+REFUSED: Final = Counter(
+    "voltroute_requests_refused_total",
+    "Requests refused for who sent them (unauthorized, forbidden, limited)",
+    ("reason",),
+)
 REQUEST_SECONDS: Final = Histogram(
     "voltroute_request_duration_seconds",
     "From the first byte of a request to the end of its answer",

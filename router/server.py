@@ -39,10 +39,11 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def url_of(listener: socket.socket) -> str:
-    """http://host:port of a listening socket."""
+def url_of(listener: socket.socket, *, tls: bool = False) -> str:
+    """http(s)://host:port of a listening socket."""
     host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    shown = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return f"https://{shown}" if tls else f"http://{shown}"
 
 
 def stop_on_signals() -> asyncio.Event:
@@ -77,6 +78,8 @@ async def serve(settings: Settings, listener: socket.socket, stopping: asyncio.E
         proxy_headers=False,
         timeout_keep_alive=int(max(settings.idle_timeout_s, 1)),
         timeout_graceful_shutdown=int(settings.drain_timeout_s),
+        ssl_certfile=settings.tls_certificate,
+        ssl_keyfile=settings.tls_key,
     )
     server = _Server(config)
     serving = asyncio.create_task(server.serve(sockets=[listener]))
@@ -86,7 +89,9 @@ async def serve(settings: Settings, listener: socket.socket, stopping: asyncio.E
         message = "the router did not start; its log says why"
         raise MachineError(message)
     _settle_garbage_collector()
-    telling = asyncio.create_task(_tell(app.state.router.cluster, url_of(listener), say))
+    telling = asyncio.create_task(
+        _tell(app.state.router.cluster, url_of(listener, tls=settings.tls_certificate is not None), say)
+    )
     await _first(serving, asyncio.create_task(stopping.wait()))
     telling.cancel()
     if not serving.done():

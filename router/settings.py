@@ -11,7 +11,11 @@ from shards.postgres.dsn import redact
 from shards.postgres.pools import PoolLimits
 
 PREFIX: Final = "VOLTROUTE_"
-_OTHER_VARIABLES: Final = {f"{PREFIX}URL", f"{PREFIX}TEST_POSTGRES"}  # of the commands that post, of the tests
+_OTHER_VARIABLES: Final = {
+    f"{PREFIX}URL",
+    f"{PREFIX}KEY",
+    f"{PREFIX}TEST_POSTGRES",
+}  # of the commands that post, of the tests
 Seconds = Annotated[float, Field(gt=0, le=3600)]
 
 
@@ -34,6 +38,11 @@ class Settings(BaseSettings):
 
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8080, ge=0, le=65535, description="port to listen on; 0: any free one")
+
+    insecure: bool = Field(False, description="serve a cluster without keys on more than loopback")
+    metrics_open: bool = Field(False, description="/metrics asks for no key")
+    tls_certificate: str | None = Field(None, description="file with the certificate chain (PEM): then HTTPS")
+    tls_key: str | None = Field(None, description="file with the private key of tls_certificate, unless it is in there")
 
     allowed_hosts: str = Field(
         "", description="hosts, comma-separated, that requests may name; loopback: its own names"
@@ -98,6 +107,11 @@ class Settings(BaseSettings):
             statement_timeout_s=self.ingest_timeout_s,
         )
 
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine reaches the router."""
+        return self.host in {"localhost", "::1"} or self.host.startswith("127.")
+
     def origins(self) -> tuple[str, ...]:
         """Origins whose pages may call from a browser; none unless they are named."""
         return tuple(origin.strip() for origin in self.cors_origins.split(",") if origin.strip())
@@ -105,7 +119,7 @@ class Settings(BaseSettings):
     def hosts(self) -> frozenset[str] | None:
         """Hosts that requests may name: the configured ones, on loopback its own names too; None: any."""
         named = {host.strip().lower() for host in self.allowed_hosts.split(",") if host.strip()}
-        if self.host in {"127.0.0.1", "::1", "localhost"}:
+        if self.is_loopback:
             return frozenset({"127.0.0.1", "localhost", "[::1]", *named})
         return frozenset(named) or None
 

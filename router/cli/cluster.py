@@ -4,12 +4,14 @@ import asyncio
 import os
 import socket
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 import uvloop
 from pydantic import SecretStr
 
+from router.cli.opening import check_open, write_first_key
 from router.cli.show.output import errors, print_json, print_line
 from router.cli.target import DataOption, JsonOption, configure_log, data_folder, dsn_of, find_catalog, load_settings
 from router.server import listen, serve, stop_on_signals
@@ -22,6 +24,9 @@ from shards.operations.init import init_cluster
 from shards.postgres.dsn import check_dsn
 
 HostOption = Annotated[str | None, typer.Option("--host", help="Address to listen on [127.0.0.1].")]
+InsecureOption = Annotated[
+    bool | None, typer.Option("--insecure", help="Serve a cluster without keys on more than loopback.")
+]
 PortOption = Annotated[
     int | None, typer.Option("--port", min=0, max=65535, help="Port to listen on [8080, or a free one].")
 ]
@@ -45,6 +50,7 @@ def up(
     buckets: Annotated[int | None, typer.Option(help=f"Buckets of a new cluster [{BUCKETS_DEFAULT}].")] = None,
     host: HostOption = None,
     port: PortOption = None,
+    insecure: InsecureOption = None,
     json: JsonOption = False,
     temporary: Annotated[bool, typer.Option(help="Delete the folder at the end.", hidden=True)] = False,
     until_eof: Annotated[bool, typer.Option(help="Stop at the end of standard input.", hidden=True)] = False,
@@ -52,7 +58,7 @@ def up(
     """Start PostgreSQL servers (one a shard, one for the catalog) and a router; data is kept in --data."""
     if buckets is not None:
         check_bucket_count(buckets)
-    settings = load_settings(host=host, port=port)
+    settings = load_settings(host=host, port=port, insecure=insecure)
     folder = data_folder(data, settings)
     options = Options(folder, shards, buckets, settings.pg_bin, temporary=temporary, progress=_progress, happened=_warn)
     configure_log(settings)
@@ -63,6 +69,7 @@ def up(
 async def _up(options: Options, settings: Settings, port: int | None, *, json: bool, until_eof: bool) -> None:
     listener = _listener(settings, port)
     async with EmbeddedCluster(options) as cluster:
+        await check_open(settings, cluster.catalog_dsn)
         ready: dict[str, Any] = {
             "catalog_dsn": cluster.catalog_dsn,
             "shards": [{"name": name, "dsn": dsn} for name, dsn in cluster.state.shard_dsns().items()],
@@ -141,6 +148,9 @@ def init(
         ),
     ] = None,
     buckets: Annotated[int, typer.Option(help="A power of two up to 1024; fixed for good.")] = BUCKETS_DEFAULT,
+    first_key: Annotated[
+        Path | None, typer.Option(help="Write a key that may do everything to this new file, if there is none yet.")
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """Make a cluster on PostgreSQL servers (15 or newer) that exist. Repeating it finishes what was interrupted."""
@@ -159,6 +169,8 @@ def init(
             raise typer.BadParameter(message)
         shards[name] = dsn_of(dsn)
     info = asyncio.run(init_cluster(catalog_dsn, shards, buckets, _progress))
+    if first_key is not None:
+        write_first_key(catalog_dsn, first_key)
     if json:
         print_json({"cluster_id": info.cluster_id, "buckets": info.bucket_count, "epoch": info.epoch})
         return
@@ -167,16 +179,22 @@ def init(
 
 
 def serve_command(
-    data: DataOption = None, host: HostOption = None, port: PortOption = None, json: JsonOption = False
+    data: DataOption = None,
+    host: HostOption = None,
+    port: PortOption = None,
+    insecure: InsecureOption = None,
+    json: JsonOption = False,
 ) -> None:
     """Run a router against a cluster that exists; any number of them may run side by side."""
-    settings = load_settings(host=host, port=port)
+    settings = load_settings(host=host, port=port, insecure=insecure)
     dsn = find_catalog(data, settings)
     check_dsn(dsn)
     settings = settings.model_copy(update={"catalog_dsn": SecretStr(dsn)})
     configure_log(settings)
 
     async def run() -> None:
+        await check_open(settings, dsn)
+
         async def say(url: str, mapped: bool) -> None:
             _say_ready(url, {}, mapped=mapped, json=json)
 

@@ -14,9 +14,13 @@ from router.cli.target import DataOption, JsonOption
 from router.wire.parameters import read_device, read_moment
 from router.wire.problems import ProblemError
 from router.wire.readings import MeterReading, VehicleReading, explain
+from shards.catalog.database import Catalog
+from shards.catalog.tenants import DEFAULT_NAME
 from shards.errors import InvalidArgument
 from shards.kinds import METER, VEHICLE, Kind
 from shards.operations import correct as operation
+from shards.operations.tenants import find_tenant
+from shards.storage.correction import Correction
 
 _READINGS: Final[Mapping[Kind, type[msgspec.Struct]]] = {METER: MeterReading, VEHICLE: VehicleReading}
 
@@ -27,6 +31,7 @@ def correct(
     timestamp: Annotated[str, typer.Argument(help="The reading's, RFC 3339 with offset.")],
     values: Annotated[list[str], typer.Option("--set", help="FIELD=NUMBER, as in kwhConsumedAc=0.5. Repeatable.")],
     reason: Annotated[str | None, typer.Option(help="Why; kept beside the old values.")] = None,
+    tenant: Annotated[str, typer.Option(help="Whose device it is.")] = DEFAULT_NAME,
     data: DataOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -39,7 +44,12 @@ def correct(
     reading = _READINGS[which]
     names = {f.encode_name: f.name for f in msgspec.structs.fields(reading) if f.name in which.values}
     changed = {names[name]: number for name, number in _numbers(values, names, reading).items()}
-    done = with_catalog(data, lambda catalog: operation.correct(catalog, which, device_id, moment, changed, reason))
+
+    async def replace(catalog: Catalog) -> Correction:
+        whose = (await find_tenant(catalog, tenant)).tenant_id
+        return await operation.correct(catalog, whose, which, (device_id, moment), changed, reason)
+
+    done = with_catalog(data, replace)
     if json:
         print_json(asdict(done))
         return

@@ -4,13 +4,13 @@ import asyncio
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, TypeAlias
 
 import httpx2
 import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from router.cli.sending import URL_DEFAULT, KindName, UrlOption, report
+from router.cli.sending import URL_DEFAULT, KeyOption, KindName, UrlOption, key_of, report
 from router.cli.show.output import errors, print_json, print_table
 from router.cli.target import JsonOption
 from router.files.layout import UNITS, FileError, Label
@@ -21,6 +21,9 @@ from router.files.readings import Skipped
 from router.fleet.client import RouterClient, RouterRefused, Tally
 from shards.errors import ClusterError, InvalidArgument
 
+_Sending: TypeAlias = tuple[
+    KindName, tuple[str, str | None], int
+]  # kind, (URL, key) of the router, readings in a request
 SHOWN: Final = 5  # readings of a dry run
 
 _FileArgument = Annotated[Path, typer.Argument(help="CSV, NDJSON, or what --preset names; - is standard input.")]
@@ -57,6 +60,7 @@ def post(
     kind: _Kind = KindName.METER,
     device: _Device = None,
     url: UrlOption = URL_DEFAULT,
+    key: KeyOption = None,
     batch: _Batch = 1_000,
     dry_run: _DryRun = False,
     skip_bad: _SkipBad = False,
@@ -91,7 +95,7 @@ def post(
     if dry_run:
         _show(file, numbered, skipped, json=json)
     else:
-        _send(file, numbered, skipped, (kind, url, batch), json=json)
+        _send(file, numbered, skipped, (kind, (url, key_of(key)), batch), json=json)
 
 
 def _show(file: Path, numbered: Iterator[Numbered], skipped: Skipped, *, json: bool) -> None:
@@ -126,10 +130,8 @@ def _words(skipped: Skipped) -> str:
     return "".join(found)
 
 
-def _send(
-    file: Path, numbered: Iterator[Numbered], skipped: Skipped, where: tuple[KindName, str, int], *, json: bool
-) -> None:
-    tally, url = Tally(), where[1]
+def _send(file: Path, numbered: Iterator[Numbered], skipped: Skipped, where: _Sending, *, json: bool) -> None:
+    tally, url = Tally(), where[1][0]
     try:
         asyncio.run(_post(tally, file, numbered, where))
     except FileError as error:
@@ -150,12 +152,12 @@ def _send(
         raise typer.Exit(1)
 
 
-async def _post(tally: Tally, file: Path, numbered: Iterator[Numbered], where: tuple[KindName, str, int]) -> None:
-    kind, url, batch = where
+async def _post(tally: Tally, file: Path, numbered: Iterator[Numbered], where: _Sending) -> None:
+    kind, router, batch = where
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:,}"), TimeElapsedColumn())
     with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as bar:
         task = bar.add_task(file.name, total=None)  # a pipe can be read only once, so nobody knows how much is to come
-        async with RouterClient(url) as client:
+        async with RouterClient(*router) as client:
             await client.get("/livez")  # a wrong URL fails here, at once
             for some in batched(numbered, batch):
                 answer = await client.post(f"/v1/ingest/{kind}", [reading for _, reading in some])

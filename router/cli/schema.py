@@ -65,6 +65,16 @@ def migrate_up(data: DataOption = None, json: JsonOption = False) -> None:
     _print_reports(asyncio.run(schema.bring_up(dsn)), json=json)
 
 
+@migrate_app.command("retire-reader")
+def retire_reader(data: DataOption = None, json: JsonOption = False) -> None:
+    """After an upgrade to tenants: take its rights from the login of routers before, of which none may be left."""
+    done = asyncio.run(schema.retire_old_reader(find_catalog(data, load_settings())))
+    if json:
+        print_json({"retired": done})
+    else:
+        errors.print(f"retired on {', '.join(done)}" if done else "there is none left", soft_wrap=True)
+
+
 @migrate_app.command("status")
 def migrate_status(data: DataOption = None, json: JsonOption = False) -> None:
     """Version of each database, and what is pending."""

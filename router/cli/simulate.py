@@ -8,7 +8,7 @@ import httpx2
 import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from router.cli.sending import URL_DEFAULT, UrlOption, report
+from router.cli.sending import URL_DEFAULT, KeyOption, UrlOption, key_of, report
 from router.cli.show.output import errors
 from router.fleet import sender
 from router.fleet.client import RouterClient, RouterRefused
@@ -19,6 +19,7 @@ from shards.errors import ClusterError
 
 def simulate(
     url: UrlOption = URL_DEFAULT,
+    key: KeyOption = None,
     devices: Annotated[int, typer.Option(min=2, max=1_000_000, help="Half meters, half vehicles.")] = 1_000,
     rate: Annotated[float, typer.Option(min=0.01, max=100_000, help="Readings a second.")] = 200,
     seconds: Annotated[float, typer.Option(min=0.1, help="How long.")] = 60,
@@ -36,7 +37,7 @@ def simulate(
     progress = sender.Progress()
     rates = Rates(duplicates, late, out_of_order)
     try:
-        asyncio.run(_simulate(url, devices, rate, seconds, seed, batch, faulty, rates, progress))
+        asyncio.run(_simulate((url, key_of(key)), devices, rate, seconds, seed, batch, faulty, rates, progress))
     except RouterRefused as error:
         raise ClusterError(str(error)) from error
     except (httpx2.HTTPError, httpx2.InvalidURL) as error:
@@ -52,7 +53,7 @@ def simulate(
 
 
 async def _simulate(
-    url: str,
+    router: tuple[str, str | None],
     devices: int,
     rate: float,
     seconds: float,
@@ -65,7 +66,7 @@ async def _simulate(
     start = datetime.now(UTC) - REPORT_INTERVAL  # the first readings tell of the minute before
     fleet = new_fleet(devices, seed, faulty, start)
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TextColumn("{task.fields[seen]}"))
-    async with RouterClient(url) as client:
+    async with RouterClient(*router) as client:
         await sender.pair_all(client, fleet, start)
         with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as bar:
             task = bar.add_task("simulating", total=seconds, seen="")

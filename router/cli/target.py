@@ -48,6 +48,11 @@ def configure_log(settings: Settings) -> None:
 
 def dsn_of(text: str) -> str:
     """A DSN, or where it is: `@FILE`, `env:NAME`, `-` for standard input: passwords stay out of argv."""
+    return text_of(text, "DSN")
+
+
+def text_of(text: str, what: str) -> str:
+    """A text, or where it is; `what` it should be. InvalidArgument when there is none."""
     try:
         if text == "-":
             found = sys.stdin.readline()
@@ -61,7 +66,7 @@ def dsn_of(text: str) -> str:
         reason = error.strerror if isinstance(error, OSError) else "is not text"
         raise InvalidArgument(f"{text[1:]}: {reason}") from None
     if not found.strip():
-        raise InvalidArgument(f"{text}: there is no DSN")
+        raise InvalidArgument(f"{text}: there is no {what}")
     return found.strip()
 
 

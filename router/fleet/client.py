@@ -82,9 +82,10 @@ stamina.instrumentation.set_on_retry_hooks([])
 class RouterClient:
     """One keep-alive client of one router."""
 
-    def __init__(self, url: str, connections: int = 64) -> None:
+    def __init__(self, url: str, key: str | None = None, connections: int = 64) -> None:
         limits = httpx2.Limits(max_connections=connections, max_keepalive_connections=connections)
-        self._http = httpx2.AsyncClient(base_url=url, timeout=30, limits=limits, trust_env=False)
+        headers = {} if key is None else {"Authorization": f"Bearer {key}"}
+        self._http = httpx2.AsyncClient(base_url=url, timeout=30, limits=limits, trust_env=False, headers=headers)
 
     async def __aenter__(self) -> Self:
         return self

@@ -12,15 +12,15 @@ from router.wire.queries import ActivityQuery, FleetQuery, PerformanceQuery
 
 
 async def _performance(call: Call) -> msgspec.Struct:
-    return await performance.performance(call.router.scope(), call.query)
+    return await performance.performance(call.scope_for(call.query.id), call.query)
 
 
 async def _fleet(call: Call) -> msgspec.Struct:
-    return await fleet.fleet(call.router.scope(), call.query)
+    return await fleet.fleet(call.scope_for(), call.query)
 
 
 async def _activity(call: Call) -> msgspec.Struct:
-    return await activity.activity(call.router.scope(), call.query)
+    return await activity.activity(call.scope_for(), call.query)
 
 
 ENDPOINTS: Final = (

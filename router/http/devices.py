@@ -15,21 +15,21 @@ from shards.kinds import METER, VEHICLE, Kind
 
 def _status(kind: Kind) -> Handler:
     async def handle(call: Call) -> msgspec.Struct:
-        return await devices.status(call.router.scope(), kind, call.query.id)
+        return await devices.status(call.scope_for(call.query.id), kind, call.query.id)
 
     return handle
 
 
 def _history(kind: Kind) -> Handler:
     async def handle(call: Call) -> msgspec.Struct:
-        return await devices.history(call.router.scope(), kind, call.query)
+        return await devices.history(call.scope_for(call.query.id), kind, call.query)
 
     return handle
 
 
 def _devices(kind: Kind) -> Handler:
     async def handle(call: Call) -> msgspec.Struct:
-        return await devices.devices(call.router.scope(), kind, call.query)
+        return await devices.devices(call.scope_for(call.query.prefix or ""), kind, call.query)
 
     return handle
 

@@ -11,7 +11,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from router.access.caller import Caller
 from router.context import Router, router_of
+from router.reads.scope import Scope
 from router.wire.answers import json_response
 from router.wire.openapi import Operation
 from router.wire.parameters import read
@@ -27,6 +29,16 @@ class Call:
     router: Router
     query: Any
     request: Request
+
+    def tenant_for(self, *device_ids: str) -> int:
+        """The caller's tenant; 403 unless its key is for these devices (IDs, or how they begin), or for all if none."""
+        caller: Caller = self.request.scope["caller"]
+        caller.require_devices(*device_ids)
+        return caller.tenant
+
+    def scope_for(self, *device_ids: str) -> Scope:
+        """What a read of these devices, or of all, gets; 403 as above."""
+        return self.router.scope(self.tenant_for(*device_ids))
 
 
 # Answers with a wire type (200, JSON) or a whole response.
@@ -55,6 +67,9 @@ def routes_of(endpoints: Sequence[Endpoint]) -> list[Route]:
 def _serve(methods: dict[str, Endpoint]) -> Callable[[Request], Awaitable[Response]]:
     async def serve(request: Request) -> Response:
         endpoint = methods.get(request.method) or methods["GET"]  # HEAD
+        caller: Caller | None = request.scope.get("caller")
+        if caller is not None:  # None: the path is open to everybody
+            caller.require(endpoint.operation.needs)
         query = read(endpoint.operation.query, request.query_params.multi_items(), request.path_params)
         answer = await endpoint.handler(Call(router_of(request), query, request))
         return answer if isinstance(answer, Response) else json_response(answer)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from importlib import metadata
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -12,7 +12,7 @@ from router.context import Router
 from router.http.endpoint import Call, Endpoint
 from router.metrics import Gauges, exposition
 from router.wire.answers import Index, Live, Ready, ShardReady
-from router.wire.openapi import Operation
+from router.wire.openapi import NO_KEY, Operation
 from router.wire.problems import NOT_FOUND, NOT_READY, PROBLEMS, ProblemError, retry_after
 from router.wire.queries import ProblemQuery
 from shards.cluster.live import Shard
@@ -132,17 +132,27 @@ async def _problem(call: Call) -> Response:
     return PlainTextResponse(f"{found.title} (HTTP {found.status})\n\nCause: {found.cause}\n\nRemedy: {found.remedy}\n")
 
 
+def _open(path: str, name: str, summary: str, answer: Any = None, **more: Any) -> Operation:
+    return Operation("get", path, name, summary, "operations", answer, right=NO_KEY, **more)
+
+
 ENDPOINTS: Final = (
-    Endpoint(Operation("get", "/", "index", "Where everything is", "operations", Index), _index),
-    Endpoint(Operation("get", "/livez", "livez", "Whether the process answers", "operations", Live), _livez),
-    Endpoint(Operation("get", "/readyz", "readyz", "Whether to send requests here", "operations", Ready), _readyz),
+    Endpoint(_open("/", "index", "Where everything is", Index), _index),
+    Endpoint(_open("/livez", "livez", "Whether the process answers", Live), _livez),
+    Endpoint(_open("/readyz", "readyz", "Whether to send requests here", Ready), _readyz),
     Endpoint(
-        Operation("get", "/metrics", "metrics", "Prometheus metrics", "operations", media_type="text/plain"), _metrics
+        Operation(
+            "get",
+            "/metrics",
+            "metrics",
+            "Prometheus metrics",
+            "operations",
+            media_type="text/plain",
+            right="admin",
+        ),
+        _metrics,
     ),
 )
 UNDOCUMENTED: Final = (
-    Endpoint(
-        Operation("get", "/problems/{slug}", "problem", "What a problem means", "operations", query=ProblemQuery),
-        _problem,
-    ),
+    Endpoint(_open("/problems/{slug}", "problem", "What a problem means", query=ProblemQuery), _problem),
 )

@@ -4,6 +4,7 @@ import itertools
 import re
 import secrets
 import time
+from dataclasses import dataclass
 from typing import Final
 
 import structlog
@@ -26,6 +27,7 @@ _log: Final = structlog.stdlib.get_logger(__name__)
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _QUIET: Final = frozenset({"/livez", "/readyz", "/metrics"})
 _UNMATCHED: Final = "unmatched"
+_OPEN_FOLDERS: Final = ("/problems/", "/docs/assets/")
 _OBSERVERS: Final[dict[tuple[str, str, int], Histogram]] = {}  # (route, method, status) -> its time series
 _BY_STATUS: Final = {
     problem.status: problem
@@ -39,15 +41,24 @@ _BY_STATUS: Final = {
 }
 
 
+@dataclass(frozen=True)
+class Gate:
+    """What a request must bring. `hosts`: that it may name (None: any). `open_paths`: that ask for no key."""
+
+    hosts: frozenset[str] | None
+    open_paths: frozenset[str]
+
+
 class Middleware:
     """The outermost ASGI application: everything passes it, POSTs to the ingest paths go straight to their endpoints.
 
     Takes a client's X-Request-ID if it is harmless, makes one otherwise, and sends it back.
     """
 
-    def __init__(self, app: ASGIApp, owner: Starlette, hosts: frozenset[str] | None = None) -> None:
+    def __init__(self, app: ASGIApp, owner: Starlette, gate: Gate) -> None:
         self._app = app
-        self._hosts = hosts
+        self._gate = gate
+        self._hosts = gate.hosts
         self._owner = owner
         self._prefix = secrets.token_hex(5)
         self._numbers = itertools.count()
@@ -63,12 +74,18 @@ class Middleware:
         status = 500
         try:
             if self._hosts is not None and not self._is_ours(scope):
-                status = await _refuse_host(send, request_id)
+                error = ProblemError(problems.FORBIDDEN_HOST, "the Host header names another host than this router")
+                status = await _refuse(send, error, request_id)
             elif direct is not None:
                 scope["app"] = self._owner
                 status = await direct(scope, receive, send)
             else:
-                status = await self._through_starlette(scope, receive, send, request_id)
+                try:
+                    self._admit(scope)
+                except ProblemError as error:
+                    status = await _refuse(send, error, request_id)
+                else:
+                    status = await self._through_starlette(scope, receive, send, request_id)
         finally:
             route = scope["path"] if direct is not None else getattr(scope.get("route"), "path", _UNMATCHED)
             _finish(scope, route, status, time.monotonic() - started)
@@ -86,6 +103,13 @@ class Middleware:
 
         await self._app(scope, receive, send_with_id)
         return status
+
+    def _admit(self, scope: Scope) -> None:
+        """Who sends it, for whoever answers. Paths that are open to everybody ask nothing."""
+        path = scope["path"]
+        if path in self._gate.open_paths or path.startswith(_OPEN_FOLDERS):
+            return
+        scope["caller"] = self._owner.state.router.intake.access.admit(scope["headers"])
 
     def _is_ours(self, scope: Scope) -> bool:
         """Whether the Host header names this router: a page of another site can reach loopback, but not name it."""
@@ -108,8 +132,7 @@ def host_of(header: str) -> str:
     return header.partition(":")[0].rstrip(".").lower()
 
 
-async def _refuse_host(send: Send, request_id: str) -> int:
-    error = ProblemError(problems.FORBIDDEN_HOST, "the Host header names another host than this router")
+async def _refuse(send: Send, error: ProblemError, request_id: str) -> int:
     status, headers, body = problems.raw(error, request_id)
     length = (b"content-length", b"%d" % len(body))
     await send({"type": "http.response.start", "status": status, "headers": [*headers, length]})

@@ -23,13 +23,14 @@ def _wire(pairing: Pairing) -> PairingBody:
 async def _put(call: Call) -> Response:
     """Make a pairing, or change its end: 201 when new, 200 when changed or unchanged."""
     router, body = call.router, await read_object(call, PairingBody)
+    tenant = call.tenant_for(body.vehicle_id, body.meter_id)
     start = in_utc(body.valid_from, "/validFrom")
     end = None if body.valid_to is None else in_utc(body.valid_to, "/validTo")
     if end is not None and end <= start:
         raise invalid("/validTo", "must be after validFrom", "out_of_range")
     pairing = Pairing(body.vehicle_id, body.meter_id, start, end)
     try:
-        created = await pairings.put(router.cluster.catalog, pairing, router.query_deadline())
+        created = await pairings.put(router.cluster.catalog, tenant, pairing, router.query_deadline())
     except PairingConflict as conflict:
         raise ProblemError(CONFLICT, str(conflict)) from None
     return json_response(_wire(pairing), 201 if created else 200)
@@ -44,7 +45,10 @@ async def _list(call: Call) -> Page[PairingBody]:
         vehicle, meter = (read_device(part, "cursor") for part in cursor[:2])
         after = Pairing(vehicle, meter, read_moment(cursor[2], "cursor"), None)
     catalog, deadline = call.router.cluster.catalog, call.router.query_deadline()
-    found = await pairings.page(catalog, query.vehicle_id, query.meter_id, after, query.limit + 1, deadline)
+    named = [device for device in (query.vehicle_id, query.meter_id) if device is not None]
+    tenant = call.tenant_for(*named)
+    of = (query.vehicle_id, query.meter_id)
+    found = await pairings.page(catalog, tenant, of, after, query.limit + 1, deadline)
     page = found[: query.limit]
     following = None
     if len(found) > query.limit:
@@ -56,8 +60,9 @@ async def _list(call: Call) -> Page[PairingBody]:
 async def _delete(call: Call) -> Response:
     """Remove one pairing: 204, or 404 when there is none."""
     key: PairingKey = call.query
+    tenant = call.tenant_for(key.vehicle_id, key.meter_id)
     catalog, deadline = call.router.cluster.catalog, call.router.query_deadline()
-    if not await pairings.delete(catalog, key.vehicle_id, key.meter_id, key.valid_from, deadline):
+    if not await pairings.delete(catalog, tenant, key.vehicle_id, key.meter_id, key.valid_from, deadline):
         raise ProblemError(NOT_FOUND, "there is no such pairing")
     return Response(status_code=204)
 

@@ -17,7 +17,13 @@ async def _show(call: Call) -> msgspec.Struct:
 ENDPOINTS: Final = (
     Endpoint(
         Operation(
-            "get", "/v1/rebalance", "rebalance", "Moves of buckets and their progress", "operations", RebalanceStatus
+            "get",
+            "/v1/rebalance",
+            "rebalance",
+            "Moves of buckets and their progress",
+            "operations",
+            RebalanceStatus,
+            right="admin",
         ),
         _show,
     ),

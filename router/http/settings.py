@@ -30,8 +30,11 @@ def _put(kind: Kind, body_type: type[msgspec.Struct]) -> Handler:
     async def handle(call: Call) -> Response:
         """201 when nothing was known of the device before, 200 otherwise; null and left out say the same."""
         router, device_id = call.router, call.query.id
+        tenant = call.tenant_for(device_id)
         setting = DeviceSetting(**msgspec.structs.asdict(await read_object(call, body_type)))
-        at, created = await devices.put(router.cluster.catalog, kind, device_id, setting, router.query_deadline())
+        at, created = await devices.put(
+            router.cluster.catalog, tenant, kind, device_id, setting, router.query_deadline()
+        )
         stored = DeviceSetting(**{**vars(setting), "updated_at": at})
         return json_response(_answer(kind, device_id, stored), 201 if created else 200)
 
@@ -41,8 +44,9 @@ def _put(kind: Kind, body_type: type[msgspec.Struct]) -> Handler:
 def _get(kind: Kind) -> Handler:
     async def handle(call: Call) -> msgspec.Struct:
         """404 when nothing is known of the device, and it has never sent a reading."""
-        scope, device_id = call.router.scope(), call.query.id
-        setting = await devices.get(scope.cluster.catalog, kind, device_id, scope.deadline)
+        device_id = call.query.id
+        scope = call.scope_for(device_id)
+        setting = await devices.get(scope.cluster.catalog, scope.tenant, kind, device_id, scope.deadline)
         if setting is None and await find_status(scope, kind, device_id) is None:
             raise ProblemError(
                 NOT_FOUND, f"nothing is known of {kind.name} {device_id}, and it has never sent a reading"
@@ -54,8 +58,8 @@ def _get(kind: Kind) -> Handler:
 
 def _delete(kind: Kind) -> Handler:
     async def handle(call: Call) -> Response:
-        router = call.router
-        if not await devices.delete(router.cluster.catalog, kind, call.query.id, router.query_deadline()):
+        router, tenant = call.router, call.tenant_for(call.query.id)
+        if not await devices.delete(router.cluster.catalog, tenant, kind, call.query.id, router.query_deadline()):
             raise ProblemError(NOT_FOUND, f"nothing is known of {kind.name} {call.query.id}")
         return Response(status_code=204)
 
@@ -64,9 +68,10 @@ def _delete(kind: Kind) -> Handler:
 
 def _put_defaults(kind: Kind, body_type: type[msgspec.Struct]) -> Handler:
     async def handle(call: Call) -> msgspec.Struct:
-        router, body = call.router, await read_object(call, body_type)
+        router, tenant = call.router, call.tenant_for()
+        body = await read_object(call, body_type)
         setting = DeviceSetting(**msgspec.structs.asdict(body))
-        await devices.put(router.cluster.catalog, kind, ALL, setting, router.query_deadline())
+        await devices.put(router.cluster.catalog, tenant, kind, ALL, setting, router.query_deadline())
         return body
 
     return handle
@@ -74,8 +79,9 @@ def _put_defaults(kind: Kind, body_type: type[msgspec.Struct]) -> Handler:
 
 def _get_defaults(kind: Kind, body_type: type[msgspec.Struct]) -> Handler:
     async def handle(call: Call) -> msgspec.Struct:
-        router = call.router
-        setting = await devices.get(router.cluster.catalog, kind, ALL, router.query_deadline()) or DeviceSetting()
+        router, tenant = call.router, call.tenant_for()
+        found = await devices.get(router.cluster.catalog, tenant, kind, ALL, router.query_deadline())
+        setting = found or DeviceSetting()
         return body_type(**{name: getattr(setting, name) for name in body_type.__struct_fields__})
 
     return handle

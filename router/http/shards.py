@@ -63,5 +63,8 @@ def _info(router: Router, name: str, size: Record | None) -> ShardInfo:
 
 
 ENDPOINTS: Final = (
-    Endpoint(Operation("get", "/v1/shards", "shards", "Shard map, sizes and health", "operations", ShardList), _list),
+    Endpoint(
+        Operation("get", "/v1/shards", "shards", "Shard map, sizes and health", "operations", ShardList, right="admin"),
+        _list,
+    ),
 )

@@ -13,7 +13,7 @@ from typing import Final, TypeAlias
 from router.ingest.routing import Chunk
 from router.metrics import BATCH_READINGS, BATCH_SECONDS
 from shards.errors import BucketUnavailable, DataRejected, ShardError, StaleMap
-from shards.kinds import Kind, Row
+from shards.kinds import VALUES_AT, Kind, Row
 from shards.storage.write import Key, Written
 
 # Commits rows of one kind on one shard by a deadline (monotonic seconds); ShardError: nothing was stored.
@@ -190,7 +190,7 @@ class Lane:
         middle = len(rows) // 2
         for half in (rows[:middle], rows[middle:]):
             part = await self._write_or_split(half, deadline, refused)
-            new |= {(row[1], row[2]) for row in half} if part.new is None else part.new
+            new |= {row[1:VALUES_AT] for row in half} if part.new is None else part.new
             stored |= part.stored
         return Written(new, stored)
 
@@ -221,13 +221,13 @@ def _attribute(chunk: Chunk, written: Written, refused: dict[Row, str]) -> Commi
     rejected: list[tuple[int, str]] = []
     conflicts: list[int] = []
     for row, index in zip(chunk.rows, chunk.indexes, strict=True):
-        key = (row[1], row[2])
+        key = row[1:VALUES_AT]
         if key in new:
             new.discard(key)
             accepted += 1
         elif row in refused:
             rejected.append((index, refused[row]))
-        elif written.stored.get(key, row[3:]) != row[3:]:
+        elif written.stored.get(key, row[VALUES_AT:]) != row[VALUES_AT:]:
             conflicts.append(index)
     duplicates = len(chunk.rows) - accepted - len(rejected) - len(conflicts)
     return Committed(accepted, duplicates, tuple(rejected), tuple(conflicts))

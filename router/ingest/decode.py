@@ -129,6 +129,19 @@ def _sort_out(found: Sequence[Any], decoded: Decoded) -> None:
             decoded.errors.append(_incomplete(index, reading))
 
 
+def keep_prefix(decoded: Decoded, prefix: str) -> None:
+    """Readings of devices whose IDs do not begin so become errors: the key that sent them is not for these devices."""
+    text = f"must begin with {prefix}: the key is for such devices alone"
+    for index, meter in decoded.meters:
+        if not meter.meter_id.startswith(prefix):
+            decoded.errors.append(ItemError(index, "/meterId", "foreign_device", text))
+    for index, vehicle in decoded.vehicles:
+        if not vehicle.vehicle_id.startswith(prefix):
+            decoded.errors.append(ItemError(index, "/vehicleId", "foreign_device", text))
+    decoded.meters = [each for each in decoded.meters if each[1].meter_id.startswith(prefix)]
+    decoded.vehicles = [each for each in decoded.vehicles if each[1].vehicle_id.startswith(prefix)]
+
+
 def _incomplete(index: int, reading: MixedReading) -> ItemError:
     """What a mixed item lacks, or has too much of."""
     meter, vehicle = reading.meter_id is not msgspec.UNSET, reading.vehicle_id is not msgspec.UNSET

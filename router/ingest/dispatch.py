@@ -84,9 +84,11 @@ class Dispatcher:
     def lanes(self) -> dict[tuple[str, Kind], Lane]:
         return self._lanes
 
-    def route(self, decoded: Decoded, earliest: datetime, latest: datetime) -> tuple[Chunks, list[ItemError]]:
+    def route(
+        self, decoded: Decoded, tenant: int, earliest: datetime, latest: datetime
+    ) -> tuple[Chunks, list[ItemError]]:
         """Chunks by the current map, and the readings that are too old or from the future."""
-        return route(decoded, self._cluster.map, earliest, latest)
+        return route(decoded, self._cluster.map, tenant, earliest, latest)
 
     async def store(self, chunks: Chunks, deadline: float) -> Outcome:
         """Commit the chunks; returns when each is committed, refused or out of time (`deadline`, monotonic)."""

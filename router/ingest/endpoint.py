@@ -10,7 +10,7 @@ from msgspec import Struct
 from starlette.types import Receive, Scope, Send
 
 from router.ingest.body import decompress, is_ndjson, read_body
-from router.ingest.decode import METER_FORMAT, MIXED_FORMAT, VEHICLE_FORMAT, Decoded, Format, decode
+from router.ingest.decode import METER_FORMAT, MIXED_FORMAT, VEHICLE_FORMAT, Decoded, Format, decode, keep_prefix
 from router.ingest.dispatch import Outcome, count_rejected
 from router.ingest.intake import Intake
 from router.log import REQUEST_ID
@@ -63,6 +63,10 @@ class IngestEndpoint:
 
     async def _ingest(self, scope: Scope, receive: Receive) -> bytes:
         intake: Intake = scope["app"].state.intake
+        caller = intake.access.admit(scope["headers"])
+        caller.require("ingest")
+        if caller.limits:
+            caller.check_limits(time.monotonic())
         strict = _strict(scope)
         headers = dict(scope["headers"])
         ndjson = is_ndjson(headers)
@@ -74,9 +78,21 @@ class IngestEndpoint:
             body = decompress(received, headers, intake.body.bytes_max)
             decoded = decode(body, self._shape, ndjson=ndjson, readings_max=intake.readings_max)
             del received, body  # a small body may have been a large one: nobody waits for a shard with it in hand
-            outcome = await _store(intake, decoded, self._shape, started + intake.timeout_s, strict=strict)
+            if caller.limits:
+                caller.charge(len(decoded), started)
+            if caller.prefix is not None:
+                keep_prefix(decoded, caller.prefix)
+            try:
+                outcome = await _store(
+                    intake, decoded, caller.tenant, self._shape, started + intake.timeout_s, strict=strict
+                )
+            except ProblemError:
+                caller.count(0, len(decoded))
+                raise
         finally:
             intake.budget.held -= length
+        stored = outcome.accepted + outcome.duplicates
+        caller.count(stored, len(decoded) - stored)
         if len(decoded) > 1:
             _log_batch(self._shape, outcome, time.monotonic() - started)
         return _answer(outcome)
@@ -130,11 +146,13 @@ OPERATIONS: Final = (
 )
 
 
-async def _store(intake: Intake, decoded: Decoded, shape: Format, deadline: float, *, strict: bool) -> Outcome:
+async def _store(
+    intake: Intake, decoded: Decoded, tenant: int, shape: Format, deadline: float, *, strict: bool
+) -> Outcome:
     """Validate in time, then store; ProblemError when nothing may be stored."""
     moment = datetime.now(UTC)
     try:
-        chunks, late = intake.dispatcher.route(decoded, moment - intake.age_max, moment + intake.ahead_max)
+        chunks, late = intake.dispatcher.route(decoded, tenant, moment - intake.age_max, moment + intake.ahead_max)
     except NoMap as error:
         raise ProblemError(NOT_READY, str(error), headers=retry_after(1)) from None
     errors = decoded.errors + late

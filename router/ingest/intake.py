@@ -1,8 +1,9 @@
-"""What the ingest endpoints share: the dispatcher, the limits of a request, the memory of all."""
+"""What the ingest endpoints share: who may send, the dispatcher, the limits of a request, the memory of all."""
 
 from dataclasses import dataclass
 from datetime import timedelta
 
+from router.access.keys import Access
 from router.ingest.body import BodyLimits
 from router.ingest.budget import BodyBudget
 from router.ingest.dispatch import Dispatcher
@@ -12,6 +13,7 @@ from router.ingest.dispatch import Dispatcher
 class Intake:
     """`timeout_s` runs from the last byte of a body to its answer."""
 
+    access: Access
     dispatcher: Dispatcher
     budget: BodyBudget
     body: BodyLimits

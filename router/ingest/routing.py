@@ -13,7 +13,7 @@ from shards.buckets import bucket_of
 from shards.catalog.shard_map import ShardMap
 from shards.kinds import METER, VEHICLE, Kind, Row
 
-_key: Final = itemgetter(0, 1, 2)  # of a row: bucket, device, time
+_key: Final = itemgetter(0, 1, 2, 3)  # of a row: bucket, tenant, device, time
 _UNEVEN_MAX: Final = 1.25  # times what a piece should hold at most
 
 
@@ -29,26 +29,27 @@ Chunks: TypeAlias = dict[tuple[str, Kind], Chunk]
 
 
 def route(
-    decoded: Decoded, shard_map: ShardMap, earliest: datetime, latest: datetime
+    decoded: Decoded, shard_map: ShardMap, tenant: int, earliest: datetime, latest: datetime
 ) -> tuple[Chunks, list[ItemError]]:
-    """Chunks by (shard, kind), and an error for each reading outside `earliest` .. `latest`."""
+    """Chunks of a tenant's readings by (shard, kind), and an error for each reading outside `earliest` .. `latest`."""
     errors: list[ItemError] = []
     meters: defaultdict[str, Chunk] = defaultdict(Chunk)
     vehicles: defaultdict[str, Chunk] = defaultdict(Chunk)
-    owners, count = shard_map.owners, shard_map.bucket_count
+    owners, mine = shard_map.owners, shard_map.range_of(tenant)
+    start, count = mine.start, mine.count
     for index, meter in decoded.meters:
         if earliest <= meter.timestamp <= latest:
-            bucket = bucket_of(meter.meter_id, count)
+            bucket = start + bucket_of(meter.meter_id, count)
             chunk = meters[owners[bucket]]
-            chunk.rows.append(meter_row(meter, bucket))
+            chunk.rows.append(meter_row(meter, bucket, tenant))
             chunk.indexes.append(index)
         else:
             errors.append(_out_of_time(index, meter.timestamp, earliest, latest))
     for index, vehicle in decoded.vehicles:
         if earliest <= vehicle.timestamp <= latest:
-            bucket = bucket_of(vehicle.vehicle_id, count)
+            bucket = start + bucket_of(vehicle.vehicle_id, count)
             chunk = vehicles[owners[bucket]]
-            chunk.rows.append(vehicle_row(vehicle, bucket))
+            chunk.rows.append(vehicle_row(vehicle, bucket, tenant))
             chunk.indexes.append(index)
         else:
             errors.append(_out_of_time(index, vehicle.timestamp, earliest, latest))
@@ -94,7 +95,7 @@ def pieces(chunk: Chunk, rows_max: int) -> list[Chunk]:
     # By device, which costs a tenth of sorting; but one device may have sent most of it.
     by_device = [Chunk() for _ in range(count // rows_max + 1)]
     for row, index in zip(chunk.rows, chunk.indexes, strict=True):
-        piece = by_device[hash(row[1]) % len(by_device)]
+        piece = by_device[hash(row[2]) % len(by_device)]
         piece.rows.append(row)
         piece.indexes.append(index)
     if all(len(piece.rows) <= rows_max * _UNEVEN_MAX for piece in by_device):

@@ -10,9 +10,8 @@ from router.reads.scope import Scope
 from router.wire.answers import Activity, ActivityItem
 from router.wire.queries import ActivityQuery
 from shards.kinds import KINDS, Kind
-from shards.postgres.pools import Connection
 from shards.storage import read
-from shards.storage.rows import Rows
+from shards.storage.rows import Reader, Rows
 
 PERIOD_DEFAULT: Final = timedelta(hours=1)
 
@@ -21,10 +20,10 @@ async def activity(scope: Scope, query: ActivityQuery) -> Activity:
     """By time, kind and device, descending. ProblemError 503 when a shard is missing, unless `partial` allows it."""
     since = query.since or scope.now - PERIOD_DEFAULT
 
-    async def ask(connection: Connection, buckets: list[int]) -> Iterable[Rows]:
-        return [_named(kind, await read.activity(connection, kind, buckets, since, query.limit)) for kind in KINDS]
+    async def ask(reader: Reader, buckets: list[int]) -> Iterable[Rows]:
+        return [_named(kind, await read.activity(reader, kind, buckets, since, query.limit)) for kind in KINDS]
 
-    merged = await fan_out(scope.cluster, ask, scope.deadline, partial=query.partial == "allow")
+    merged = await fan_out(scope, ask, partial=query.partial == "allow")
     rows = merge.newest([part.rows for part in merged.parts], query.limit)
     return Activity([ActivityItem(**row) for row in rows], None, merged.is_partial, merged.shards())
 

@@ -16,9 +16,8 @@ from shards.catalog import devices as settings
 from shards.clock import deadline_in
 from shards.errors import ShardError
 from shards.kinds import METER, Kind
-from shards.postgres.pools import Connection
 from shards.storage import read
-from shards.storage.rows import Record, Rows
+from shards.storage.rows import Reader, Record, Rows
 from shards.window import Window
 
 EVER: Final = datetime(2, 1, 1, tzinfo=UTC)  # no reading is older
@@ -42,12 +41,12 @@ def _unknown(kind: Kind, device_id: str) -> ProblemError:
 
 async def find_status(scope: Scope, kind: Kind, device_id: str) -> Record | None:
     """The status row of a device, None when it is unknown."""
-    bucket = scope.cluster.map.bucket(device_id)
+    bucket = scope.cluster.map.bucket(scope.tenant, device_id)
 
-    async def ask(connection: Connection, _buckets: list[int]) -> Iterable[Rows]:
-        return [await read.status(connection, kind, bucket, device_id)]
+    async def ask(reader: Reader, _buckets: list[int]) -> Iterable[Rows]:
+        return [await read.status(reader, kind, bucket, device_id)]
 
-    merged = await fan_out(scope.cluster, ask, scope.deadline, buckets=[bucket])
+    merged = await fan_out(scope, ask, buckets=[bucket])
     rows = [row for part in merged.parts for row in part.rows]
     return rows[0] if rows else None
 
@@ -59,10 +58,10 @@ async def devices(scope: Scope, kind: Kind, query: DevicesQuery) -> DeviceList[A
     # Just before the first ID with the prefix, or the last one of the page before; and just behind the last with it.
     between = (cursor[0] if cursor else prefix[:-1] + _before(prefix), prefix + BEHIND)
 
-    async def ask(connection: Connection, buckets: list[int]) -> Iterable[Rows]:
-        return [await read.devices(connection, kind, buckets, between, query.limit + 1)]
+    async def ask(reader: Reader, buckets: list[int]) -> Iterable[Rows]:
+        return [await read.devices(reader, kind, buckets, between, query.limit + 1)]
 
-    merged = await fan_out(scope.cluster, ask, scope.deadline, partial=query.partial == "allow")
+    merged = await fan_out(scope, ask, partial=query.partial == "allow")
     rows = sorted((row for part in merged.parts for row in part.rows), key=lambda row: str(row[kind.id_column]))
     page, rest = rows[: query.limit], rows[query.limit :]
     wire_type = MeterStatus if kind is METER else VehicleStatus
@@ -83,15 +82,15 @@ async def history(scope: Scope, kind: Kind, query: HistoryQuery) -> Page[Any]:
         # The last timestamp of the page before, and the window's start: what follows is strictly older.
         last, start = (read_moment(part, "cursor") for part in cursor)
         period = Window(start, max(last - RESOLUTION, start))
-    bucket = scope.cluster.map.bucket(query.id)
+    bucket = scope.cluster.map.bucket(scope.tenant, query.id)
 
-    async def ask(connection: Connection, _buckets: list[int]) -> Iterable[Rows]:
-        rows = await read.history(connection, kind, (bucket, query.id), period, query.limit + 1)
+    async def ask(reader: Reader, _buckets: list[int]) -> Iterable[Rows]:
+        rows = await read.history(reader, kind, (bucket, query.id), period, query.limit + 1)
         if counted := read.counts(kind, rows):
-            await _add_energies(scope, connection, kind, (bucket, query.id), counted)
+            await _add_energies(scope, reader, kind, (bucket, query.id), counted)
         return [rows]
 
-    merged = await fan_out(scope.cluster, ask, scope.deadline, buckets=[bucket])
+    merged = await fan_out(scope, ask, buckets=[bucket])
     rows = [row for part in merged.parts for row in part.rows]
     if not rows and cursor is None and await find_status(scope, kind, query.id) is None:
         raise _unknown(kind, query.id)
@@ -102,10 +101,10 @@ async def history(scope: Scope, kind: Kind, query: HistoryQuery) -> Page[Any]:
 
 
 async def _add_energies(
-    scope: Scope, connection: Connection, kind: Kind, place: tuple[int, str], counted: list[Record]
+    scope: Scope, reader: Reader, kind: Kind, place: tuple[int, str], counted: list[Record]
 ) -> None:
     """The catalog knows where a register begins again: while it is away, energies stay unknown (null)."""
     with contextlib.suppress(ShardError):
         patience = min(scope.deadline, deadline_in(CATALOG_PATIENCE_S))
-        ratings = await settings.ratings_of(scope.cluster.catalog, kind, [place[1]], patience)
-        await read.add_energies(connection, kind, place, counted, ratings)
+        ratings = await settings.ratings_of(scope.cluster.catalog, scope.tenant, kind, [place[1]], patience)
+        await read.add_energies(reader, kind, place, counted, ratings)

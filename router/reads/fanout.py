@@ -10,11 +10,12 @@ from typing import Final, Generic, Protocol, TypeVar
 import structlog
 
 from router.metrics import FANOUT_SECONDS, STALE_MAPS
+from router.reads.scope import Scope
 from router.wire.answers import Shards
 from router.wire.problems import SHARD_UNAVAILABLE, ProblemError, retry_after
 from shards.cluster.live import Cluster
 from shards.errors import ClusterError, ShardError, ShardFault, StaleMap
-from shards.postgres.pools import Connection
+from shards.storage.rows import Reader
 
 _log: Final = structlog.stdlib.get_logger(__name__)
 ATTEMPTS_MAX: Final = 5
@@ -69,23 +70,23 @@ class Merged(Generic[Part]):
 
 
 async def fan_out(
-    cluster: Cluster,
-    ask: Callable[[Connection, list[int]], Awaitable[Iterable[Part]]],
-    deadline: float,
+    scope: Scope,
+    ask: Callable[[Reader, list[int]], Awaitable[Iterable[Part]]],
     *,
     buckets: Collection[int] | None = None,
     partial: bool = False,
 ) -> Merged[Part]:
-    """Ask the owners of `buckets` (None: all), each for its own.
+    """Ask the owners of `buckets` (None: all of the scope's tenant), each for its own.
 
     Every part must cover all buckets its shard was asked for, under a map that did not change meanwhile; else the map
-    is read again and all is asked again. A shard that does not answer by `deadline` (monotonic seconds) ends it with
+    is read again and all is asked again. A shard that does not answer by the scope's deadline ends it with
     a 503 problem, or is listed as missing when `partial`.
     """
+    cluster, deadline = scope.cluster, scope.deadline
     for attempt in range(1, ATTEMPTS_MAX + 1):
         shard_map = cluster.map
-        asked = shard_map.regroup(range(shard_map.bucket_count) if buckets is None else buckets)
-        answers = await asyncio.gather(*(_ask(cluster, name, ask, mine, deadline) for name, mine in asked.items()))
+        asked = shard_map.regroup(shard_map.range_of(scope.tenant).buckets if buckets is None else buckets)
+        answers = await asyncio.gather(*(_ask(scope, name, ask, mine) for name, mine in asked.items()))
         outcome = dict(zip(asked, answers, strict=True))
         stale = any(isinstance(answer, StaleMap) for answer in answers)
         if not stale and cluster.map is shard_map:
@@ -96,16 +97,12 @@ async def fan_out(
 
 
 async def _ask(
-    cluster: Cluster,
-    name: str,
-    ask: Callable[[Connection, list[int]], Awaitable[Iterable[Part]]],
-    buckets: list[int],
-    deadline: float,
+    scope: Scope, name: str, ask: Callable[[Reader, list[int]], Awaitable[Iterable[Part]]], buckets: list[int]
 ) -> list[Part] | ShardError:
     started = time.monotonic()
     try:
-        async with cluster.shard(name).reader.connection(deadline) as connection:
-            parts = list(await ask(connection, buckets))
+        async with scope.cluster.shard(name).reader.connection(scope.deadline, scope.tenant) as connection:
+            parts = list(await ask(Reader(connection, scope.tenant), buckets))
     except ShardError as error:
         if isinstance(error, ShardFault):
             _log.error("shard_fault", shard=name, detail=error.detail)

@@ -15,14 +15,13 @@ from router.reads.scope import Scope
 from router.wire.answers import Fleet, FleetInterval, FleetTotals
 from router.wire.parameters import window
 from router.wire.queries import FleetQuery
+from shards.buckets import BucketRange
 from shards.catalog import devices, pairings
 from shards.catalog.pairings import Pairing
-from shards.catalog.shard_map import ShardMap
 from shards.kinds import KINDS, METER, VEHICLE, Kind
-from shards.postgres.pools import Connection
 from shards.ratings import Ratings
 from shards.storage import registers, sums
-from shards.storage.rows import Record, Rows
+from shards.storage.rows import Reader, Record, Rows
 from shards.window import Window, union
 
 PAIRED_AT_ONCE: Final = 2_000  # windows in a statement: encoding more would hold up other requests
@@ -48,40 +47,41 @@ async def fleet(scope: Scope, query: FleetQuery) -> Fleet:
     period = window(query.start, query.end, scope.now)
     bounds = None if query.interval is None else calendar.bounds(period, query.interval, query.tz)
     catalog = scope.cluster.catalog
-    ratings = {kind: await devices.ratings(catalog, kind, scope.deadline) for kind in KINDS}
-    paired = await pairings.in_window(catalog, period, scope.deadline)
+    ratings = {kind: await devices.ratings(catalog, scope.tenant, kind, scope.deadline) for kind in KINDS}
+    paired = await pairings.in_window(catalog, scope.tenant, period, scope.deadline)
+    buckets_of_tenant = scope.cluster.map.range_of(scope.tenant)
     if len(paired) > PAIRED_AT_ONCE:
-        windows = await asyncio.to_thread(paired_windows, scope.cluster.map, paired, period)
+        windows = await asyncio.to_thread(paired_windows, buckets_of_tenant, paired, period)
     else:
-        windows = paired_windows(scope.cluster.map, paired, period)
+        windows = paired_windows(buckets_of_tenant, paired, period)
     asked = _Asked(period, bounds, ratings, windows, len(paired), query.include == "suspect")
 
-    async def ask(connection: Connection, buckets: list[int]) -> Iterable[_Part]:
-        return [part for kind in KINDS for part in await _of_kind(connection, kind, buckets, asked)]
+    async def ask(reader: Reader, buckets: list[int]) -> Iterable[_Part]:
+        return [part for kind in KINDS for part in await _of_kind(reader, kind, buckets, asked)]
 
-    merged = await fan_out(scope.cluster, ask, scope.deadline, partial=query.partial == "allow")
+    merged = await fan_out(scope, ask, partial=query.partial == "allow")
     return _fleet(scope, asked, merged)
 
 
-async def _of_kind(connection: Connection, kind: Kind, buckets: list[int], asked: _Asked) -> list[_Part]:
+async def _of_kind(reader: Reader, kind: Kind, buckets: list[int], asked: _Asked) -> list[_Part]:
     """All sums of one kind on one shard; those of registers only where there are any in the period."""
     period, ratings = asked.period, asked.ratings[kind]
-    found, has_registers = await sums.fleet(connection, kind, buckets, period, ratings)
+    found, has_registers = await sums.fleet(reader, kind, buckets, period, ratings)
     parts = [Tagged((kind, "sums"), rows) for rows in found]
     mine = [entry for bucket in buckets for entry in asked.windows[kind].get(bucket, ())]
     for start in range(0, len(mine), PAIRED_AT_ONCE):
         some = mine[start : start + PAIRED_AT_ONCE]
         for source in (sums, registers) if has_registers else (sums,):
-            rows = await source.paired(connection, kind, buckets, period, some, ratings)
+            rows = await source.paired(reader, kind, buckets, period, some, ratings)
             parts.append(Tagged((kind, "paired"), rows))
     if asked.bounds is not None:
         for source in (sums, registers) if has_registers else (sums,):
-            rows = await source.series(connection, kind, buckets, asked.bounds, ratings)
+            rows = await source.series(reader, kind, buckets, asked.bounds, ratings)
             parts.append(Tagged((kind, "series"), rows))
     return parts
 
 
-def paired_windows(shard_map: ShardMap, paired: Sequence[Pairing], period: Window) -> _Windows:
+def paired_windows(buckets: BucketRange, paired: Sequence[Pairing], period: Window) -> _Windows:
     """Kind -> bucket -> (bucket, device, window) of each device's pairings; a vehicle on two meters counts once."""
     by_device: dict[tuple[Kind, str], list[Window]] = {}
     for pairing in paired:
@@ -90,7 +90,7 @@ def paired_windows(shard_map: ShardMap, paired: Sequence[Pairing], period: Windo
         by_device.setdefault((VEHICLE, pairing.vehicle_id), []).append(clipped)
     entries: dict[Kind, dict[int, list[_Entry]]] = {kind: {} for kind in KINDS}
     for (kind, device), windows in by_device.items():
-        bucket = shard_map.bucket(device)
+        bucket = buckets.bucket(device)
         mine = entries[kind].setdefault(bucket, [])
         mine += [(bucket, device, window) for window in union(windows)]
     return entries

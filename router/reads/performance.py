@@ -14,9 +14,9 @@ from router.wire.problems import NOT_FOUND, ProblemError
 from router.wire.queries import PerformanceQuery
 from shards.catalog import devices, pairings
 from shards.kinds import KINDS, METER, VEHICLE, Kind
-from shards.postgres.pools import Connection
 from shards.ratings import Ratings
 from shards.storage import sums
+from shards.storage.rows import Reader
 from shards.storage.sums import DeviceSums
 from shards.window import Window, union
 
@@ -27,13 +27,13 @@ async def performance(scope: Scope, query: PerformanceQuery) -> Performance:
     """ProblemError 404 when the vehicle was never heard of, 503 when a shard that is needed does not answer."""
     period = window(query.start, query.end, scope.now)
     catalog = scope.cluster.catalog
-    paired = await pairings.of_vehicle(catalog, query.id, period, scope.deadline)
+    paired = await pairings.of_vehicle(catalog, scope.tenant, query.id, period, scope.deadline)
     meters: dict[str, list[Window]] = {}
     for pairing in paired:
         meters.setdefault(pairing.meter_id, []).append(pairing.clipped(period))
     ratings = {
-        VEHICLE: await devices.ratings_of(catalog, VEHICLE, [query.id], scope.deadline),
-        METER: await devices.ratings_of(catalog, METER, sorted(meters), scope.deadline),
+        VEHICLE: await devices.ratings_of(catalog, scope.tenant, VEHICLE, [query.id], scope.deadline),
+        METER: await devices.ratings_of(catalog, scope.tenant, METER, sorted(meters), scope.deadline),
     }
     merged = await _sums(scope, query, meters, (period, ratings))
     if not paired and not any(each.part.readings for each in merged.parts) and not merged.is_partial:
@@ -45,7 +45,7 @@ async def _check_known(scope: Scope, vehicle_id: str) -> None:
     """404 unless the vehicle was ever heard of; only asked when a period holds nothing of it."""
     if await find_status(scope, VEHICLE, vehicle_id) is not None:
         return
-    if await pairings.known(scope.cluster.catalog, vehicle_id, scope.deadline):
+    if await pairings.known(scope.cluster.catalog, scope.tenant, vehicle_id, scope.deadline):
         return
     detail = f"vehicle {vehicle_id} has never sent a reading and was never paired with a meter"
     raise ProblemError(NOT_FOUND, detail)
@@ -59,20 +59,18 @@ async def _sums(
 ) -> Merged[_DeviceSums]:
     shard_map, (period, ratings) = scope.cluster.map, over
     together = union([each for windows in meters.values() for each in windows])
-    asked = [(shard_map.bucket(query.id), VEHICLE, query.id, together)]
-    asked += [(shard_map.bucket(meter), METER, meter, union(own)) for meter, own in meters.items()]
+    asked = [(shard_map.bucket(scope.tenant, query.id), VEHICLE, query.id, together)]
+    asked += [(shard_map.bucket(scope.tenant, meter), METER, meter, union(own)) for meter, own in meters.items()]
 
-    async def ask(connection: Connection, buckets: list[int]) -> Iterable[_DeviceSums]:
+    async def ask(reader: Reader, buckets: list[int]) -> Iterable[_DeviceSums]:
         return [
-            Tagged(
-                (kind, device), await sums.device(connection, kind, (bucket, device), period, windows, ratings[kind])
-            )
+            Tagged((kind, device), await sums.device(reader, kind, (bucket, device), period, windows, ratings[kind]))
             for bucket, kind, device, windows in asked
             if bucket in buckets
         ]
 
     wanted = {bucket for bucket, *_ in asked}
-    return await fan_out(scope.cluster, ask, scope.deadline, buckets=wanted, partial=query.partial == "allow")
+    return await fan_out(scope, ask, buckets=wanted, partial=query.partial == "allow")
 
 
 def _performance(

@@ -11,6 +11,7 @@ class Scope:
     """`deadline` is of the monotonic clock. `warning`, `critical`: efficiencies below which a verdict is so."""
 
     cluster: Cluster
+    tenant: int
     deadline: float
     now: datetime
     warning: float

@@ -16,6 +16,7 @@ from router.wire.problems import Problem
 from router.wire.queries import NoQuery
 from router.wire.readings import MeterReading, VehicleReading
 
+NO_KEY: Final = ""
 _JSON: Final = "application/json"
 _REF: Final = "#/components/schemas/{name}"
 _COMMON: Final = (problems.NOT_FOUND, problems.METHOD_NOT_ALLOWED, problems.INVALID_REQUEST, problems.NOT_READY)
@@ -34,6 +35,11 @@ _ENCODING: Final = {
     "required": False,
     "description": "How the body is compressed.",
     "schema": {"type": "string", "enum": ["gzip", "zstd", "identity"]},
+}
+_KEY: Final = {
+    "type": "http",
+    "scheme": "bearer",
+    "description": "A key of `voltroute key create`, vr_...; a cluster that has never had one asks for none.",
 }
 _AT: Final = "2026-05-01T12:00:00Z"
 EXAMPLES: Final[dict[Any, dict[str, Any]]] = {
@@ -65,6 +71,14 @@ class Operation:
     media_type: str = _JSON
     also: tuple[int, ...] = ()
     problems: tuple[Problem, ...] = ()
+    right: str | None = None  # the scope that a key needs; NO_KEY: the path is open to everybody
+
+    @property
+    def needs(self) -> str:
+        """The scope that a key needs: to read, or to write, unless something else is said."""
+        if self.right is not None:
+            return self.right
+        return "read" if self.method == "get" else "ingest"
 
 
 def document(operations: Sequence[Operation]) -> dict[str, Any]:
@@ -85,7 +99,7 @@ def document(operations: Sequence[Operation]) -> dict[str, Any]:
             "An answer to a POST means that the readings are committed. Every error is a problem (RFC 9457).",
         },
         "paths": paths,
-        "components": {"schemas": schemas},
+        "components": {"schemas": schemas, "securitySchemes": {"key": _KEY}},
     }
 
 
@@ -116,6 +130,8 @@ def _describe(operation: Operation) -> dict[str, Any]:
         parameters.append(_ENCODING)
     if parameters:
         described["parameters"] = parameters
+    if operation.needs != NO_KEY:
+        described["security"] = [{"key": []}, {}]
     if operation.batch:
         described["description"] = operation.batch
     if operation.body:
@@ -184,6 +200,8 @@ def _responses(operation: Operation) -> dict[str, Any]:
 
 def _problems(operation: Operation) -> list[Problem]:
     found = list(_COMMON)
+    if operation.needs != NO_KEY:
+        found += [problems.UNAUTHORIZED, problems.FORBIDDEN]
     if operation.body:
         found += _BODY
     return [*found, *operation.problems]

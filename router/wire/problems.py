@@ -54,6 +54,20 @@ TOO_SLOW: Final = Problem(
     "The body stopped coming, or came more slowly than the router waits for.",
     "Send the same again: nothing of it was stored. Over a slow link send smaller batches, or compress them.",
 )
+UNAUTHORIZED: Final = Problem(
+    "unauthorized",
+    401,
+    "A key is needed",
+    "The request has no key, or one that is malformed, unknown, expired or revoked.",
+    "Send Authorization: Bearer vr_... with a key that `voltroute key create` has made.",
+)
+FORBIDDEN: Final = Problem(
+    "forbidden",
+    403,
+    "The key does not allow this",
+    "The key lacks the scope that the request needs, or is for other devices.",
+    "Use a key with that scope: `voltroute key list` shows what each may do.",
+)
 FORBIDDEN_HOST: Final = Problem(
     "forbidden-host",
     421,
@@ -103,6 +117,13 @@ OVERLOADED: Final = Problem(
     "The queue of a shard, or the memory for request bodies, is full.",
     "Send the same again after Retry-After seconds; what was stored already counts as duplicates then.",
 )
+RATE_LIMITED: Final = Problem(
+    "rate-limited",
+    429,
+    "More readings were sent than the key or its tenant may send",
+    "A limit in readings a second is overdrawn. Nothing of this request was read or stored.",
+    "Send the same again after Retry-After seconds, in larger batches or less often.",
+)
 INTERNAL: Final = Problem(
     "internal-error",
     500,
@@ -125,6 +146,13 @@ CATALOG_UNAVAILABLE: Final = Problem(
     "The control database (pairings, shard map) is down, unreachable or too slow. Ingestion goes on without it.",
     "Repeat the request after Retry-After seconds.",
 )
+NOT_OPEN: Final = Problem(
+    "not-open",
+    503,
+    "The router serves nobody yet",
+    "The cluster has no keys, and the router listens on more than loopback: everybody could read and write.",
+    "Make a key with `voltroute key create`; the router takes it over by itself.",
+)
 NOT_READY: Final = Problem(
     "not-ready",
     503,
@@ -139,6 +167,8 @@ PROBLEMS: Final[Mapping[str, Problem]] = {
         MALFORMED_BODY,
         NOT_FOUND,
         METHOD_NOT_ALLOWED,
+        UNAUTHORIZED,
+        FORBIDDEN,
         TOO_SLOW,
         CONFLICT,
         CONTENT_TOO_LARGE,
@@ -147,9 +177,11 @@ PROBLEMS: Final[Mapping[str, Problem]] = {
         INVALID_READINGS,
         INVALID_REQUEST,
         OVERLOADED,
+        RATE_LIMITED,
         INTERNAL,
         SHARD_UNAVAILABLE,
         CATALOG_UNAVAILABLE,
+        NOT_OPEN,
         NOT_READY,
     )
 }

@@ -99,10 +99,11 @@ def energy_error(index: int, reading: MeterReading | MixedReading) -> ItemError:
     return ItemError(index, "/registerKwh", "ambiguous_energy", detail)
 
 
-def meter_row(reading: MeterReading, bucket: int) -> Row:
+def meter_row(reading: MeterReading, bucket: int, tenant: int) -> Row:
     """Row of a meter reading."""
     return (
         bucket,
+        tenant,
         reading.meter_id,
         reading.timestamp,
         reading.kwh_consumed_ac,
@@ -111,10 +112,11 @@ def meter_row(reading: MeterReading, bucket: int) -> Row:
     )
 
 
-def vehicle_row(reading: VehicleReading, bucket: int) -> Row:
+def vehicle_row(reading: VehicleReading, bucket: int, tenant: int) -> Row:
     """Row of a vehicle reading."""
     return (
         bucket,
+        tenant,
         reading.vehicle_id,
         reading.timestamp,
         reading.soc,
