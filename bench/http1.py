@@ -77,10 +77,11 @@ async def connect(url: str) -> Connection:
     return connection
 
 
-def post(url: str, path: str, body: bytes, content_type: bytes = b"application/json") -> bytes:
-    """A whole POST request as bytes."""
+def post(url: str, path: str, body: bytes, content_type: bytes = b"application/json", key: str | None = None) -> bytes:
+    """A whole POST request as bytes; with a key where one is asked for."""
+    sender = "" if key is None else f"Authorization: Bearer {key}\r\n"
     head = (
-        f"POST {path} HTTP/1.1\r\nHost: {urlsplit(url).netloc}\r\nContent-Length: {len(body)}\r\nContent-Type: "
+        f"POST {path} HTTP/1.1\r\nHost: {urlsplit(url).netloc}\r\n{sender}Content-Length: {len(body)}\r\nContent-Type: "
     ).encode()
     return head + content_type + _HEAD_END + body
 

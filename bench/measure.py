@@ -1,6 +1,7 @@
 """One measurement: a plan sent to one system, and the proof that its readings are stored."""
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -35,14 +36,14 @@ class Shape:
     connections: int
     devices: int = 10_000
 
-    def plan(self, url: str, requests: int) -> Plan:
+    def plan(self, url: str, requests: int, keys: Sequence[str] = ()) -> Plan:
         """Requests with readings that were never sent before."""
-        return even_plan(url, new_readings(max(self.devices, self.size)), self.size, requests)
+        return even_plan(url, new_readings(max(self.devices, self.size)), self.size, requests, keys)
 
 
 async def flood(system: System, shape: Shape, seconds: float, expected_rate: float) -> Measured:
     """Readings of one shape in a closed loop. `expected_rate`: readings a second for which requests are encoded."""
-    plan = shape.plan(system.url, int(expected_rate * seconds / shape.size) + shape.connections)
+    plan = shape.plan(system.url, int(expected_rate * seconds / shape.size) + shape.connections, system.keys)
     return await saturate(system, plan, shape.connections, seconds)
 
 

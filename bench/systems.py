@@ -8,7 +8,7 @@ import sys
 import tempfile
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -51,6 +51,7 @@ class System:
     catalog: str | None = None  # DSN
     data: Path | None = None  # folder of our own cluster
     stores: bool = True
+    keys: tuple[str, ...] = ()  # each of a tenant of its own; none: the cluster asks for none
 
     def cpu(self) -> Cpu:
         """CPU time so far. What is not ours to look at (another machine's) counts as 0."""
@@ -137,6 +138,26 @@ async def voltroute(shards: int, settings: Mapping[str, str] | None = None) -> A
         yield System(VOLTROUTE, ready["url"], dsns, process.pid, keeper.pid, ready["catalog_dsn"], folder)
     finally:
         await _stop(process)
+
+
+async def with_tenants(system: System, count: int) -> System:
+    """The same cluster, closed: with so many tenants, and a key of each."""
+    program, keys = str(Path(sys.executable).with_name("voltroute")), []
+    for number in range(count):
+        name = f"tenant-{number}"
+        await _command([program, "tenant", "create", name, "--data", str(system.data), "--json"])
+        words = [program, "key", "create", "--tenant", name, "--scope", "ingest", "--data", str(system.data), "--json"]
+        keys.append((await _command(words))["key"])
+    return replace(system, keys=tuple(keys))
+
+
+async def _command(words: Sequence[str]) -> dict[str, Any]:
+    process = await _start(words)
+    out, _ = await process.communicate()
+    if process.returncode:
+        message = f"{' '.join(words[1:3])} failed"
+        raise RuntimeError(message)
+    return dict(json.loads(out))
 
 
 @asynccontextmanager

@@ -99,16 +99,19 @@ class Request:
 
 @dataclass
 class Plan:
-    """Requests in the order in which they are sent."""
+    """Requests in the order in which they are sent. `keys`: of an equal share of the devices each; or none."""
 
     url: str
     requests: list[Request] = field(default_factory=list)
+    keys: Sequence[str] = ()
 
     def write(self, readings: Readings, numbers: Numbers, topic: str = WRITE) -> None:
         """Add a POST of some readings: one as JSON, more as NDJSON."""
         body = readings.bodies(numbers)
         media_type = JSON if len(numbers) == 1 else NDJSON
-        payload = http1.post(self.url, readings.kind.path, body, media_type)
+        share = numbers[0] % readings.devices * len(self.keys) // readings.devices
+        key = self.keys[share] if self.keys else None
+        payload = http1.post(self.url, readings.kind.path, body, media_type, key)
         self.requests.append(Request(payload, topic, readings, numbers))
 
     def read(self, path: str, topic: str) -> None:
@@ -120,9 +123,9 @@ class Plan:
         return list(dict.fromkeys(r.readings for r in self.requests if r.readings is not None))
 
 
-def even_plan(url: str, readings: Readings, size: int, count: int) -> Plan:
+def even_plan(url: str, readings: Readings, size: int, count: int, keys: Sequence[str] = ()) -> Plan:
     """`count` POSTs of `size` readings each, from number 0 on."""
-    plan = Plan(url)
+    plan = Plan(url, keys=keys)
     for first in range(0, count * size, size):
         plan.write(readings, range(first, first + size))
     return plan
