@@ -4,13 +4,13 @@ import json
 import sys
 from datetime import UTC, datetime
 
-from voltroute_client import Client
+from voltroute_client import AuthenticatedClient
 from voltroute_client.api.analytics import fleet
 from voltroute_client.api.devices import meter_status
 from voltroute_client.api.ingest import ingest_meter
 from voltroute_client.models import Fleet, FleetInclude, IngestAnswer, MeterReading, MeterStatus, ProblemBody
 
-client = Client(base_url=sys.argv[1])
+client = AuthenticatedClient(base_url=sys.argv[1], token=sys.argv[2])
 now = datetime.now(UTC)
 
 readings = [

@@ -4,7 +4,10 @@ import type { paths } from "./api.js";
 
 declare const process: { argv: string[] };
 
-const client = createClient<paths>({ baseUrl: process.argv[2] ?? "" });
+const client = createClient<paths>({
+  baseUrl: process.argv[2] ?? "",
+  headers: { Authorization: `Bearer ${process.argv[3]}` },
+});
 const timestamp = new Date().toISOString();
 
 const posted = await client.POST("/v1/ingest/meter", {

@@ -36,7 +36,7 @@ async def test_schemathesis_finds_nothing(cluster: TestCluster, tmp_path: Path) 
         command += ["--max-examples", "50", "--no-color"]
         environment = {**os.environ, "SCHEMATHESIS_HOOKS": "tests.support.schemathesis_hooks", "PYTHONPATH": str(ROOT)}
         process = await asyncio.create_subprocess_exec(*command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE)
-        async with asyncio.timeout(150):
+        async with asyncio.timeout(280):
             out, _ = await process.communicate()
     assert process.returncode == 0, out.decode()[-5_000:]
     assert b"Tested: 31" in out

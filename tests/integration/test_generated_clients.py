@@ -13,6 +13,7 @@ import pytest
 
 from tests.support.routers import router_process
 from tests.support.servers import TestCluster
+from tests.support.tenants import new_key
 
 CLIENTS = Path(__file__).parents[1] / "clients"
 MUST = bool(os.environ.get("TEST_SYSTEM_TOOLS"))
@@ -36,7 +37,7 @@ async def document(url: str, folder: Path) -> Path:
         return path
 
 
-def python_client(folder: Path, url: str) -> str:
+def python_client(folder: Path, url: str, key: str) -> str:
     venv.create(folder / "venv", with_pip=True)
     python = folder / "venv/bin/python"
     lock = CLIENTS / "requirements.lock"
@@ -46,16 +47,16 @@ def python_client(folder: Path, url: str) -> str:
     run(folder / "venv/bin/openapi-python-client", "generate", *generate, cwd=folder)
     shutil.copy(CLIENTS / "post.py", folder)
     run(python, "-m", "mypy", "--strict", "post.py", cwd=folder)
-    return run(python, "post.py", url, cwd=folder)
+    return run(python, "post.py", url, key, cwd=folder)
 
 
-def typescript_client(folder: Path, url: str) -> str:
+def typescript_client(folder: Path, url: str, key: str) -> str:
     for name in ("package.json", "package-lock.json", "tsconfig.json", "post.ts"):
         shutil.copy(CLIENTS / name, folder)
     run("npm", "ci", "--silent", "--no-audit", "--no-fund", cwd=folder, offline="the generator cannot be fetched")
     run("npx", "openapi-typescript", "openapi.json", "-o", "api.d.ts", cwd=folder)
     run("npx", "tsc", "-p", ".", cwd=folder)
-    return run("node", "out/post.js", url, cwd=folder)
+    return run("node", "out/post.js", url, key, cwd=folder)
 
 
 @pytest.mark.timeout(TIMEOUT_S * 2)
@@ -64,10 +65,11 @@ async def test_a_generated_client(cluster: TestCluster, tmp_path: Path, language
     if language == "typescript" and shutil.which("npm") is None:
         assert not MUST, "npm is not installed here"
         pytest.skip("npm is not installed here")
+    key = await new_key(cluster)
     async with router_process(cluster.catalog_dsn, VOLTROUTE_RUNNER="false") as router:
         await document(router.url, tmp_path)
         make = python_client if language == "python" else typescript_client
-        said = await asyncio.to_thread(make, tmp_path, router.url)
+        said = await asyncio.to_thread(make, tmp_path, router.url, key.text)
     assert json.loads(said) == EXPECTED
 
 

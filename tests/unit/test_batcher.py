@@ -16,7 +16,7 @@ LIMITS = LaneLimits(batch_readings_max=10, in_flight_max=1, queue_readings_max=3
 
 
 def row(number: int) -> Row:
-    return (0, f"M-{number}", datetime(2026, 1, 1, tzinfo=UTC) + timedelta(minutes=number), 1.0, 230.0)
+    return (0, 1, f"M-{number}", datetime(2026, 1, 1, tzinfo=UTC) + timedelta(minutes=number), 1.0, 230.0)
 
 
 def chunk(*numbers: int) -> Chunk:
@@ -42,9 +42,9 @@ class Hand:
             raise StaleMap("s", "not mine", self.foreign)
         if self.down:
             raise ShardUnavailable("s", "down")
-        if any(r[1] in self.poison for r in rows):
+        if any(r[2] in self.poison for r in rows):
             raise DataRejected("s", "poison")
-        new = {(r[1], r[2]) for r in rows if r[1] not in {f"M-{n}" for n in self.known}}
+        new = {r[1:4] for r in rows if r[2] not in {f"M-{n}" for n in self.known}}
         return Written(None if len(new) == len(rows) else new, self.stored)
 
 
@@ -94,7 +94,7 @@ async def test_duplicates_are_attributed_to_their_chunks(lane: Lane, hand: Hand)
 
 async def test_a_repeat_with_other_values_is_a_conflict(lane: Lane, hand: Hand) -> None:
     hand.known = {3, 4}
-    hand.stored = {("M-3", row(3)[2]): (1.0, 230.0), ("M-4", row(4)[2]): (5.0, 230.0)}
+    hand.stored = {row(3)[1:4]: (1.0, 230.0), row(4)[1:4]: (5.0, 230.0)}
     hand.open.set()
     assert await lane.submit(chunk(2, 3, 4)) == Committed(1, 1, (), (2,))
 
@@ -123,7 +123,7 @@ async def test_a_withdrawn_chunk_is_not_written(lane: Lane, hand: Hand) -> None:
     withdrawn.cancel()
     hand.open.set()
     await asyncio.gather(first, kept)
-    assert [r[1] for batch in hand.batches for r in batch] == ["M-1", "M-3"]
+    assert [r[2] for batch in hand.batches for r in batch] == ["M-1", "M-3"]
     await lane.drain()
     assert lane.in_flight == 0
 

@@ -128,7 +128,7 @@ def test_one_reading_and_readings_of_one_kind() -> None:
 def test_readings_outside_their_time_are_told_which_limit() -> None:
     late, early = vehicle("V", 5), vehicle("V", -5)
     decoded = decode(body_of(late, early, meter("M", -5)), MIXED_FORMAT, ndjson=False, readings_max=10)
-    chunks, errors = route(decoded, ShardMap(1, ("a",)), START, START + timedelta(minutes=1))
+    chunks, errors = route(decoded, ShardMap(1, ("a",)), 0, START, START + timedelta(minutes=1))
     assert chunks == {}
     assert sorted((e.index, e.code) for e in errors) == [(0, "in_future"), (1, "too_old"), (2, "too_old")]
 

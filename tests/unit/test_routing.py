@@ -7,9 +7,10 @@ from router.ingest.decode import MIXED_FORMAT, decode
 from router.ingest.routing import Chunk, pieces, reroute, route
 from router.wire.readings import MeterReading
 from shards.catalog.shard_map import ShardMap
-from shards.kinds import METER, VEHICLE
+from shards.kinds import METER, VALUES_AT, VEHICLE
 from tests.support.readings import START, meter, vehicle
 
+TENANT = 3
 NOW = START + timedelta(hours=1)
 
 
@@ -30,7 +31,7 @@ def test_every_reading_goes_to_its_owner_exactly_once(
 ) -> None:
     items = [(meter if is_meter else vehicle)(f"D{n}", minute) for is_meter, n, minute in devices]
     first, second = ShardMap(1, tuple(owners)), ShardMap(2, tuple(others))
-    chunks, errors = route(decoded(items), first, START, NOW)  # type: ignore[arg-type]
+    chunks, errors = route(decoded(items), first, TENANT, START, NOW)  # type: ignore[arg-type]
     assert errors == []
     again = reroute([(kind, chunk) for (_, kind), chunk in chunks.items()], second)
     for shard_map, found in ((first, chunks), (second, again)):
@@ -40,8 +41,8 @@ def test_every_reading_goes_to_its_owner_exactly_once(
             check_pieces(parts, size)
             assert sorted(row for part in parts for row in part.rows) == sorted(chunk.rows)
             for row, index in zip(chunk.rows, chunk.indexes, strict=True):
-                assert shard_map.owner(shard_map.bucket(row[1])) == owner
-                assert row[0] == shard_map.bucket(row[1])
+                assert shard_map.owner(shard_map.bucket(TENANT, row[2])) == owner
+                assert row[:2] == (shard_map.bucket(TENANT, row[2]), TENANT)
                 assert kind is (METER if "meterId" in items[index] else VEHICLE)
             indexes += chunk.indexes
         assert sorted(indexes) == list(range(len(items)))
@@ -53,7 +54,7 @@ def check_pieces(parts: list[Chunk], size: int) -> None:
     for part in parts if len(parts) > 1 else ():
         runs: dict[object, list[int]] = {}
         for row, index in zip(part.rows, part.indexes, strict=True):
-            runs.setdefault(row[:3], []).append(index)
+            runs.setdefault(row[:VALUES_AT], []).append(index)
         assert runs
         assert len(part.rows) <= max(size * 1.25, size - 1 + max(map(len, runs.values())))
         assert not runs.keys() & keys
@@ -62,7 +63,7 @@ def check_pieces(parts: list[Chunk], size: int) -> None:
 
 
 def test_one_devices_backlog_is_cut_too() -> None:
-    rows = [(0, "M", START + timedelta(minutes=minute % 90), 1.0, 2.0, None) for minute in range(100)]
+    rows = [(0, TENANT, "M", START + timedelta(minutes=minute % 90), 1.0, 2.0, None) for minute in range(100)]
     parts = pieces(Chunk(list(rows), list(range(100))), 20)
     check_pieces(parts, 20)
     assert len(parts) == 5
@@ -71,7 +72,7 @@ def test_one_devices_backlog_is_cut_too() -> None:
 
 def test_readings_outside_the_accepted_time() -> None:
     items = [meter("M", -1), meter("M", 0), meter("M", 60), meter("M", 60.1)]
-    chunks, errors = route(decoded(items), ShardMap(1, ("a",)), START, NOW)  # type: ignore[arg-type]
+    chunks, errors = route(decoded(items), ShardMap(1, ("a",)), TENANT, START, NOW)  # type: ignore[arg-type]
     assert chunks["a", METER].indexes == [1, 2]
     assert [(e.index, e.pointer, e.code) for e in errors] == [
         (0, "/timestamp", "too_old"),
@@ -81,6 +82,6 @@ def test_readings_outside_the_accepted_time() -> None:
 
 
 def test_a_small_chunk_is_not_copied() -> None:
-    chunk = Chunk([(0, "M", datetime.now(UTC), 1.0, 2.0)], [0])
+    chunk = Chunk([(0, TENANT, "M", datetime.now(UTC), 1.0, 2.0)], [0])
     assert pieces(chunk, 5)[0] is chunk
     assert MeterReading.__struct_fields__[0] == "meter_id"

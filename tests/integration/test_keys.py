@@ -1,0 +1,254 @@
+"""Keys: who is let in, for what, and how much."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+
+import httpx2
+import pytest
+
+from shards.catalog.keys import Right
+from shards.operations import tenants
+from tests.support.commands import run_command
+from tests.support.readings import meter, vehicle
+from tests.support.routers import in_process, router_process
+from tests.support.servers import TestCluster, new_cluster
+from tests.support.tenants import catalog_of, new_key, new_tenant
+
+OPEN = ("/", "/livez", "/readyz", "/docs", "/openapi.json", "/problems/unauthorized", "/docs/assets/swagger-ui.css")
+CLOSED = (
+    "/metrics",
+    "/v1/meters",
+    "/v1/meters/M/status",
+    "/v1/analytics/fleet",
+    "/v1/pairings",
+    "/v1/shards",
+    "/v1/rebalance",
+    "/nowhere",
+)
+
+
+@pytest.fixture
+async def cluster(servers: list[str]) -> AsyncIterator[TestCluster]:
+    async with new_cluster(servers, shards=3, buckets=8) as made:
+        yield made
+
+
+async def until(client: httpx2.AsyncClient, status: int, **request: object) -> httpx2.Response:
+    """The answer to a GET when it has that status: a router learns of keys a moment later."""
+    async with asyncio.timeout(20):
+        while True:
+            answer = await client.get("/v1/meters", **request)  # type: ignore[arg-type]
+            if answer.status_code == status:
+                return answer
+            await asyncio.sleep(0.02)
+
+
+async def test_the_first_key_closes_a_cluster_and_the_last_one_leaves_it_closed(cluster: TestCluster) -> None:
+    async with in_process(cluster) as client:
+        assert (await client.post("/v1/ingest", json=meter("M"))).status_code == 200
+        key = await new_key(cluster)
+        refused = await until(client, 401)
+        assert refused.headers["www-authenticate"].startswith("Bearer")
+        assert refused.json()["type"] == "/problems/unauthorized"
+        for path in OPEN:
+            assert (await client.get(path)).status_code in {200, 503}, path
+        for path in CLOSED:
+            assert (await client.get(path)).status_code == 401, path
+        assert (await client.post("/v1/ingest", json=meter("M", 1))).status_code == 401
+        assert (await client.post("/v1/ingest", json=meter("M", 1), headers=key.headers)).json()["accepted"] == 1
+        assert (await client.get("/metrics", headers=key.headers)).status_code == 200
+        assert (await client.get("/nowhere", headers=key.headers)).status_code == 404
+        async with catalog_of(cluster) as catalog:
+            assert await tenants.revoke_key(catalog, key.key_id)
+        await until(client, 401, headers=key.headers)
+        assert (await client.post("/v1/ingest", json=meter("M", 2), headers=key.headers)).status_code == 401
+        assert (await client.get("/v1/meters")).status_code == 401
+    async with in_process(cluster) as fresh:
+        assert (await fresh.get("/v1/meters")).status_code == 401
+
+
+async def test_whatever_is_wrong_with_a_key_the_answer_is_one(cluster: TestCluster) -> None:
+    good = await new_key(cluster)
+    expired = await new_key(cluster, expires_at=datetime.now(UTC) + timedelta(seconds=0.2))
+    other = good.text[:-1] + ("A" if good.text[-1] != "A" else "B")
+    given = [None, "", "Bearer", "Bearer x", f"Basic {good.text}", f"Bearer {good.text}x", f"Bearer {other}"]
+    given += [f"Bearer vr_zzzzzzzz_{'A' * 43}", f"Bearer {expired.text}", "Bearer \xff"]
+    async with in_process(cluster) as client:
+        await until(client, 200, headers={"authorization": f"bearer {good.text}"})
+        await until(client, 401, headers=expired.headers)
+        answers = set()
+        for header in given:
+            headers = {} if header is None else {"Authorization": header.encode("latin-1")}
+            answer = await client.get("/v1/meters", headers=headers)  # type: ignore[arg-type]
+            post = await client.post("/v1/ingest", json=meter("M"), headers=headers)  # type: ignore[arg-type]
+            assert (answer.status_code, post.status_code) == (401, 401), header
+            answers |= {(a.json()["detail"], a.json()["title"]) for a in (answer, post)}
+        assert len(answers) == 1
+
+
+async def test_each_scope_opens_its_own_door(cluster: TestCluster) -> None:
+    keys = {right: await new_key(cluster, scopes=(right,)) for right in Right}
+    pairing = {"vehicleId": "V", "meterId": "M", "validFrom": "2026-01-01T00:00:00Z"}
+    asked = {
+        ("POST", "/v1/ingest"): Right.INGEST,
+        ("PUT", "/v1/pairings"): Right.INGEST,
+        ("GET", "/v1/meters"): Right.READ,
+        ("GET", "/v1/analytics/activity"): Right.READ,
+        ("GET", "/v1/shards"): Right.ADMIN,
+        ("GET", "/v1/rebalance"): Right.ADMIN,
+        ("GET", "/metrics"): Right.ADMIN,
+    }
+    async with in_process(cluster) as client:
+        await until(client, 200, headers=keys[Right.READ].headers)
+        for (method, path), needed in asked.items():
+            for right, key in keys.items():
+                body = pairing if path == "/v1/pairings" else meter("M")
+                json = None if method == "GET" else body
+                answer = await client.request(method, path, json=json, headers=key.headers)
+                assert (answer.status_code == 403) is (right is not needed), (method, path, right)
+                if right is not needed:
+                    assert f"this needs {needed}" in answer.json()["detail"]
+                    assert answer.json()["type"] == "/problems/forbidden"
+
+
+async def test_a_prefix_is_an_error_of_the_item_and_bounds_what_is_read(cluster: TestCluster) -> None:
+    key = await new_key(cluster, prefix="ACME-")
+    every = await new_key(cluster)
+    items = [meter("ACME-1"), meter("OTHER-1"), vehicle("ACME-2"), vehicle("ACM"), {"meterId": "ACME-3"}]
+    async with in_process(cluster) as client:
+        await until(client, 200, headers=every.headers)
+        answer = await client.post("/v1/ingest", json=items, headers=key.headers)
+        assert (answer.json()["accepted"], answer.json()["rejected"]) == (2, 3)
+        errors = {error["index"]: error for error in answer.json()["errors"]}
+        assert (errors[1]["pointer"], errors[1]["code"]) == ("/meterId", "foreign_device")
+        assert "must begin with ACME-" in errors[1]["detail"]
+        assert errors[3]["pointer"] == "/vehicleId"
+        assert errors[4]["code"] == "missing_field"
+        one = await client.post("/v1/ingest/meter", json=meter("OTHER-1"), headers=key.headers)
+        assert one.status_code == 422
+        assert [row["meterId"] for row in (await client.get("/v1/meters", headers=every.headers)).json()["items"]] == [
+            "ACME-1"
+        ]
+        mine, theirs = "/v1/meters/ACME-1/status", "/v1/meters/OTHER-1/status"
+        assert (await client.get(mine, headers=key.headers)).status_code == 200
+        assert (await client.get(theirs, headers=key.headers)).status_code == 403
+        assert (await client.get("/v1/meters?prefix=ACME-", headers=key.headers)).status_code == 200
+        for path in ("/v1/meters", "/v1/meters?prefix=ACM", "/v1/analytics/fleet", "/v1/analytics/activity"):
+            assert (await client.get(path, headers=key.headers)).status_code == 403, path
+        for body, status in (({"vehicleId": "ACME-2", "meterId": "OTHER-1"}, 403), ({"vehicleId": "ACME-2"}, 201)):
+            pairing = {"meterId": "ACME-1", **body, "validFrom": "2026-01-01T00:00:00Z"}
+            assert (await client.put("/v1/pairings", json=pairing, headers=key.headers)).status_code == status
+
+
+async def test_an_overdrawn_limit_refuses_before_the_body_is_read(cluster: TestCluster) -> None:
+    slow = await new_key(cluster, rate=0.5)  # five readings at once
+    tenant = await new_tenant(cluster, "small", rate=0.5)
+    sibling = await new_key(cluster, "small")
+    async with in_process(cluster) as client:
+        await until(client, 200, headers=sibling.headers)
+        for first, second in ((slow, slow), (tenant, sibling)):
+            many = [meter("M", minute) for minute in range(50)]
+            stored = await client.post("/v1/ingest/meter", json=many, headers=first.headers)
+            assert stored.json()["accepted"] == 50
+            refused = await client.post("/v1/ingest/meter", content=b"not even JSON", headers=second.headers)
+            assert (refused.status_code, refused.json()["type"]) == (429, "/problems/rate-limited")
+            assert 80 <= int(refused.headers["retry-after"]) <= 92
+            assert (await client.get("/v1/meters", headers=second.headers)).status_code == 200
+
+
+async def test_keys_are_counted_by_id_and_never_shown(cluster: TestCluster) -> None:
+    key, admin = await new_key(cluster, scopes=(Right.INGEST,)), await new_key(cluster)
+    async with in_process(cluster) as client:
+        await until(client, 200, headers=admin.headers)
+        await client.post("/v1/ingest", json=[meter("M"), {**meter("M", 1), "voltage": -1}], headers=key.headers)
+        await client.post("/v1/ingest", json={"meterId": 1}, headers=key.headers)
+        text = (await client.get("/metrics", headers=admin.headers)).text
+        mine = [line for line in text.splitlines() if key.key_id in line and "_created" not in line]
+        assert {line.rpartition(" ")[0].partition("outcome=")[2][:8]: line.rpartition(" ")[2] for line in mine} == {
+            '"stored"': "1.0",
+            '"refused': "2.0",
+        }
+        assert key.text not in text
+        async with catalog_of(cluster) as catalog:
+            await tenants.revoke_key(catalog, key.key_id)
+        async with asyncio.timeout(20):
+            while key.key_id in (await client.get("/metrics", headers=admin.headers)).text:
+                await asyncio.sleep(0.05)
+
+
+async def test_a_router_without_keys_serves_only_loopback(cluster: TestCluster) -> None:
+    env = {"VOLTROUTE_CATALOG_DSN": cluster.catalog_dsn}
+    refused = await run_command("serve", "--host", "0.0.0.0", "--port", "0", env=env)
+    assert refused.code == 3
+    assert "the cluster has no keys" in refused.err
+    assert "voltroute key create" in refused.err
+    assert (await client_status(cluster, VOLTROUTE_INSECURE="1")) == 200
+    # A catalog that is silent when the router starts: it serves nobody until it knows.
+    async with in_process(cluster, host="0.0.0.0") as client:
+        answer = await client.get("/v1/meters")
+        assert (answer.status_code, answer.json()["type"]) == (503, "/problems/not-open")
+        assert (await client.get("/livez")).status_code == 200
+        key = await new_key(cluster)
+        await until(client, 200, headers=key.headers)
+    assert (await client_status(cluster)) == 401
+
+
+async def client_status(cluster: TestCluster, **env: str) -> int:
+    """What a real router on every address answers to a request without a key."""
+    started = router_process(cluster.catalog_dsn, VOLTROUTE_HOST="0.0.0.0", **env)
+    async with started as router, httpx2.AsyncClient() as client:
+        return (await client.get(f"{router.url}/v1/meters")).status_code
+
+
+async def test_the_commands(cluster: TestCluster) -> None:
+    env = {"VOLTROUTE_CATALOG_DSN": cluster.catalog_dsn}
+
+    async def run(*arguments: str) -> object:
+        done = await run_command(*arguments, "--json", env=env)
+        assert done.code == 0, done.err
+        assert done.out.count("\n") == 1
+        return done.json
+
+    made = await run("tenant", "create", "acme", "--rate", "100")
+    assert made == {"id": 1, "name": "acme", "rate": 100.0, "shards": [], "buckets": None, "ready": True}
+    key = await run("key", "create", "--tenant", "acme", "--scope", "ingest", "--scope", "read", "--prefix", "A-")
+    assert isinstance(key, dict)
+    assert key.keys() == {"id", "key"}
+    assert len(key["key"]) == 55
+    assert key["key"].startswith(f"vr_{key['id']}_")
+    listed = await run("key", "list", "--tenant", "acme")
+    assert isinstance(listed, dict)
+    (only,) = listed["keys"]
+    assert (only["id"], only["scopes"], only["prefix"], only["state"]) == (key["id"], ["ingest", "read"], "A-", "valid")
+    for words in (("key", "list"), ("tenant", "show", "acme"), ("tenant", "list"), ("config", "show"), ("status",)):
+        done = await run_command(*words, env={**env, "VOLTROUTE_KEY": key["key"]})
+        assert key["key"][12:] not in done.out + done.err, words
+    assert (await run("key", "revoke", key["id"])) == {"id": key["id"], "revoked": True, "before": False}
+    assert (await run("key", "revoke", key["id"])) == {"id": key["id"], "revoked": True, "before": True}
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "text"),
+    [
+        (("key", "create", "--tenant", "nobody", "--scope", "read"), 3, "there is no tenant nobody; there are default"),
+        (("key", "create"), 2, "--scope"),
+        (("key", "create", "--scope", "write"), 2, "'ingest', 'read', 'admin'"),
+        (("key", "create", "--scope", "read", "--prefix", "a b"), 2, "--prefix"),
+        (("key", "revoke", "vr_x"), 3, "there is no key 'vr_x'"),
+        (("key", "list", "--tenant", "nobody"), 3, "there is no tenant nobody"),
+        (("tenant", "show", "nobody"), 3, "there is no tenant nobody"),
+        (("tenant", "create", "Acme"), 2, "tenant name 'Acme'"),
+        (("tenant", "create", "default"), 3, "default is a tenant already"),
+        (("tenant", "create", "a", "--pin", "s9"), 3, "there is no shard s9; there are s1, s2, s3"),
+        (("tenant", "create", "a", "--pin", "s1", "--first-bucket", "3"), 3, "buckets up to 7 are another range's"),
+        (("tenant", "create", "a", "--pin", "s1", "--first-bucket", "30"), 3, "there would be a gap"),
+        (("tenant", "create", "a", "--pin", "s1", "--pin", "s2", "--buckets", "1"), 3, "cannot be spread over 2"),
+        (("tenant", "limit", "nobody", "5"), 3, "there is no tenant nobody"),
+        (("post", "x.csv", "--key", "vr_secret"), 2, "x.csv is not there"),
+    ],
+)
+async def test_what_is_refused(cluster: TestCluster, words: tuple[str, ...], code: int, text: str) -> None:
+    done = await run_command(*words, env={"VOLTROUTE_CATALOG_DSN": cluster.catalog_dsn, "COLUMNS": "200"})
+    assert done.code == code, done.err
+    assert text in " ".join((done.out + done.err).split())
