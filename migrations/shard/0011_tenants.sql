@@ -2,7 +2,10 @@
 -- serves all tenants in one transaction, so what it writes is bound by the router, which takes the tenant from the key. Not
 -- FORCE: movers carry rows of all tenants as the owner, with row_security off, which turns silence into an error.
 
+-- squawk-ignore ban-drop-constraint
 ALTER TABLE owned_bucket DROP CONSTRAINT owned_bucket_bucket_check;
+-- A row a bucket: there is nothing to wait for.
+-- squawk-ignore constraint-missing-not-valid
 ALTER TABLE owned_bucket ADD CONSTRAINT owned_bucket_bucket_check CHECK (bucket >= 0);
 
 -- How the tables of a bucket end: four digits, five where there must be.
@@ -152,6 +155,8 @@ BEGIN
 END
 $$;
 
+-- Commands of the release before refuse this schema as newer than theirs before they would call it.
+-- squawk-ignore ban-drop-function
 DROP FUNCTION grant_rights(text, text);
 REVOKE ALL ON FUNCTION put_policy(text, text, text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION grant_rights(text, text, text) FROM PUBLIC;

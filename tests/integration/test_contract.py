@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx2
 import orjson
+import pytest
 from starlette.applications import Starlette
 
 from tests.support.readings import ingest, meter, vehicle
@@ -27,6 +28,7 @@ TOKENS = (
 )  # fmt: skip
 
 
+@pytest.mark.timeout(300)
 async def test_schemathesis_finds_nothing(cluster: TestCluster, tmp_path: Path) -> None:
     async with router_process(cluster.catalog_dsn) as router:
         async with httpx2.AsyncClient(base_url=router.url) as client:
