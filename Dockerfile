@@ -13,7 +13,7 @@ COPY migrations migrations
 RUN /venv/bin/pip install --no-cache-dir --no-deps --no-build-isolation --no-index .
 
 FROM python:3.12-slim
-RUN useradd --system --uid 10001 --no-create-home voltroute
+RUN useradd --system --uid 10001 --no-create-home voltroute && install -d -m 700 -o voltroute /keys
 COPY --from=build /venv /venv
 ENV PATH=/venv/bin:$PATH PYTHONUNBUFFERED=1
 USER 10001

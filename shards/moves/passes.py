@@ -16,7 +16,8 @@ from shards.moves.differences import carry_difference
 from shards.moves.phases import Recorded, Role, Step
 from shards.moves.record import Replaced
 from shards.moves.throttle import at_full_speed
-from shards.moves.work import Sides, login_of
+from shards.moves.work import Sides
+from shards.postgres.dsn import login_of
 from shards.postgres.transactions import transaction
 
 BEGINNING: Final = datetime(1, 1, 2, tzinfo=UTC)

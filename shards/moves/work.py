@@ -6,7 +6,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Final, TypeAlias
-from urllib.parse import unquote, urlsplit
 
 from shards.catalog.database import Catalog
 from shards.clock import deadline_in
@@ -133,9 +132,3 @@ async def enter(work: Work, move: Move, phase: Phase) -> Move:
     moved = replace(move, phase=phase)
     await work.at(moved, Step.AFTER_ENTERING, phase)
     return moved
-
-
-def login_of(dsn: str) -> str | None:
-    """The user of a DSN."""
-    user = urlsplit(dsn).username
-    return unquote(user) if user else None

@@ -9,6 +9,7 @@ from shards.catalog.database import Catalog, ClusterInfo
 from shards.catalog.shard_map import ShardMap
 from shards.clock import deadline_in
 from shards.errors import Cause, ClusterError, ShardError, ShardUnavailable
+from shards.operations import access
 from shards.operations.finding import Finding
 from shards.postgres import migrate
 from shards.postgres.disk import disk_free
@@ -63,12 +64,13 @@ async def examine(catalog_dsn: str) -> list[Finding]:
         info = await catalog.info(deadline)
         records = await catalog.shards(deadline)
         shard_map = await catalog.shard_map(deadline)
+        let_in = await access.keys_of(catalog, deadline)
     except (ShardError, ClusterError) as error:
         detail = error.detail if isinstance(error, ShardError) else str(error)
         return [Finding("catalog", ok=False, found=detail, remedy=_remedy(error))]
     finally:
         await catalog.close()
-    found = [Finding("catalog", ok=True, found=f"reachable, {len(records)} shards"), _map(shard_map)]
+    found = [Finding("catalog", ok=True, found=f"reachable, {len(records)} shards"), _map(shard_map), let_in]
     reports = await migrate.status(catalog_dsn, {record.name: record.owner_dsn for record in records})
     found += map(_schema, reports)
     for part in await asyncio.gather(*(_shard(record, info, shard_map) for record in records)):
@@ -117,7 +119,7 @@ async def _shard(record: ShardRecord, info: ClusterInfo, shard_map: ShardMap | N
         async with owner_session(record, BRIEF) as connection:
             buckets = await _buckets(name, connection, shard_map)
             bucket = min(buckets.settled, default=None)
-            found += [buckets.finding, *await _as_owner(name, connection)]
+            found += [buckets.finding, *await _as_owner(name, connection), await access.apart(record, connection)]
     except ShardError as error:
         found.append(Finding(f"{name} owner", ok=False, found=error.detail, remedy=_remedy(error)))
     for login, dsn in (("writer", record.writer_dsn), ("reader", record.reader_dsn)):
@@ -127,7 +129,7 @@ async def _shard(record: ShardRecord, info: ClusterInfo, shard_map: ShardMap | N
                 if login == "writer":
                     found += await _as_writer(name, connection, bucket)
                 else:
-                    found += await _as_reader(name, connection)
+                    found += [*await _as_reader(name, connection), await access.kept(name, connection)]
         except ShardError as error:
             found.append(Finding(f"{name} {login}", ok=False, found=error.detail, remedy=_remedy(error)))
         finally:

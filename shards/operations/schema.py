@@ -77,11 +77,14 @@ async def retire_old_reader(catalog_dsn: str) -> list[str]:
 
 
 async def status(catalog_dsn: str) -> list[Report]:
-    """Versions and pending migrations; changes nothing."""
+    """Versions and pending migrations; changes nothing. A catalog that is behind cannot be read: then of it alone."""
+    first = await migrate.status(catalog_dsn, {})
+    if first[0].pending or first[0].error:
+        return first
     catalog = Catalog(catalog_dsn)
     try:
         await catalog.info(deadline_in(TIMEOUT_S))
         records = await catalog.shards(deadline_in(TIMEOUT_S))
     finally:
         await catalog.close()
-    return await migrate.status(catalog_dsn, {record.name: record.owner_dsn for record in records})
+    return first + await migrate.status(None, {record.name: record.owner_dsn for record in records})

@@ -27,6 +27,7 @@ FENCED: Final = "VRFEN"  # raised by refuse_write(), the trigger that fences a b
 # because the words around it are translated.
 _BUCKET_KEY: Final = re.compile(r"\(bucket\) = \((\d+)\)")
 _CONFLICTS: Final = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
+_NO_SUCH: Final = (asyncpg.UndefinedColumnError, asyncpg.UndefinedTableError, asyncpg.UndefinedFunctionError)
 _DATA: Final = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError)
 # From special to general: the first that fits names the cause.
 _CAUSES: Final[tuple[tuple[type[Exception] | tuple[type[Exception], ...], Cause], ...]] = (
@@ -72,6 +73,8 @@ def as_shard_error(shard: str, error: Exception) -> ShardError:
     for kind, cause in _CAUSES:
         if isinstance(error, kind):
             return ShardUnavailable(shard, str(error) or _PLAIN.get(cause, type(error).__name__), cause=cause)
+    if isinstance(error, _NO_SUCH):
+        return ShardFault(shard, f"{error}: is the schema behind this release? `voltroute migrate status`")
     return ShardFault(shard, f"{type(error).__name__}: {error}")
 
 

@@ -2,7 +2,7 @@
 
 import re
 from typing import Final
-from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit, urlunsplit
 
 from shards.errors import InvalidArgument
 
@@ -46,3 +46,9 @@ def redact(dsn: str) -> str:
 def redact_text(text: str) -> str:
     """Any text, with the password of each PostgreSQL URL in it hidden."""
     return _PASSWORD_IN_TEXT.sub(rf"\1{REDACTED}@", text)
+
+
+def login_of(dsn: str) -> str | None:
+    """The user of a DSN."""
+    user = urlsplit(dsn).username
+    return unquote(user) if user else None

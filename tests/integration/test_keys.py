@@ -1,15 +1,22 @@
 """Keys: who is let in, for what, and how much."""
 
 import asyncio
+import ssl
+import stat
+from asyncio.subprocess import DEVNULL
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import httpx2
 import pytest
 
 from shards.catalog.keys import Right
-from shards.operations import tenants
+from shards.operations import doctor, tenants
+from shards.operations.finding import Finding
 from tests.support.commands import run_command
+from tests.support.ledger import execute
+from tests.support.proxy import wire
 from tests.support.readings import meter, vehicle
 from tests.support.routers import in_process, router_process
 from tests.support.servers import TestCluster, new_cluster
@@ -252,3 +259,83 @@ async def test_what_is_refused(cluster: TestCluster, words: tuple[str, ...], cod
     done = await run_command(*words, env={"VOLTROUTE_CATALOG_DSN": cluster.catalog_dsn, "COLUMNS": "200"})
     assert done.code == code, done.err
     assert text in " ".join((done.out + done.err).split())
+
+
+async def test_known_keys_stay_valid_while_the_catalog_is_away(cluster: TestCluster) -> None:
+    key, gone = await new_key(cluster), await new_key(cluster)
+    async with wire(cluster.catalog_dsn) as proxy:
+        behind = TestCluster(proxy.dsn, cluster.shards, cluster.buckets)
+        async with in_process(behind, runner=False) as client:
+            await until(client, 200, headers=gone.headers)
+            proxy.cut()
+            async with catalog_of(cluster) as catalog:
+                await tenants.revoke_key(catalog, gone.key_id)
+            for each in (key, gone):  # a revoked one too: nobody can say so to this router
+                assert (await client.post("/v1/ingest", json=meter("M"), headers=each.headers)).status_code == 200
+            assert (await client.get("/v1/meters")).status_code == 401
+            proxy.mend()
+            await until(client, 401, headers=gone.headers)
+            assert (await client.get("/v1/meters", headers=key.headers)).status_code == 200
+
+
+async def test_init_makes_a_first_key_once(cluster: TestCluster, tmp_path: Path) -> None:
+    file = tmp_path / "first"
+    env = {"VOLTROUTE_CATALOG_DSN": cluster.catalog_dsn}
+    shards = [f"--shard={name}={dsn}" for name, dsn in cluster.shards.items()]
+    words = ["init", f"--buckets={cluster.buckets}", *shards]
+    done = await run_command(*words, f"--first-key={file}", env=env)
+    assert done.code == 0, done.err
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    text = file.read_text()
+    assert text not in done.out + done.err
+    again = await run_command(*words, f"--first-key={file}", env=env)
+    assert (again.code, "is there already" in again.err) == (0, True)
+    other = await run_command(*words, f"--first-key={tmp_path / 'second'}", env=env)
+    assert (other.code, "has had keys before" in other.err) == (0, True)
+    assert [path.name for path in tmp_path.iterdir()] == ["first"]
+    readings = tmp_path / "readings.csv"
+    readings.write_text("timestamp,kwhConsumedAc\n2026-05-01T00:00:00Z,0.25\n")
+    async with router_process(cluster.catalog_dsn) as router:
+        post = ("post", readings, "--device", "M", "--url", router.url)
+        refused = await run_command(*post)
+        assert (refused.code, "HTTP 401" in refused.err, "a valid key is needed" in refused.err) == (1, True, True)
+        assert (await run_command(*post, "--key", f"@{file}")).code == 0
+        assert (await run_command(*post, env={"VOLTROUTE_KEY": text})).code == 0
+        bare = await run_command(*post, "--key", text)
+        assert (bare.code, "use @FILE, env:NAME" in bare.err, text in bare.err) == (2, True, False)
+
+
+async def test_doctor_tells_of_keys_and_of_what_keeps_tenants_apart(cluster: TestCluster) -> None:
+    async def findings() -> dict[str, Finding]:
+        return {each.name: each for each in await doctor.examine(cluster.catalog_dsn)}
+
+    found = await findings()
+    assert (found["keys"].ok, "none was ever made" in found["keys"].found) == (True, True)
+    assert all(found[f"s1 {what}"].ok for what in ("tenants", "sessions"))
+    key = await new_key(cluster, expires_at=datetime.now(UTC) + timedelta(days=3))
+    soon = (await findings())["keys"]
+    assert (soon.ok, f"soon expire {key.key_id}" in soon.found) == (False, True)
+    async with catalog_of(cluster) as catalog:
+        await tenants.revoke_key(catalog, key.key_id)
+    closed = (await findings())["keys"]
+    assert (closed.ok, closed.remedy) == (False, "voltroute key create")
+    await execute(cluster.shards["s1"], "ALTER TABLE meter_current_status DISABLE ROW LEVEL SECURITY")
+    await execute(cluster.shards["s2"], "DROP POLICY one_tenant ON vehicle_telemetry_history")
+    found = await findings()
+    assert "meter_current_status has no policy for the reader" in found["s1 tenants"].found
+    assert "vehicle_telemetry_history has no policy" in found["s2 tenants"].found
+    assert found["s3 tenants"].ok
+
+
+async def test_https(cluster: TestCluster, tmp_path: Path) -> None:
+    certificate = tmp_path / "both.pem"
+    words = "req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=localhost -addext subjectAltName=IP:127.0.0.1"
+    made = await asyncio.create_subprocess_exec(
+        "openssl", *words.split(), "-keyout", str(tmp_path / "key.pem"), "-out", str(certificate), stderr=DEVNULL
+    )
+    assert await made.wait() == 0
+    env = {"VOLTROUTE_TLS_CERTIFICATE": str(certificate), "VOLTROUTE_TLS_KEY": str(tmp_path / "key.pem")}
+    async with router_process(cluster.catalog_dsn, **env) as router:
+        assert router.url.startswith("https://")
+        async with httpx2.AsyncClient(verify=ssl.create_default_context(cafile=certificate)) as client:
+            assert (await client.get(f"{router.url}/v1/meters")).status_code == 200
