@@ -30,6 +30,7 @@ from router.ingest.budget import BodyBudget
 from router.ingest.dispatch import Dispatcher
 from router.ingest.endpoint import ENDPOINTS, OPERATIONS
 from router.ingest.intake import Intake
+from router.reads.overall import FleetEfficiency
 from router.settings import Settings
 from router.wire import openapi
 from router.wire.problems import ProblemError
@@ -167,8 +168,13 @@ async def _background(router: Router, connections: Connections) -> None:
         group.create_task(_forever(connections.sweep))
         if router.settings.runner:
             name = f"{socket.gethostname()}:{id(router) & 0xFFFF:04x}"
+            router.efficiency = FleetEfficiency(router.cluster, router.settings.efficiency_warning)
             router.leader, router.moves = leader_of(
-                router.cluster.catalog, name, router.settings.partitions_s, router.intake.dispatcher
+                router.cluster.catalog,
+                name,
+                router.settings.partitions_s,
+                router.intake.dispatcher,
+                [router.efficiency],
             )
             group.create_task(_forever(router.leader.run))
 

@@ -1,6 +1,6 @@
 """The leader of a process: which duties it has, and how they are logged and counted."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import structlog
@@ -18,7 +18,7 @@ from router.metrics import (
     SHARD_ERRORS,
 )
 from shards.catalog.database import Catalog
-from shards.duties.leader import Leader
+from shards.duties.leader import Duty, Leader
 from shards.duties.partitions import Partitions, Round
 from shards.errors import Unusable
 from shards.moves.phases import Move
@@ -35,12 +35,17 @@ BUSY_READINGS: Final = 200  # waiting in a lane: then copies take less of the ti
 
 
 def leader_of(
-    catalog: Catalog, name: str, partitions_s: float, dispatcher: Dispatcher | None = None
+    catalog: Catalog,
+    name: str,
+    partitions_s: float,
+    dispatcher: Dispatcher | None = None,
+    more: Sequence[Duty] = (),
 ) -> tuple[Leader, Moves]:
     """A leader for this process and its duty of moves; beside a router, copies make room for its readings."""
     busy = (lambda: _is_busy(dispatcher)) if dispatcher else (lambda: False)
     moves = Moves(catalog, Watcher(failed=_failed, entered=_entered, busy=busy, measure=_measure))
-    return Leader(catalog, name, [moves, Partitions(catalog, partitions_s, _extended, PARTITIONS_FAILED.clear)]), moves
+    partitions = Partitions(catalog, partitions_s, _extended, PARTITIONS_FAILED.clear)
+    return Leader(catalog, name, [moves, partitions, *more]), moves
 
 
 def told(shard: str, login: str, error: Unusable | None) -> None:

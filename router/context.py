@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from starlette.requests import Request
 
 from router.ingest.intake import Intake
+from router.reads.overall import FleetEfficiency
 from router.reads.scope import Scope
 from router.settings import Settings
 from shards.cluster.live import Cluster
@@ -17,7 +18,7 @@ from shards.moves.runner import Moves
 
 @dataclass
 class Router:
-    """One running router. `leader` and `moves` are None when it does not stand for election."""
+    """One running router. `leader` and its duties are None when it does not stand for election."""
 
     settings: Settings
     cluster: Cluster
@@ -25,6 +26,7 @@ class Router:
     stopping: bool = False
     leader: Leader | None = None
     moves: Moves | None = None
+    efficiency: FleetEfficiency | None = None
     connections: Callable[[], int] = field(default=lambda: 0)
 
     def query_deadline(self) -> float:

@@ -1,22 +1,33 @@
 """Structured logs on standard error: JSON, or for people on a terminal."""
 
+import atexit
+import contextlib
 import logging
+import os
+import queue
 import sys
+import threading
+import time
 from contextvars import ContextVar
 from typing import Any, Final
 
 import structlog
 from structlog.typing import EventDict, WrappedLogger
 
+from router.metrics import LOG_LINES_LEFT_OUT
 from shards.postgres.dsn import redact_text
 
 REQUEST_ID: Final[ContextVar[str]] = ContextVar("request_id", default="")
+TRACE_ID: Final[ContextVar[str]] = ContextVar("trace_id", default="")
+LINES_WAITING_MAX: Final = 10_000
 _LEVELS: Final = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
 
-def _add_request_id(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+def _add_ids(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     if request_id := REQUEST_ID.get():
         event["request_id"] = request_id
+    if trace_id := TRACE_ID.get():
+        event["trace_id"] = trace_id
     return event
 
 
@@ -28,12 +39,45 @@ def _redact(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict
     return event
 
 
+class _Writer(logging.Handler):
+    """Writes lines from a thread of its own: whoever does not read them stops nothing; what is too much is left out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lines: queue.Queue[str] = queue.Queue(LINES_WAITING_MAX)
+        threading.Thread(target=self._write, name="log", daemon=True).start()
+        atexit.register(self._drain)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Queue a line; count it when there is no room."""
+        try:
+            self._lines.put_nowait(self.format(record))
+        except queue.Full:
+            LOG_LINES_LEFT_OUT.inc()
+        except Exception:  # noqa: BLE001 - a value that cannot be shown must not end a request
+            LOG_LINES_LEFT_OUT.inc()
+
+    def _write(self) -> None:
+        while True:
+            rest = (self._lines.get() + "\n").encode("utf-8", "backslashreplace")
+            with contextlib.suppress(OSError, ValueError):  # nobody reads any more
+                while rest:  # past sys.stderr, whose lock would be held by a write that never ends when we exit
+                    rest = rest[os.write(sys.stderr.fileno(), rest) :]
+            self._lines.task_done()
+
+    def _drain(self) -> None:
+        """At the end: what is waiting, for a second at most."""
+        until = time.monotonic() + 1
+        while self._lines.unfinished_tasks and time.monotonic() < until:
+            time.sleep(0.01)
+
+
 def configure(level_name: str, *, console: bool | None = None) -> None:
     """Set up structlog, and send what uvicorn, asyncpg and others say through it. `console` None: on a terminal."""
     if console is None:
         console = sys.stderr.isatty()
     shared: list[Any] = [
-        _add_request_id,
+        _add_ids,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
@@ -53,7 +97,7 @@ def configure(level_name: str, *, console: bool | None = None) -> None:
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _Writer()
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,

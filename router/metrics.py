@@ -1,11 +1,24 @@
 """Prometheus metrics of the router. No device ID is ever a label."""
 
+import platform
+from collections import Counter as Sums
 from collections.abc import Callable, Iterable
+from importlib import metadata
 from typing import Final, TypeAlias
 
-from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client import (
+    REGISTRY,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
+
+disable_created_metrics()  # type: ignore[no-untyped-call]  # else a series more for each counter and histogram, which nobody asks for
 
 _SECONDS: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 _SIZES: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000)
@@ -24,6 +37,9 @@ REFUSED: Final = Counter(
     "voltroute_requests_refused_total",
     "Requests refused for who sent them (unauthorized, forbidden, limited)",
     ("reason",),
+)
+LOG_LINES_LEFT_OUT: Final = Counter(
+    "voltroute_log_lines_left_out_total", "Lines of the log that nobody read in time, or that could not be shown"
 )
 REQUEST_SECONDS: Final = Histogram(
     "voltroute_request_duration_seconds",
@@ -62,6 +78,48 @@ PARTITIONS_FAILED: Final = Gauge(
 SHARD_ERRORS: Final = Counter(
     "voltroute_shard_errors_total", "Times a database became unavailable, by cause", ("shard", "cause")
 )
+
+BUILD_INFO: Final = Gauge("voltroute_build_info", "1, with the versions that run", ("version", "python"))
+BUILD_INFO.labels(metadata.version("voltroute"), platform.python_version()).set(1)
+
+# The names that the seed gives, made of what is counted anyway: they cost nothing but at a scrape.
+DERIVED: Final = {"telemetry_ingested_total": ("type", "status"), "telemetry_ingest_duration_seconds": ()}
+_SUCCESS: Final = frozenset({"accepted", "duplicate"})
+_SEED_BUCKETS: Final = ("0.01", "0.05", "0.1", "0.5", "1.0", "2.0", "5.0", "+Inf")
+
+
+class _DerivedCollector(Collector):
+    """Readings by kind and success; a histogram of ingest requests with fewer buckets than our own."""
+
+    def collect(self) -> Iterable[Metric]:
+        """Both metrics as they are now."""
+        counted = CounterMetricFamily(
+            "telemetry_ingested", "Readings that were stored, or known already, and others", labels=("type", "status")
+        )
+        readings: Sums[tuple[str, str]] = Sums()
+        for sample in next(iter(READINGS.collect())).samples:
+            status = "success" if sample.labels["outcome"] in _SUCCESS else "error"
+            readings[sample.labels["kind"], status] += int(sample.value)
+        for labels, value in readings.items():
+            counted.add_metric(labels, value)
+        yield counted
+        buckets: Sums[str] = Sums()
+        total = 0.0
+        for sample in next(iter(REQUEST_SECONDS.collect())).samples:
+            if sample.labels["method"] == "POST" and sample.labels["route"].startswith("/v1/ingest"):
+                if sample.name.endswith("_bucket"):
+                    buckets[sample.labels["le"]] += int(sample.value)
+                elif sample.name.endswith("_sum"):
+                    total += sample.value
+        yield HistogramMetricFamily(
+            "telemetry_ingest_duration_seconds",
+            "From the first byte of an ingest request to the end of its answer",
+            buckets=[(bound, buckets[bound]) for bound in _SEED_BUCKETS],
+            sum_value=total,
+        )
+
+
+REGISTRY.register(_DerivedCollector())
 
 # (metric name, help, label names, samples of (label values, value))
 Gauges: TypeAlias = Iterable[tuple[str, str, tuple[str, ...], Iterable[tuple[tuple[str, ...], float]]]]

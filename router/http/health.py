@@ -68,6 +68,13 @@ def gauges(router: Router) -> Gauges:
     yield "voltroute_moves_open", "Open moves, where this router leads", ("phase",), moves
     held = router.moves.held if router.moves else 0
     yield "voltroute_moves_held", "Open moves that wait for an operator, where this router leads", (), [((), held)]
+    ratio = None if router.efficiency is None else router.efficiency.ratio
+    yield (
+        "vehicle_efficiency_ratio",
+        "DC delivered / AC consumed within pairings of all tenants over the last hour, where this router leads",
+        (),
+        [] if ratio is None else [((), ratio)],
+    )
     leads = router.leader is not None and router.leader.leads
     yield "voltroute_runner_leads", "1 when this router is the leader", (), [((), float(leads))]
     yield "voltroute_request_body_bytes", "Memory held by request bodies", (), [((), router.intake.budget.held)]

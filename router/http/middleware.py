@@ -16,7 +16,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from router.ingest.endpoint import ENDPOINTS
-from router.log import REQUEST_ID
+from router.log import REQUEST_ID, TRACE_ID
 from router.metrics import REQUEST_SECONDS
 from router.wire import problems
 from router.wire.problems import ProblemError, retry_after
@@ -25,8 +25,10 @@ from shards.errors import NoCluster, ShardError, ShardUnavailable
 
 _log: Final = structlog.stdlib.get_logger(__name__)
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+_TRACEPARENT: Final = re.compile(rb"00-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 _QUIET: Final = frozenset({"/livez", "/readyz", "/metrics"})
 _UNMATCHED: Final = "unmatched"
+SLOW_S: Final = 1.0  # a request that took longer is worth a warning, whatever came of it
 _OPEN_FOLDERS: Final = ("/problems/", "/docs/assets/")
 _OBSERVERS: Final[dict[tuple[str, str, int], Histogram]] = {}  # (route, method, status) -> its time series
 _BY_STATUS: Final = {
@@ -68,8 +70,9 @@ class Middleware:
             await self._app(scope, receive, send)
             return
         started = time.monotonic()
-        request_id = self._request_id(scope)
+        request_id, trace_id = self._ids(scope)
         token = REQUEST_ID.set(request_id)
+        tracing = TRACE_ID.set(trace_id) if trace_id else None
         direct = ENDPOINTS.get(scope["path"]) if scope["method"] == "POST" else None
         status = 500
         try:
@@ -90,6 +93,8 @@ class Middleware:
             route = scope["path"] if direct is not None else getattr(scope.get("route"), "path", _UNMATCHED)
             _finish(scope, route, status, time.monotonic() - started)
             REQUEST_ID.reset(token)
+            if tracing is not None:
+                TRACE_ID.reset(tracing)
 
     async def _through_starlette(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> int:
         status = 500
@@ -118,11 +123,16 @@ class Middleware:
                 return host_of(value.decode("latin-1")) in (self._hosts or ())
         return scope.get("http_version") == "1.0"
 
-    def _request_id(self, scope: Scope) -> str:
+    def _ids(self, scope: Scope) -> tuple[str, str]:
+        """(request ID: the client's if it is harmless; the trace of a W3C traceparent, or nothing)."""
+        request_id = trace_id = ""
         for name, value in scope["headers"]:
-            if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
-                return str(value, "ascii")
-        return f"{self._prefix}{next(self._numbers):06x}"
+            if name == b"x-request-id":
+                if _REQUEST_ID.fullmatch(value):
+                    request_id = str(value, "ascii")
+            elif name == b"traceparent" and (trace := _TRACEPARENT.fullmatch(value)):
+                trace_id = str(trace[1], "ascii")
+        return request_id or f"{self._prefix}{next(self._numbers):06x}", trace_id
 
 
 def host_of(header: str) -> str:
@@ -147,9 +157,9 @@ def _finish(scope: Scope, route: str, status: int, seconds: float) -> None:
     if observed is None:
         observed = _OBSERVERS[key] = REQUEST_SECONDS.labels(route, scope["method"], str(status))
     observed.observe(seconds)
-    if status < 400 and (route in _QUIET or route in ENDPOINTS):
+    if seconds < SLOW_S and status < 400 and (route in _QUIET or route in ENDPOINTS):
         return
-    level = _log.warning if status >= 500 else _log.info
+    level = _log.warning if status >= 500 or seconds >= SLOW_S else _log.info
     level("request", method=scope["method"], path=scope["path"], status=status, duration_ms=round(seconds * 1000, 2))
 
 

@@ -31,6 +31,7 @@ from router.wire.readings import ItemError, MeterReading, VehicleReading
 from shards.errors import NoMap
 
 ERRORS_LISTED_MAX: Final = 100
+LINES_MAX: Final = 20  # of batches, in a second
 CONFLICT: Final = "is stored already with other values for this device and time; the first one counts"
 _JSON_HEADERS: Final = [(b"content-type", b"application/json")]
 _log: Final = structlog.stdlib.get_logger(__name__)
@@ -105,9 +106,36 @@ def _strict(scope: Scope) -> bool:
     return read(IngestQuery, given, {}).strict == "true"
 
 
+class _Lines:
+    """At most LINES_MAX lines a second; the next one tells how many were left out."""
+
+    def __init__(self) -> None:
+        self._second = 0
+        self._written = 0
+        self._left_out = 0
+
+    def next(self, now: float) -> dict[str, int] | None:
+        """What a line at `now` (monotonic) says beside its own; None when it is left out."""
+        if int(now) != self._second:
+            self._second, self._written = int(now), 0
+        if self._written >= LINES_MAX:
+            self._left_out += 1
+            return None
+        self._written += 1
+        left_out, self._left_out = self._left_out, 0
+        return {"left_out": left_out} if left_out else {}
+
+
+_lines: Final = _Lines()
+
+
 def _log_batch(shape: Format, outcome: Outcome, seconds: float) -> None:
+    """A line for a request of several readings. One for each reading would cost more than storing it."""
+    more = _lines.next(time.monotonic())
+    if more is None:
+        return
     _log.info(
-        "ingested",
+        "telemetry_ingested",
         kind=shape.kind.name if shape.kind else "mixed",
         accepted=outcome.accepted,
         duplicates=outcome.duplicates,
@@ -115,6 +143,7 @@ def _log_batch(shape: Format, outcome: Outcome, seconds: float) -> None:
         rejected=len(outcome.errors),
         unavailable=outcome.unavailable + outcome.overloaded,
         duration_ms=round(seconds * 1000, 2),
+        **more,
     )
 
 

@@ -18,8 +18,9 @@ def metric_names() -> list[tuple[str, tuple[str, ...]]]:
         if isinstance(value, MetricWrapperBase):
             name = value._name + ("_total" if value._type == "counter" else "")
             found.append((name, tuple(value._labelnames)))
+    found += metrics.DERIVED.items()
     source = inspect.getsource(health)
-    gauges = re.findall(r'"(voltroute_\w+)",\s+"[^"]+",\s+(labels|\(.*?\)),', source)
+    gauges = re.findall(r'"((?:voltroute|vehicle)_\w+)",\s+"[^"]+",\s+(labels|\(.*?\)),', source)
     for name, labels in gauges:
         words = ("shard", "kind") if labels == "labels" else tuple(re.findall(r'"(\w+)"', labels))
         found.append((name, words))
