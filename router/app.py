@@ -21,6 +21,7 @@ from swagger_ui_bundle import swagger_ui_path
 from router.access.keys import Access
 from router.background import leader_of, told
 from router.context import Router
+from router.figures import Figures, HeavyFigures
 from router.http import analytics, devices, health, middleware, pairings, rebalance, settings, shards
 from router.http.endpoint import COMPRESSED, Endpoint, routes_of
 from router.http.protocol import ConnectionLimits, Connections
@@ -91,7 +92,8 @@ def create_app(settings: Settings, connections: Connections | None = None) -> St
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         catalog = Catalog(catalog_dsn, changed=told)
         cluster = Cluster(catalog, settings.pool_limits(), settings.query_timeout_s, told)
-        router = Router(settings, cluster, _intake(settings, cluster), connections=lambda: len(connections.open))
+        intake, figures = _intake(settings, cluster), Figures(cluster)
+        router = Router(settings, cluster, intake, figures, connections=lambda: len(connections.open))
         app.state.router, app.state.intake = router, router.intake
         try:
             await cluster.refresh()
@@ -166,6 +168,7 @@ async def _background(router: Router, connections: Connections) -> None:
     async with asyncio.TaskGroup() as group:
         group.create_task(_forever(lambda: router.cluster.watch(router.settings.map_poll_s)))
         group.create_task(_forever(connections.sweep))
+        group.create_task(_forever(router.figures.run))
         if router.settings.runner:
             name = f"{socket.gethostname()}:{id(router) & 0xFFFF:04x}"
             router.efficiency = FleetEfficiency(router.cluster, router.settings.efficiency_warning)
@@ -174,7 +177,7 @@ async def _background(router: Router, connections: Connections) -> None:
                 name,
                 router.settings.partitions_s,
                 router.intake.dispatcher,
-                [router.efficiency],
+                [router.efficiency, HeavyFigures(router.figures)],
             )
             group.create_task(_forever(router.leader.run))
 

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 
 from starlette.requests import Request
 
+from router.figures import Figures
 from router.ingest.intake import Intake
 from router.reads.overall import FleetEfficiency
 from router.reads.scope import Scope
@@ -23,6 +24,7 @@ class Router:
     settings: Settings
     cluster: Cluster
     intake: Intake
+    figures: Figures
     stopping: bool = False
     leader: Leader | None = None
     moves: Moves | None = None

@@ -25,7 +25,7 @@ class ShardRecord:
     """A shard and its logins. The DSNs hold passwords: repr() leaves them out.
 
     `old_reader_dsn`: the login of routers before there were tenants, until it is retired. The same as `reader_dsn`
-    while there is no other: `voltroute migrate up` was not finished.
+    while there is no other: `voltroute migrate up` was not finished; then there is no `monitor_dsn` either.
     """
 
     name: str
@@ -35,6 +35,7 @@ class ShardRecord:
     reader_dsn: str
     weight: float = 1.0
     old_reader_dsn: str | None = None
+    monitor_dsn: str | None = None
 
     @property
     def has_tenants(self) -> bool:

@@ -59,3 +59,6 @@ ALTER TABLE bucket_map ADD CONSTRAINT bucket_map_bucket_check CHECK (bucket >= 0
 
 -- The login that reads one tenant at a time. `reader_dsn` stays for routers of before, until it is retired.
 ALTER TABLE shard ADD COLUMN query_dsn text;
+
+-- The login that reads PostgreSQL's own statistics.
+ALTER TABLE shard ADD COLUMN monitor_dsn text;

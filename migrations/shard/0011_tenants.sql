@@ -93,7 +93,7 @@ END
 $$;
 
 -- Rights of a cluster's logins. `reader`: the login of routers of before, who know one tenant; NULL when there is none.
-CREATE FUNCTION grant_rights(writer text, query text, reader text) RETURNS void
+CREATE FUNCTION grant_rights(writer text, query text, monitor text, reader text) RETURNS void
 LANGUAGE plpgsql
 SET search_path = public, pg_temp AS $$
 DECLARE
@@ -130,6 +130,10 @@ BEGIN
             'vehicle_telemetry_history TO %I', each
         );
     END LOOP;
+    -- It reads PostgreSQL's statistics, as a member of pg_monitor, and no reading.
+    EXECUTE format('GRANT CONNECT ON DATABASE %I TO %I', current_database(), monitor);
+    EXECUTE format('GRANT USAGE ON SCHEMA public TO %I', monitor);
+    EXECUTE format('GRANT SELECT ON owned_bucket, shard_identity, root_table, bucket_table, leaf TO %I', monitor);
     IF reader IS NOT NULL THEN
         PERFORM put_policy('default_tenant', reader, 'tenant_id = 0');
     END IF;
@@ -159,7 +163,7 @@ $$;
 -- squawk-ignore ban-drop-function
 DROP FUNCTION grant_rights(text, text);
 REVOKE ALL ON FUNCTION put_policy(text, text, text) FROM PUBLIC;
-REVOKE ALL ON FUNCTION grant_rights(text, text, text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION grant_rights(text, text, text, text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION retire_reader(text) FROM PUBLIC;
 
 -- Until `voltroute migrate up` has made the new login: the logins that this database was given to before keep what they have.

@@ -58,6 +58,7 @@ def gauges(router: Router) -> Gauges:
     """Gauges of the moment: queues, pools, breakers, causes, buckets, epoch, moves."""
     yield from _lane_gauges(router)
     yield from _pool_gauges(router)
+    yield from router.figures.gauges()
     cluster = router.cluster
     if cluster.has_map:
         owned = [((name,), float(len(buckets))) for name, buckets in cluster.map.by_shard.items()]
@@ -123,7 +124,8 @@ def _pool_gauges(router: Router) -> Gauges:
 
 
 def _pools(shard: Shard) -> Iterable[tuple[str, ShardPool]]:
-    return (("writer", shard.writer), ("reader", shard.reader))
+    both = (("writer", shard.writer), ("reader", shard.reader))
+    return both if shard.monitor is None else (*both, ("monitor", shard.monitor))
 
 
 async def _index(_call: Call) -> msgspec.Struct:

@@ -9,14 +9,18 @@ import structlog
 
 from router.context import Router
 from router.http.endpoint import Call, Endpoint
-from router.wire.answers import ShardInfo, ShardList, Shards
+from router.wire.answers import ShardInfo, ShardList, Shards, Statement, StatementList
 from router.wire.openapi import Operation
+from router.wire.problems import NOT_FOUND, ProblemError
+from router.wire.queries import ShardQuery
 from shards.cluster.live import Shard
 from shards.errors import ShardError
+from shards.postgres import figures
 from shards.storage import read
 from shards.storage.rows import Record
 
 SIZE_TIMEOUT_S: Final = 2.0
+STATEMENTS_MAX: Final = 50
 _log: Final = structlog.stdlib.get_logger(__name__)
 
 
@@ -40,6 +44,17 @@ async def _size(shard: Shard, deadline: float) -> Record | None:
     except ShardError as error:
         _log.info("size_unknown", shard=error.shard, detail=error.detail)
         return None
+
+
+async def _statements(call: Call) -> msgspec.Struct:
+    """The slowest statements of a shard, and those that take most of its time; with their texts."""
+    name = call.query.name
+    shard = call.router.cluster.shards.get(name)
+    if shard is None or shard.monitor is None:
+        raise ProblemError(NOT_FOUND, f"there is no shard {name} whose statistics are read")
+    async with shard.monitor.connection(call.router.query_deadline()) as connection:
+        found = await figures.statements(connection, STATEMENTS_MAX)
+    return StatementList([Statement(**vars(each)) for each in found])
 
 
 def _info(router: Router, name: str, size: Record | None) -> ShardInfo:
@@ -66,5 +81,18 @@ ENDPOINTS: Final = (
     Endpoint(
         Operation("get", "/v1/shards", "shards", "Shard map, sizes and health", "operations", ShardList, right="admin"),
         _list,
+    ),
+    Endpoint(
+        Operation(
+            "get",
+            "/v1/shards/{name}/statements",
+            "statements",
+            "Statements that are slow, or take most of the time",
+            "operations",
+            StatementList,
+            query=ShardQuery,
+            right="admin",
+        ),
+        _statements,
     ),
 )

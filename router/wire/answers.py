@@ -193,6 +193,22 @@ class ShardList(Answer, frozen=True):
     shards: Shards
 
 
+class Statement(Answer, frozen=True):
+    """What PostgreSQL counts of one statement, whatever its values were."""
+
+    query_id: str
+    query: str
+    calls: int
+    mean_ms: float
+    total_s: float
+
+
+class StatementList(Answer, frozen=True):
+    """Slow ones first, then by the time that they took together."""
+
+    items: list[Statement]
+
+
 class MoveInfo(Answer, frozen=True):
     """A bucket on its way. Totals are PostgreSQL's estimates; `pauseMs`: how long its writers waited at the fence."""
 

@@ -164,6 +164,12 @@ class PairingKey(Struct, frozen=True):
     valid_from: Start = msgspec.field(name="validFrom")
 
 
+class ShardQuery(Struct, frozen=True):
+    """One shard, by its path."""
+
+    name: Annotated[str, Meta(pattern="^[a-z][a-z0-9_-]{0,30}$")]
+
+
 class ProblemQuery(Struct, frozen=True):
     """One type of problem, by its path."""
 

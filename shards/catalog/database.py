@@ -35,12 +35,12 @@ LEFT JOIN shard AS s USING (shard_id)
 """
 _SHARDS: Final = """
 SELECT name, state, owner_dsn, writer_dsn, coalesce(query_dsn, reader_dsn) AS reader_dsn, weight,
-    nullif(reader_dsn, query_dsn) AS old_reader_dsn
+    nullif(reader_dsn, query_dsn) AS old_reader_dsn, monitor_dsn
 FROM shard ORDER BY shard_id
 """
 _SET_STATE: Final = "UPDATE shard SET state = $2 WHERE name = $1 AND state = ANY($3::text[])"
 _SET_WEIGHT: Final = "UPDATE shard SET weight = $2 WHERE name = $1"
-_SET_QUERY: Final = "UPDATE shard SET query_dsn = $2 WHERE name = $1"
+_SET_LOGINS: Final = "UPDATE shard SET query_dsn = $2, monitor_dsn = $3 WHERE name = $1"
 _FORGET_OLD_READER: Final = "UPDATE shard SET reader_dsn = query_dsn WHERE name = $1 AND query_dsn IS NOT NULL"
 _REMOVE: Final = "DELETE FROM shard WHERE name = $1"
 _IN_USE: Final = """
@@ -54,12 +54,15 @@ _CREATE: Final = """
 INSERT INTO cluster (bucket_count, hash_seed, first_month) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING
 """
 _REGISTER: Final = """
-INSERT INTO shard (name, owner_dsn, writer_dsn, query_dsn, reader_dsn, weight) VALUES ($1, $2, $3, $4, $5, $6)
+INSERT INTO shard (name, owner_dsn, writer_dsn, query_dsn, reader_dsn, monitor_dsn, weight)
+VALUES ($1, $2, $3, $4, $5, $6, $7)
 ON CONFLICT (name) DO UPDATE
-SET (owner_dsn, writer_dsn, query_dsn, reader_dsn)
-    = (excluded.owner_dsn, excluded.writer_dsn, excluded.query_dsn, excluded.reader_dsn)
-WHERE (shard.owner_dsn, shard.writer_dsn, shard.query_dsn, shard.reader_dsn)
-    IS DISTINCT FROM (excluded.owner_dsn, excluded.writer_dsn, excluded.query_dsn, excluded.reader_dsn)
+SET (owner_dsn, writer_dsn, query_dsn, reader_dsn, monitor_dsn) = (
+    excluded.owner_dsn, excluded.writer_dsn, excluded.query_dsn, excluded.reader_dsn, excluded.monitor_dsn
+)
+WHERE (shard.owner_dsn, shard.writer_dsn, shard.query_dsn, shard.reader_dsn, shard.monitor_dsn) IS DISTINCT FROM (
+    excluded.owner_dsn, excluded.writer_dsn, excluded.query_dsn, excluded.reader_dsn, excluded.monitor_dsn
+)
 """
 _PUBLISH: Final = """
 INSERT INTO bucket_map (bucket, shard_id)
@@ -196,13 +199,13 @@ class Catalog:
 async def register(connection: Connection, shard: ShardRecord) -> None:
     """Add a shard, or change how it is reached, inside `Catalog.membership`. The map alone gives it buckets."""
     old_reader = shard.old_reader_dsn or shard.reader_dsn
-    values = (shard.owner_dsn, shard.writer_dsn, shard.reader_dsn, old_reader, shard.weight)
+    values = (shard.owner_dsn, shard.writer_dsn, shard.reader_dsn, old_reader, shard.monitor_dsn, shard.weight)
     await connection.execute(_REGISTER, shard.name, *values)
 
 
-async def set_query_dsn(connection: Connection, name: str, dsn: str) -> None:
-    """How routers read a shard that knows tenants."""
-    await connection.execute(_SET_QUERY, name, dsn)
+async def set_new_logins(connection: Connection, name: str, query_dsn: str, monitor_dsn: str) -> None:
+    """How routers read a shard that knows tenants, and its statistics."""
+    await connection.execute(_SET_LOGINS, name, query_dsn, monitor_dsn)
 
 
 async def forget_old_reader(connection: Connection, name: str) -> None:

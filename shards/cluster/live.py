@@ -48,6 +48,7 @@ class Shard:
     record: ShardRecord
     writer: ShardPool
     reader: ShardPool
+    monitor: ShardPool | None = None  # reads PostgreSQL's statistics
 
     async def write(self, kind: Kind, rows: Sequence[Row], deadline: float) -> write.Written:
         """Commit rows of one kind; returns which were new. Raises ShardError, then nothing is stored.
@@ -96,11 +97,13 @@ class Shard:
     def is_reached_by(self, record: ShardRecord) -> bool:
         """Whether the pools go where `record` says; only its state may differ."""
         known = self.record
-        return (known.writer_dsn, known.reader_dsn) == (record.writer_dsn, record.reader_dsn)
+        own, others = ((each.writer_dsn, each.reader_dsn, each.monitor_dsn) for each in (known, record))
+        return own == others
 
     async def close(self) -> None:
-        """Close both pools."""
-        await asyncio.gather(self.writer.close(), self.reader.close())
+        """Close all pools."""
+        monitor = () if self.monitor is None else (self.monitor.close(),)
+        await asyncio.gather(self.writer.close(), self.reader.close(), *monitor)
 
 
 class Cluster:
@@ -221,10 +224,13 @@ class Cluster:
         reader_limits = replace(self._limits, statement_timeout_s=self._query_timeout_s)
         options = PoolOptions("voltroute writer", None, identity, self._changed)
         reading = PoolOptions("voltroute reader", rows.SESSION, identity, self._changed)
+        watching = PoolOptions("voltroute monitor", None, identity)
+        one = replace(self._limits, min_size=0, max_size=1, statement_timeout_s=self._query_timeout_s)
         return Shard(
             record,
             writer=ShardPool(record.name, record.writer_dsn, self._limits, options),
             reader=ShardPool(record.name, record.reader_dsn, reader_limits, reading),
+            monitor=None if record.monitor_dsn is None else ShardPool(record.name, record.monitor_dsn, one, watching),
         )
 
     async def watch(self, poll_s: float) -> None:

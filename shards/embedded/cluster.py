@@ -231,6 +231,8 @@ async def make_database(state: State, name: str) -> None:
     async with open_session(name, state.superuser_dsn(name, "postgres"), BRIEF) as connection:
         if not await connection.fetchval("SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1)", OWNER):
             await connection.execute(await connection.fetchval(_OWNER_SQL, OWNER, state.owner_password))
-            await connection.execute(f"GRANT pg_read_all_stats, pg_read_all_settings TO {OWNER} WITH ADMIN OPTION")
+        await connection.execute(f"GRANT pg_monitor TO {OWNER} WITH ADMIN OPTION")
         if not await connection.fetchval("SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1)", DATABASE):
             await connection.execute(f"CREATE DATABASE {DATABASE} OWNER {OWNER}")
+    async with open_session(name, state.superuser_dsn(name, DATABASE), BRIEF) as connection:
+        await connection.execute("CREATE EXTENSION IF NOT EXISTS pg_stat_statements")  # its owner may not

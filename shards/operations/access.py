@@ -23,6 +23,7 @@ SELECT
      )) AS open,
     (SELECT rolsuper OR rolbypassrls FROM pg_roles WHERE rolname = $1) AS above
 """
+_MONITORS: Final = "SELECT pg_has_role(oid, 'pg_monitor', 'usage') FROM pg_roles WHERE rolname = $1"
 _SERVES: Final = "SELECT set_config('voltroute.tenant', '-1', false)"
 _SERVED: Final = "SELECT current_setting('voltroute.tenant', true)"
 
@@ -60,6 +61,17 @@ async def apart(record: ShardRecord, connection: Connection) -> Finding:
     return Finding(
         f"{record.name} tenants", not wrong, words, "voltroute migrate up; ALTER ROLE ... NOSUPERUSER NOBYPASSRLS"
     )
+
+
+async def seen(record: ShardRecord, connection: Connection) -> Finding:
+    """As the owner: whether the monitor's login may read PostgreSQL's statistics."""
+    name = f"{record.name} statistics"
+    if record.monitor_dsn is None:
+        return Finding(name, ok=False, found="there is no login that reads them", remedy="voltroute migrate up")
+    login = login_of(record.monitor_dsn)
+    member = bool(await connection.fetchval(_MONITORS, login))
+    words = "the monitor's login reads them" if member else "the monitor's login may not read them"
+    return Finding(name, member, words, f"GRANT pg_monitor TO {login}")
 
 
 async def kept(name: str, connection: Connection) -> Finding:

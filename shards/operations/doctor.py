@@ -119,7 +119,8 @@ async def _shard(record: ShardRecord, info: ClusterInfo, shard_map: ShardMap | N
         async with owner_session(record, BRIEF) as connection:
             buckets = await _buckets(name, connection, shard_map)
             bucket = min(buckets.settled, default=None)
-            found += [buckets.finding, *await _as_owner(name, connection), await access.apart(record, connection)]
+            found += [buckets.finding, *await _as_owner(name, connection)]
+            found += [await access.apart(record, connection), await access.seen(record, connection)]
     except ShardError as error:
         found.append(Finding(f"{name} owner", ok=False, found=error.detail, remedy=_remedy(error)))
     for login, dsn in (("writer", record.writer_dsn), ("reader", record.reader_dsn)):

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from shards.catalog.database import NAME, Catalog, forget_old_reader, set_query_dsn
+from shards.catalog.database import NAME, Catalog, forget_old_reader, set_new_logins
 from shards.clock import deadline_in
 from shards.errors import ClusterError, Refused, ShardError
 from shards.operations.identity import close_catalog, sign
@@ -47,9 +47,10 @@ async def bring_up(catalog_dsn: str) -> list[Report]:
 
 async def _tell_query_login(catalog_dsn: str, record: ShardRecord, logins: Logins) -> None:
     """From now on routers that know tenants read with the login that sees one; those of before keep theirs."""
-    dsn = with_login(record.reader_dsn, logins.query, logins.query_password)
+    query = with_login(record.reader_dsn, logins.query, logins.query_password)
+    monitor = with_login(record.reader_dsn, logins.monitor, logins.monitor_password)
     async with open_session(NAME, catalog_dsn, BRIEF) as connection:
-        await set_query_dsn(connection, record.name, dsn)
+        await set_new_logins(connection, record.name, query, monitor)
 
 
 async def retire_old_reader(catalog_dsn: str) -> list[str]:

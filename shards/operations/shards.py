@@ -111,8 +111,9 @@ def logins_of(cluster_id: str, known: Mapping[str, ShardRecord]) -> Logins:
     fresh = new_logins(cluster_id)
     for record in sorted(known.values(), key=lambda record: not record.has_tenants):
         query = _password(record.reader_dsn) if record.has_tenants else fresh.query_password
-        old = record.old_reader_dsn
-        return Logins(fresh.suffix, _password(record.writer_dsn), query, None if old is None else _password(old))
+        monitor = fresh.monitor_password if record.monitor_dsn is None else _password(record.monitor_dsn)
+        old = None if record.old_reader_dsn is None else _password(record.old_reader_dsn)
+        return Logins(fresh.suffix, _password(record.writer_dsn), query, monitor, old)
     return fresh
 
 

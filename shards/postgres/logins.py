@@ -1,6 +1,7 @@
 """The logins with which routers reach a shard: a cluster's own, with random passwords and rights of their own."""
 
 import asyncio
+import contextlib
 import random
 import secrets
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from shards.shard import ShardRecord, ShardState
 
 WRITER: Final = "voltroute_writer"
 QUERY: Final = "voltroute_query"
+MONITOR: Final = "voltroute_monitor"
 READER: Final = "voltroute_reader"  # of routers before there were tenants
 
 _EXISTS: Final = "SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1)"
@@ -25,7 +27,8 @@ _CREATE: Final = (
 _ALTER: Final = "SELECT format('ALTER ROLE %I LOGIN PASSWORD %L', $1::text, $2::text)"
 # What a schema cannot carry: a database that was restored from a dump, or copied, is open to everybody again.
 _CLOSE: Final = "SELECT format('REVOKE CONNECT, TEMPORARY ON DATABASE %I FROM PUBLIC', current_database())"
-_RIGHTS: Final = "SELECT grant_rights($1, $2, $3)"
+_RIGHTS: Final = "SELECT grant_rights($1, $2, $3, $4)"
+_STATISTICS: Final = "SELECT format('GRANT pg_monitor TO %I', $1::text)"
 _RETIRE: Final = "SELECT retire_reader($1)"
 # Roles belong to a server, and advisory locks to a database: two shards on one server can only try again.
 _RACES: Final = (
@@ -47,6 +50,7 @@ class Logins:
     suffix: str
     writer_password: str
     query_password: str
+    monitor_password: str
     reader_password: str | None = None
 
     @property
@@ -58,13 +62,21 @@ class Logins:
         return f"{QUERY}_{self.suffix}"
 
     @property
+    def monitor(self) -> str:
+        return f"{MONITOR}_{self.suffix}"
+
+    @property
     def reader(self) -> str:
         return f"{READER}_{self.suffix}"
 
     @property
     def passwords(self) -> dict[str, str]:
         """Login -> password."""
-        found = {self.writer: self.writer_password, self.query: self.query_password}
+        found = {
+            self.writer: self.writer_password,
+            self.query: self.query_password,
+            self.monitor: self.monitor_password,
+        }
         return found if self.reader_password is None else {**found, self.reader: self.reader_password}
 
     def record(self, name: str, owner_dsn: str, weight: float = 1.0) -> ShardRecord:
@@ -78,12 +90,13 @@ class Logins:
             with_login(owner_dsn, self.query, self.query_password),
             weight,
             None if password is None else with_login(owner_dsn, self.reader, password),
+            with_login(owner_dsn, self.monitor, self.monitor_password),
         )
 
 
 def new_logins(cluster_id: str) -> Logins:
     """Logins for a new cluster, named after it, so that two clusters on one server do not meet."""
-    return Logins(cluster_id.replace("-", "")[:8], secrets.token_urlsafe(24), secrets.token_urlsafe(24))
+    return Logins(cluster_id.replace("-", "")[:8], *(secrets.token_urlsafe(24) for _ in range(3)))
 
 
 async def make_logins(connection: Connection, logins: Logins) -> None:
@@ -111,7 +124,11 @@ async def _make(connection: Connection, logins: Logins) -> None:
             await connection.execute(await connection.fetchval(_ALTER if there else _CREATE, login, password))
         await close_to_public(connection)
         reader = None if logins.reader_password is None else logins.reader
-        await connection.execute(_RIGHTS, logins.writer, logins.query, reader)
+        await connection.execute(_RIGHTS, logins.writer, logins.query, logins.monitor, reader)
+        # An owner who may not give that away has fewer figures; `doctor` says which GRANT is missing.
+        with contextlib.suppress(asyncpg.InsufficientPrivilegeError):
+            async with transaction(connection):
+                await connection.execute(await connection.fetchval(_STATISTICS, logins.monitor))
 
 
 async def retire_reader(connection: Connection, logins: Logins) -> None:

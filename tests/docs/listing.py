@@ -9,6 +9,7 @@ from prometheus_client.metrics import MetricWrapperBase
 from router import metrics
 from router.cli.main import app
 from router.http import health
+from shards.postgres import figures
 
 
 def metric_names() -> list[tuple[str, tuple[str, ...]]]:
@@ -19,6 +20,7 @@ def metric_names() -> list[tuple[str, tuple[str, ...]]]:
             name = value._name + ("_total" if value._type == "counter" else "")
             found.append((name, tuple(value._labelnames)))
     found += metrics.DERIVED.items()
+    found += [(figure.name, ("shard", *figure.labels)) for figure in (*figures.CHEAP, *figures.HEAVY)]
     source = inspect.getsource(health)
     gauges = re.findall(r'"((?:voltroute|vehicle)_\w+)",\s+"[^"]+",\s+(labels|\(.*?\)),', source)
     for name, labels in gauges:

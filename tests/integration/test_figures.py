@@ -1,0 +1,111 @@
+"""PostgreSQL's figures: of every shard, by a login that reads no reading, and never inside a scrape."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import asyncpg
+import httpx2
+import pytest
+
+from router.figures import Figures
+from shards.clock import deadline_in
+from shards.operations import doctor
+from shards.postgres import figures
+from shards.postgres.pools import PoolLimits, PoolOptions, ShardPool
+from tests.integration.test_identity import records
+from tests.support.ledger import execute
+from tests.support.readings import ingest, meter
+from tests.support.routers import in_process
+from tests.support.servers import TestCluster, new_cluster
+
+
+@pytest.fixture
+async def own(servers: list[str]) -> AsyncIterator[TestCluster]:
+    async with new_cluster(servers, shards=2, buckets=4) as made:
+        yield made
+
+
+async def scraped(client: httpx2.AsyncClient) -> dict[str, float]:
+    lines = (await client.get("/metrics")).text.splitlines()
+    return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines if not line.startswith("#")}
+
+
+async def test_every_router_tells_the_cheap_ones_and_the_leader_the_others(own: TestCluster) -> None:
+    async with in_process(own, runner=False) as client:
+        await ingest(client, [meter(own.devices_of(shard, 1)[0]) for shard in own.shards])
+        async with asyncio.timeout(30):
+            while 'pg_stat_database_numbackends{shard="s2"}' not in (found := await scraped(client)):
+                await asyncio.sleep(0.05)
+        for shard in own.shards:
+            assert found[f'pg_stat_database_numbackends{{shard="{shard}"}}'] > 0
+            assert found[f'pg_settings_max_connections{{shard="{shard}"}}'] >= 100
+            assert found[f'pg_replication_is_replica{{shard="{shard}"}}'] == 0
+            assert found[f'pg_database_frozenxid_age{{shard="{shard}"}}'] > 0
+        assert not any(name.startswith("pg_stat_user_tables") for name in found)
+        told = client.app.state.router.figures  # type: ignore[attr-defined]
+        assert isinstance(told, Figures)
+        await told._ask_all("heavy", figures.heavy)
+        await told._ask_all("cheap", figures.cheap)
+        found = await scraped(client)
+        for shard in own.shards:
+            assert found[f'pg_stat_activity_count{{shard="{shard}",state="idle"}}'] >= 1
+            assert found[f'pg_database_size_bytes{{shard="{shard}"}}'] > 1e6
+            assert found[f'pg_wal_size_bytes{{shard="{shard}"}}'] > 0
+            assert f'pg_stat_user_tables_n_dead_tup{{relname="meter_telemetry_history",shard="{shard}"}}' in found
+        assert not any("_b0" in name for name in found)  # no leaf has a series of its own
+
+
+async def test_a_shard_that_does_not_answer_has_no_figures(own: TestCluster) -> None:
+    async with in_process(own, runner=False) as client:
+        told = client.app.state.router.figures  # type: ignore[attr-defined]
+        await told._ask_all("cheap", figures.cheap)
+        assert 'pg_settings_max_connections{shard="s1"}' in await scraped(client)
+        login = (await records(own))["s1"].monitor_dsn or ""
+        await execute(own.shards["s1"], f'ALTER ROLE "{login.partition("://")[2].partition(":")[0]}" NOLOGIN')
+        end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'voltroute monitor'"
+        await execute(own.shards["s1"], end)
+        await told._ask_all("cheap", figures.cheap)
+        found = await scraped(client)
+        assert 'pg_settings_max_connections{shard="s1"}' not in found
+        assert 'pg_settings_max_connections{shard="s2"}' in found
+
+
+async def test_the_monitors_login_reads_no_reading(own: TestCluster) -> None:
+    login = (await records(own))["s1"].monitor_dsn
+    assert login is not None
+    pool = ShardPool("s1", login, PoolLimits(min_size=0, max_size=1), PoolOptions())
+    try:
+        async with pool.connection(deadline_in(5)) as connection:
+            samples = await figures.heavy(connection)
+            assert samples[figures.HEAVY[0]]
+            for table in ("meter_telemetry_history", "vehicle_current_status", "correction"):
+                with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                    await connection.fetch(f"SELECT * FROM {table}")
+    finally:
+        await pool.close()
+
+
+async def test_statements_are_told_with_their_texts_where_they_are_counted(own: TestCluster) -> None:
+    async with in_process(own, runner=False) as client:
+        assert (await client.get("/v1/shards/s1/statements")).json() == {"items": []}  # not created in this database
+        await execute(own.shards["s1"], "CREATE EXTENSION pg_stat_statements")
+        await execute(own.shards["s1"], "SELECT pg_sleep(0.15)")
+        await ingest(client, [meter(device) for device in own.devices_of("s1", 3)])
+        items = (await client.get("/v1/shards/s1/statements")).json()["items"]
+        assert items[0]["query"] == "SELECT pg_sleep($1)"
+        assert items[0]["meanMs"] > figures.SLOW_MS
+        assert items[0]["calls"] == 1
+        assert any("INSERT INTO" in item["query"] for item in items)
+        assert (await client.get("/v1/shards/nobody/statements")).status_code == 404
+
+
+async def test_doctor_says_which_grant_is_missing(own: TestCluster) -> None:
+    found = {each.name: each for each in await doctor.examine(own.catalog_dsn)}
+    assert found["s1 statistics"].ok
+    login = ((await records(own))["s1"].monitor_dsn or "").partition("://")[2].partition(":")[0]
+    await execute(own.shards["s1"], f'REVOKE pg_monitor FROM "{login}"')
+    try:
+        refused = {each.name: each for each in await doctor.examine(own.catalog_dsn)}["s1 statistics"]
+        assert (refused.ok, refused.remedy) == (False, f"GRANT pg_monitor TO {login}")
+    finally:
+        await execute(own.shards["s1"], f'GRANT pg_monitor TO "{login}"')
