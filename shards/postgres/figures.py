@@ -1,5 +1,6 @@
 """PostgreSQL's own figures, by the names under which exporters tell them."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -52,7 +53,7 @@ SELECT (SELECT sum(numbackends) FROM pg_stat_database)::float8 AS connections,
     current_setting('max_connections')::float8 AS max_connections, d.xact_commit::float8, d.xact_rollback::float8,
     d.blks_hit::float8, d.blks_read::float8, d.deadlocks::float8, d.temp_bytes::float8,
     (SELECT age(datfrozenxid) FROM pg_database WHERE datname = current_database())::float8 AS frozen_age,
-    pg_is_in_recovery()::int::float8 AS in_recovery
+    pg_is_in_recovery()::int::float8 AS in_recovery, extract(epoch FROM clock_timestamp())::float8 AS clock
 FROM pg_stat_database AS d WHERE d.datname = current_database()
 """
 _ACTIVITY: Final = """
@@ -118,16 +119,20 @@ ORDER BY mean_exec_time > $2 DESC, total_exec_time DESC LIMIT $1
 """
 _CALLS: Final = Figure("pg_stat_statements_calls", "Calls of the statements that take most of the time", ("queryid",))
 _SECONDS: Final = Figure("pg_stat_statements_seconds", "Seconds spent in them", ("queryid",))
-CHEAP: Final = (*_SERVER.values(), _STATES, _LONGEST, _BEHIND, _KEPT)
+_SKEW: Final = Figure("voltroute_shard_clock_skew_seconds", "How far a shard's clock is ahead of the router's")
+CHEAP: Final = (*_SERVER.values(), _SKEW, _STATES, _LONGEST, _BEHIND, _KEPT)
 HEAVY: Final = (*_TABLES.values(), *_BLOCKS.values(), _DISK, _CALLS, _SECONDS)
 
 
 async def cheap(connection: Connection) -> Samples:
     """Connections, transactions, blocks, replicas, age: some milliseconds at most."""
+    asked_at = time.time()
     server = (await connection.fetch(_DATABASE))[0]
+    skew = server["clock"] - (asked_at + time.time()) / 2
     states = await connection.fetch(_ACTIVITY)
     return {
         **{figure: [((), server[name])] for name, figure in _SERVER.items()},
+        _SKEW: [((), skew)],
         _STATES: [((record["label"],), record["value"]) for record in states],
         _LONGEST: [((record["label"],), record["longest"]) for record in states],
         _BEHIND: [((record["label"],), record["value"]) for record in await connection.fetch(_REPLICAS)],
