@@ -32,7 +32,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore")
 
-    catalog_dsn: SecretStr | None = Field(None, description="PostgreSQL URL of the catalog")
+    catalog_dsn: SecretStr | None = Field(None, description="PostgreSQL URL of the catalog; or where it is: @FILE")
     data: str | None = Field(None, description="folder of an embedded cluster")
     pg_bin: str | None = Field(None, description="folder with initdb and postgres, for embedded clusters")
 

@@ -157,7 +157,7 @@ def init(
     settings = load_settings()
     if catalog is None and settings.catalog_dsn is None:
         raise typer.BadParameter("give the catalog's DSN with --catalog, or as VOLTROUTE_CATALOG_DSN")
-    catalog_dsn = dsn_of(catalog) if catalog else settings.catalog_dsn.get_secret_value()  # type: ignore[union-attr]
+    catalog_dsn = dsn_of(catalog or settings.catalog_dsn.get_secret_value())  # type: ignore[union-attr]
     shards: dict[str, str] = {}
     for entry in shard:
         name, equals, dsn = entry.partition("=")

@@ -86,7 +86,7 @@ def data_folder(data: Path | None, settings: Settings) -> Path:
 def find_catalog(data: Path | None, settings: Settings) -> str:
     """DSN of the catalog that a command is about. NoCluster when there is none, or it is not running."""
     if data is None and settings.catalog_dsn is not None:
-        return settings.catalog_dsn.get_secret_value()
+        return dsn_of(settings.catalog_dsn.get_secret_value())
     folder = data_folder(data, settings)
     state = _running_state(folder)
     if state is None:

@@ -17,6 +17,7 @@ import yaml
 from shards.catalog.keys import Right
 from tests.docs.test_alerts import RULES
 from tests.fault.test_shard_away import as_test_cluster
+from tests.support.dashboards import load_generator
 from tests.support.processes import breakable
 from tests.support.readings import meter
 from tests.support.routers import router_process
@@ -126,4 +127,7 @@ async def test_a_stalled_shard_fires_its_alert_and_no_other(tmp_path: Path) -> N
                 "telemetry_ingest_duration_seconds_count",
             ):
                 assert (await asked(client, "/query", query=metric))["result"], metric
+            for expression in load_generator().expressions():
+                asked_for = expression.replace("$__rate_interval", "30s")
+                assert (await client.get("/query", params={"query": asked_for})).status_code == 200, expression
             posting.cancel()

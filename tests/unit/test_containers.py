@@ -1,8 +1,10 @@
 """docker-compose.yml against the Compose schema, and what it promises; there is no engine to ask here."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -23,17 +25,27 @@ def test_the_compose_file_fits_its_schema() -> None:
 
 
 def test_everything_waits_until_what_it_needs_is_healthy(services: dict[str, dict[str, object]]) -> None:
-    assert set(services) == {"catalog", "shard-1", "shard-2", "shard-3", "init", "router", "fleet"}
+    always = {name for name, service in services.items() if "profiles" not in service}
+    assert always == {"catalog", "shard-1", "shard-2", "shard-3", "init", "router", "balancer", "fleet"}
     databases = {name: {"condition": "service_healthy"} for name in ("catalog", "shard-1", "shard-2", "shard-3")}
     assert services["init"]["depends_on"] == databases
     assert services["router"]["depends_on"] == {"init": {"condition": "service_completed_successfully"}}
-    assert services["fleet"]["depends_on"] == {"router": {"condition": "service_healthy"}}
+    assert services["balancer"]["depends_on"] == {"router": {"condition": "service_healthy"}}
     assert all("healthcheck" in services[name] for name in databases)
 
 
-def test_nothing_but_the_router_on_loopback_is_published(services: dict[str, dict[str, object]]) -> None:
-    assert services["router"]["ports"] == ["127.0.0.1:8080:8080"]
-    assert not any("ports" in service for name, service in services.items() if name != "router")
+def test_what_is_published_is_on_loopback(services: dict[str, dict[str, Any]]) -> None:
+    published = {name: service["ports"] for name, service in services.items() if "ports" in service}
+    assert set(published) == {"balancer", "prometheus", "grafana"}
+    assert all(port.startswith("127.0.0.1:") for ports in published.values() for port in ports)
+
+
+def test_secrets_come_by_file_and_tags_are_pinned(services: dict[str, dict[str, Any]]) -> None:
+    for name, service in services.items():
+        assert not any("PASSWORD" in key and not key.endswith("_FILE") for key in service.get("environment", {})), name
+        assert all("PASSWORD}" not in str(value) for value in service.values()), name
+        image = service.get("image", "")
+        assert image == "voltroute" or re.search(r":v?\d+\.\d+", image), name
 
 
 @pytest.mark.parametrize(("file", "installs"), [("Makefile", 2), ("Dockerfile", 1)])
