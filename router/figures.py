@@ -27,6 +27,7 @@ class Figures:
         self._cluster = cluster
         self._found: dict[str, dict[str, Samples]] = {"cheap": {}, "heavy": {}}
         self._refused: set[str] = set()
+        self._slow: set[tuple[str, tuple[str, ...]]] = set()
 
     async def run(self) -> None:
         """The cheap ones of every shard, until cancelled: every router asks for its own."""
@@ -35,11 +36,12 @@ class Figures:
             await asyncio.sleep(CHEAP_S)
 
     async def lead(self) -> None:
-        """The others, until cancelled: the leader alone asks for these."""
+        """The others, until cancelled: the leader alone asks for these, and tells of slow statements."""
         try:
             while True:
                 await asyncio.sleep(HEAVY_S)
                 await self._ask_all("heavy", figures.heavy)
+                self._tell_slow()
         finally:
             self._found["heavy"] = {}
 
@@ -61,6 +63,16 @@ class Figures:
             return None
         self._refused.discard(name)
         return found
+
+    def _tell_slow(self) -> None:
+        """A line, once, for each statement over SLOW_MS on average; /v1/shards/NAME/statements has its text."""
+        for shard, samples in self._found["heavy"].items():
+            calls = dict(samples.get(figures.CALLS, ()))
+            for labels, seconds in samples.get(figures.SECONDS, ()):
+                mean_ms = seconds / max(calls.get(labels, 0), 1) * 1000
+                if mean_ms > figures.SLOW_MS and (shard, labels) not in self._slow:
+                    self._slow.add((shard, labels))
+                    _log.warning("slow_statement", shard=shard, queryid=labels[0], mean_ms=round(mean_ms, 1))
 
     def gauges(self) -> Gauges:
         """A metric for each figure, with the label `shard` before its own."""
