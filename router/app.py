@@ -90,7 +90,7 @@ def create_app(settings: Settings, connections: Connections | None = None) -> St
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        catalog = Catalog(catalog_dsn, changed=told)
+        catalog = Catalog(catalog_dsn, changed=told, apart=True)
         cluster = Cluster(catalog, settings.pool_limits(), settings.query_timeout_s, told)
         intake, figures = _intake(settings, cluster), Figures(cluster)
         router = Router(settings, cluster, intake, figures, connections=lambda: len(connections.open))
@@ -149,7 +149,11 @@ def _intake(settings: Settings, cluster: Cluster) -> Intake:
         commit_timeout_s=settings.ingest_timeout_s,
     )
     return Intake(
-        Access(lambda: cluster.keyring, open_without_keys=settings.insecure or settings.is_loopback),
+        Access(
+            lambda: cluster.keyring,
+            lambda: cluster.map.pinned,
+            open_without_keys=settings.insecure or settings.is_loopback,
+        ),
         Dispatcher(cluster, limits, _log_fault),
         BodyBudget(settings.bodies_bytes_max),
         BodyLimits(settings.body_bytes_max, settings.body_idle_s, settings.body_rate_min),

@@ -5,6 +5,7 @@ import contextlib
 import logging
 import os
 import queue
+import re
 import sys
 import threading
 import time
@@ -19,6 +20,7 @@ from shards.postgres.dsn import redact_text
 
 REQUEST_ID: Final[ContextVar[str]] = ContextVar("request_id", default="")
 TRACE_ID: Final[ContextVar[str]] = ContextVar("trace_id", default="")
+_KEY: Final = re.compile(r"(vr_[a-z0-9]{8}_)[A-Za-z0-9_-]{43}")
 LINES_WAITING_MAX: Final = 10_000
 _LEVELS: Final = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
@@ -29,6 +31,11 @@ def _add_ids(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDic
     if trace_id := TRACE_ID.get():
         event["trace_id"] = trace_id
     return event
+
+
+def _redacted(_logger: WrappedLogger, _method: str, line: Any) -> str:
+    """No password and no key in a whole line, tracebacks included."""
+    return _KEY.sub(r"\1***", redact_text(str(line)))
 
 
 def _redact(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
@@ -82,7 +89,7 @@ def configure(level_name: str, *, console: bool | None = None) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     last: list[Any] = (
-        [structlog.dev.ConsoleRenderer(colors=True)]
+        [structlog.dev.ConsoleRenderer(colors=True, exception_formatter=structlog.dev.plain_traceback)]
         if console
         else [structlog.processors.format_exc_info, _redact, structlog.processors.JSONRenderer()]
     )
@@ -101,7 +108,7 @@ def configure(level_name: str, *, console: bool | None = None) -> None:
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, _redact, *last],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, _redact, *last, _redacted],
         )
     )
     root = logging.getLogger()

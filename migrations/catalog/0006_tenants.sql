@@ -16,6 +16,9 @@ CREATE TABLE tenant (
     WHERE (first_bucket IS NOT NULL)
 );
 
+-- Ranges follow each other: the next one is given out when the last one has its tables.
+CREATE UNIQUE INDEX tenant_unready ON tenant (ready) WHERE NOT ready;
+
 -- What was stored before there were tenants, and what a cluster without keys stores, is the default tenant's.
 INSERT INTO tenant (tenant_id, name) VALUES (0, 'default');
 

@@ -9,6 +9,7 @@ from prometheus_client import Counter
 from router.access.limits import TokenBucket
 from router.metrics import KEY_READINGS, REFUSED
 from router.wire.problems import FORBIDDEN, RATE_LIMITED, ProblemError, retry_after
+from shards.buckets import BucketRange
 from shards.catalog.keys import Right
 from shards.catalog.tenants import DEFAULT
 
@@ -29,6 +30,7 @@ class Caller:
     expires_at: float | None = None
     limits: tuple[TokenBucket, ...] = ()
     counters: tuple[Counter, Counter] | None = None
+    pinned: BucketRange | None = None
 
     def require(self, right: str) -> None:
         """A 403 problem unless the key has this scope."""
@@ -58,7 +60,7 @@ class Caller:
                 raise ProblemError(RATE_LIMITED, detail, headers=retry_after(wait))
 
     def charge(self, readings: int, now: float) -> None:
-        """Readings that a request held, whatever becomes of them."""
+        """Readings that a request held, whatever becomes of them; a body that cannot be read counts as one."""
         for bucket in self.limits:
             bucket.charge(readings, now)
 

@@ -1,17 +1,19 @@
 """From the Authorization header to whoever sends a request."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 from router.access.caller import Caller, counters_of, forget_counters
 from router.access.limits import TokenBucket
 from router.metrics import REFUSED
 from router.wire.problems import NOT_OPEN, NOT_READY, UNAUTHORIZED, ProblemError, retry_after
+from shards.buckets import BucketRange
 from shards.catalog.keys import Key, Keyring
 from shards.errors import NoMap
 
 CACHED_MAX: Final = 10_000
+CACHED_BYTES_MAX: Final = 128
 _BEARER: Final = b"bearer "
 _CHALLENGE: Final = {"WWW-Authenticate": 'Bearer realm="voltroute"'}
 # One text for every key that lets nobody in: it tells nothing of which keys exist.
@@ -23,11 +25,19 @@ RawHeader = tuple[bytes, bytes]
 class Access:
     """Knows the callers of one router. `ring` gives the keys as the catalog last said; they stay valid without it.
 
-    `open_without_keys`: whether a cluster that has never had a key serves everybody who reaches this router.
+    `pinned`: tenants with buckets of their own, by the map in use. `open_without_keys`: whether a cluster without any
+    key, now or ever, serves everybody who reaches this router.
     """
 
-    def __init__(self, ring: Callable[[], Keyring], *, open_without_keys: bool) -> None:
+    def __init__(
+        self,
+        ring: Callable[[], Keyring],
+        pinned: Callable[[], Mapping[int, BucketRange]],
+        *,
+        open_without_keys: bool,
+    ) -> None:
         self._ring = ring
+        self._pinned = pinned
         self._open_without_keys = open_without_keys
         self._known: Keyring | None = None
         self._callers: dict[bytes, Caller] = {}  # by raw header: a digest for each request would cost 4 us
@@ -56,11 +66,31 @@ class Access:
         for name, value in headers:
             if name == b"authorization":
                 caller = self._callers.get(value) or self._identify(ring, value)
-                if caller is None or (caller.expires_at is not None and caller.expires_at <= time.time()):
+                if caller is None:
                     break
+                if caller.expires_at is not None and caller.expires_at <= time.time():
+                    self._forget(caller)
+                    break
+                if caller.pinned is not None:
+                    self._check_map(caller)
                 return caller
         REFUSED.labels("unauthorized").inc()
         raise ProblemError(UNAUTHORIZED, _REFUSED, headers=_CHALLENGE)
+
+    def _check_map(self, caller: Caller) -> None:
+        """Keys and map are read one after the other: by an older map its readings would go to buckets of others."""
+        try:
+            known = self._pinned().get(caller.tenant)
+        except NoMap:
+            known = None
+        if known != caller.pinned:
+            raise ProblemError(NOT_READY, "the map of this tenant's buckets was not read yet", headers=retry_after(1))
+
+    def _forget(self, caller: Caller) -> None:
+        """A key that has expired has no series any more."""
+        key = self._known.keys.get(caller.key_id or "") if self._known else None
+        if key is not None:
+            forget_counters(key.tenant, key.key_id)
 
     def _identify(self, ring: Keyring, header: bytes) -> Caller | None:
         if header[: len(_BEARER)].lower() != _BEARER:
@@ -68,9 +98,11 @@ class Access:
         key = ring.find(header[len(_BEARER) :].strip())
         if key is None:
             return None
-        if len(self._callers) >= CACHED_MAX:
-            self._callers.clear()
-        caller = self._callers[header] = self._caller(key)
+        caller = self._caller(key)
+        if len(header) <= CACHED_BYTES_MAX:  # a key may be written with any number of spaces before it
+            if len(self._callers) >= CACHED_MAX:
+                self._callers.clear()
+            self._callers[header] = caller
         return caller
 
     def _caller(self, key: Key) -> Caller:
@@ -83,6 +115,7 @@ class Access:
             key.expires_at,
             tuple(limit for limit in limits if limit is not None),
             counters_of(key.tenant, key.key_id),
+            key.pinned,
         )
 
     def _limit(self, whose: str, rate: float | None) -> TokenBucket | None:

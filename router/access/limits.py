@@ -6,12 +6,15 @@ from typing import Final
 BURST_S: Final = 10.0  # what a bucket holds, in seconds of its rate: a device's minute, or a small backlog, at once
 
 
+DEBT_S: Final = 60.0  # nobody who shares a limit waits longer for what one of them has sent
+
+
 @dataclass(slots=True, eq=False)
 class TokenBucket:
     """`rate` tokens a second, at most BURST_S seconds of them.
 
     What is charged may exceed what is there: the size of a body is known only when it was read. Then the bucket is in
-    debt, and lets nothing through until that is paid.
+    debt, at most DEBT_S seconds of it, and lets nothing through until that is paid.
     """
 
     rate: float
@@ -30,7 +33,7 @@ class TokenBucket:
     def charge(self, tokens: int, now: float) -> None:
         """Take tokens at `now` (monotonic seconds)."""
         self._refill(now)
-        self._level -= tokens
+        self._level = max(self._level - tokens, -self.rate * DEBT_S)
 
     def debt_s(self, now: float) -> float:
         """Seconds until the bucket lets something through; 0 when it does now."""

@@ -46,7 +46,7 @@ def create(
     rate: Annotated[
         float | None, typer.Option(min=0.001, help="Readings a second, for each router [no limit].")
     ] = None,
-    days: Annotated[float | None, typer.Option(min=0.0001, help="Days until it expires [never].")] = None,
+    days: Annotated[float | None, typer.Option(min=0.0001, max=36_500, help="Days until it expires [never].")] = None,
     label: Annotated[str | None, typer.Option(help="What it is for.")] = None,
     data: DataOption = None,
     json: JsonOption = False,

@@ -9,6 +9,7 @@ from router.cli.show.output import errors
 from router.settings import Settings
 from shards.catalog import keys
 from shards.catalog.database import Catalog
+from shards.catalog.keys import new_text
 from shards.clock import deadline_in
 from shards.errors import Refused, ShardError
 from shards.operations import tenants
@@ -19,29 +20,39 @@ ASK_TIMEOUT_S: Final = 5.0
 def write_first_key(catalog_dsn: str, file: Path) -> None:
     """A key that may do everything, into a new file, for a cluster that has never had one.
 
-    The file is made first: a key that nobody can read again would close the cluster.
+    It is written before it becomes valid: a key that nobody can read again would close the cluster.
     """
+    if asyncio.run(_closed(catalog_dsn)):
+        errors.print("the cluster has had keys before: none is made", soft_wrap=True)
+        return
+    text = new_text()
     try:
         descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     except FileExistsError:
-        errors.print(f"{file} is there already: no key is made", soft_wrap=True)
-        return
+        raise Refused(f"{file} is there already, and the cluster has no key: remove it, or name another file") from None
     try:
         with os.fdopen(descriptor, "w") as writing:
-            text = asyncio.run(_first_key(catalog_dsn))
-            writing.write(text or "")
+            writing.write(text)
+            writing.flush()
+            os.fsync(writing.fileno())
+        asyncio.run(_make(catalog_dsn, text))
     except BaseException:
         file.unlink()
         raise
-    if text is None:
-        file.unlink()
-        errors.print("the cluster has had keys before: none is made", soft_wrap=True)
 
 
-async def _first_key(catalog_dsn: str) -> str | None:
+async def _closed(catalog_dsn: str) -> bool:
     catalog = Catalog(catalog_dsn)
     try:
-        return await tenants.first_key(catalog)
+        return await tenants.has_had_keys(catalog)
+    finally:
+        await catalog.close()
+
+
+async def _make(catalog_dsn: str, text: str) -> None:
+    catalog = Catalog(catalog_dsn)
+    try:
+        await tenants.first_key(catalog, text)
     finally:
         await catalog.close()
 

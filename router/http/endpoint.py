@@ -30,11 +30,16 @@ class Call:
     query: Any
     request: Request
 
+    @property
+    def caller(self) -> Caller:
+        """Who sends it."""
+        found: Caller = self.request.scope["caller"]
+        return found
+
     def tenant_for(self, *device_ids: str) -> int:
         """The caller's tenant; 403 unless its key is for these devices (IDs, or how they begin), or for all if none."""
-        caller: Caller = self.request.scope["caller"]
-        caller.require_devices(*device_ids)
-        return caller.tenant
+        self.caller.require_devices(*device_ids)
+        return self.caller.tenant
 
     def scope_for(self, *device_ids: str) -> Scope:
         """What a read of these devices, or of all, gets; 403 as above."""

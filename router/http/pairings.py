@@ -32,7 +32,10 @@ async def _put(call: Call) -> Response:
     try:
         created = await pairings.put(router.cluster.catalog, tenant, pairing, router.query_deadline())
     except PairingConflict as conflict:
-        raise ProblemError(CONFLICT, str(conflict)) from None
+        # With a prefix, the other vehicle may be one of which the key must not know.
+        known = call.caller.prefix is None
+        detail = str(conflict) if known else f"meter {pairing.meter_id} already feeds a vehicle at that time"
+        raise ProblemError(CONFLICT, detail) from None
     return json_response(_wire(pairing), 201 if created else 200)
 
 
@@ -54,7 +57,9 @@ async def _list(call: Call) -> Page[PairingBody]:
     if len(found) > query.limit:
         last = page[-1]
         following = encode_cursor(last.vehicle_id, last.meter_id, last.valid_from.isoformat())
-    return Page([_wire(pairing) for pairing in page], following)
+    prefix = call.caller.prefix or ""
+    seen = [each for each in page if each.vehicle_id.startswith(prefix) and each.meter_id.startswith(prefix)]
+    return Page([_wire(pairing) for pairing in seen], following)
 
 
 async def _delete(call: Call) -> Response:

@@ -77,12 +77,16 @@ class IngestEndpoint:
         started = time.monotonic()
         try:
             body = decompress(received, headers, intake.body.bytes_max)
-            decoded = decode(body, self._shape, ndjson=ndjson, readings_max=intake.readings_max)
+            try:
+                decoded = decode(body, self._shape, ndjson=ndjson, readings_max=intake.readings_max)
+            except ProblemError:
+                caller.charge(1, started)
+                raise
             del received, body  # a small body may have been a large one: nobody waits for a shard with it in hand
-            if caller.limits:
-                caller.charge(len(decoded), started)
             if caller.prefix is not None:
                 keep_prefix(decoded, caller.prefix)
+            if caller.limits:
+                caller.charge(max(len(decoded.meters) + len(decoded.vehicles), 1), started)
             try:
                 outcome = await _store(
                     intake, decoded, caller.tenant, self._shape, started + intake.timeout_s, strict=strict

@@ -56,7 +56,7 @@ async def devices(scope: Scope, kind: Kind, query: DevicesQuery) -> DeviceList[A
     prefix = query.prefix or ""
     cursor = decode_cursor(query.cursor, 1)
     # Just before the first ID with the prefix, or the last one of the page before; and just behind the last with it.
-    between = (cursor[0] if cursor else prefix[:-1] + _before(prefix), prefix + BEHIND)
+    between = (max(cursor[0] if cursor else "", prefix[:-1] + _before(prefix)), prefix + BEHIND)
 
     async def ask(reader: Reader, buckets: list[int]) -> Iterable[Rows]:
         return [await read.devices(reader, kind, buckets, between, query.limit + 1)]

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from typing import Final
 
@@ -12,7 +12,7 @@ import asyncpg
 
 from shards.buckets import BucketRange
 from shards.catalog.shard_map import ShardMap, map_from_rows
-from shards.errors import Cause, NoCluster, Refused, ShardUnavailable, Unusable
+from shards.errors import Cause, NoCluster, NoMap, Refused, ShardUnavailable, Unusable
 from shards.postgres.dsn import redact
 from shards.postgres.pools import Connection, PoolLimits, PoolOptions, ShardPool
 from shards.postgres.sessions import open_session
@@ -90,11 +90,16 @@ class Catalog:
         dsn: str,
         limits: PoolLimits | None = None,
         changed: Callable[[str, str, Unusable | None], None] | None = None,
+        *,
+        apart: bool = False,
     ) -> None:
+        """`apart`: what a router must know (map, shards, keys) has connections of its own; no request can take them."""
         self.dsn = dsn
         limits = limits or PoolLimits(min_size=1, max_size=5, cooldown_max_s=1.0, lock_timeout_s=5.0)
         options = PoolOptions("voltroute catalog", changed=changed) if changed else PoolOptions("voltroute catalog")
         self.pool = ShardPool(NAME, dsn, limits, options)
+        few = replace(limits, min_size=1, max_size=2)
+        self.knowing = ShardPool(NAME, dsn, few, PoolOptions("voltroute map")) if apart else self.pool
 
     @asynccontextmanager
     async def transaction(self, deadline: float) -> AsyncIterator[Connection]:
@@ -120,7 +125,7 @@ class Catalog:
 
     async def info(self, deadline: float) -> ClusterInfo:
         """The cluster's constants and current epoch. NoCluster when this database holds none."""
-        async with self.pool.connection(deadline) as connection:
+        async with self.knowing.connection(deadline) as connection:
             try:
                 record = await connection.fetchrow(_CLUSTER)
             except asyncpg.UndefinedTableError:
@@ -144,23 +149,26 @@ class Catalog:
 
     async def shard_map(self, deadline: float) -> ShardMap | None:
         """The current map and epoch, in one snapshot; None when no buckets were given out yet."""
-        async with self.pool.connection(deadline) as connection:
+        async with self.knowing.connection(deadline) as connection:
             records = await connection.fetch(_MAP)
         rows = [(r["bucket"], r["name"]) for r in records if r["bucket"] is not None]
         if not rows:
             return None
         pinned = {tenant: BucketRange(start, count) for tenant, start, count in records[0]["pinned"] or ()}
-        return map_from_rows(records[0]["epoch"], records[0]["bucket_count"], rows, pinned)
+        try:
+            return map_from_rows(records[0]["epoch"], records[0]["bucket_count"], rows, pinned)
+        except ValueError as error:  # routers go on with the map that they have
+            raise NoMap(f"the catalog's map cannot be used: {error}") from None
 
     async def epochs(self, deadline: float) -> tuple[int, int]:
         """The current epoch of the map, and that of tenants and keys."""
-        async with self.pool.connection(deadline) as connection:
+        async with self.knowing.connection(deadline) as connection:
             record = (await connection.fetch(_EPOCHS))[0]
         return record["epoch"], record["keys_epoch"]
 
     async def shards(self, deadline: float) -> list[ShardRecord]:
         """Registered shards, in the order of their registration."""
-        async with self.pool.connection(deadline) as connection:
+        async with self.knowing.connection(deadline) as connection:
             records = await connection.fetch(_SHARDS)
         return [ShardRecord(**{**dict(record), "state": ShardState(record["state"])}) for record in records]
 
@@ -192,8 +200,10 @@ class Catalog:
                 await connection.execute("SELECT 1", timeout=ping_s)
 
     async def close(self) -> None:
-        """Close the pool."""
+        """Close the pools."""
         await self.pool.close()
+        if self.knowing is not self.pool:
+            await self.knowing.close()
 
 
 async def register(connection: Connection, shard: ShardRecord) -> None:

@@ -13,6 +13,7 @@ from typing import Final
 
 import asyncpg
 
+from shards.buckets import BucketRange
 from shards.catalog.database import Catalog
 from shards.catalog.tenants import Tenant
 
@@ -35,7 +36,7 @@ _REVOKE: Final = "UPDATE api_key SET revoked_at = now() WHERE key_id = $1 AND re
 _KNOWN: Final = "SELECT EXISTS (SELECT FROM api_key WHERE key_id = $1)"
 _RING: Final = """
 SELECT c.keys_epoch, EXISTS (SELECT FROM api_key) AS closed, k.key_id, k.digest, k.tenant_id, k.scopes, k.prefix,
-    k.rate, k.expires_at, t.rate AS tenant_rate, t.name AS tenant
+    k.rate, k.expires_at, t.rate AS tenant_rate, t.name AS tenant, t.first_bucket, t.bucket_count
 FROM cluster AS c
 LEFT JOIN api_key AS k ON k.revoked_at IS NULL
 LEFT JOIN tenant AS t USING (tenant_id)
@@ -85,7 +86,10 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Key:
-    """A valid key as a router knows it. `expires_at`: seconds since 1970. Rates: readings a second."""
+    """A valid key as a router knows it. `expires_at`: seconds since 1970. Rates: readings a second.
+
+    `pinned`: the buckets of its tenant alone; a router whose map has none for it must not take its readings.
+    """
 
     key_id: str
     tenant_id: int
@@ -96,6 +100,7 @@ class Key:
     tenant_rate: float | None
     expires_at: float | None
     digest: bytes = field(repr=False)
+    pinned: BucketRange | None = None
 
 
 @dataclass(frozen=True)
@@ -118,7 +123,7 @@ class Keyring:
 
 async def ring(catalog: Catalog, deadline: float) -> Keyring:
     """What routers must know of keys, in one snapshot."""
-    async with catalog.pool.connection(deadline) as connection:
+    async with catalog.knowing.connection(deadline) as connection:
         records = await connection.fetch(_RING)
     keys = {record["key_id"]: _key(record) for record in records if record["key_id"] is not None}
     return Keyring(records[0]["keys_epoch"], records[0]["closed"], keys)
@@ -136,13 +141,19 @@ def _key(record: asyncpg.Record) -> Key:
         record["tenant_rate"],
         None if expires is None else expires.timestamp(),
         record["digest"],
+        None if record["first_bucket"] is None else BucketRange(record["first_bucket"], record["bucket_count"]),
     )
 
 
-async def create(catalog: Catalog, tenant: Tenant, wanted: Wanted, deadline: float) -> tuple[KeyRecord, str]:
-    """Make a key; the only time that its text is known."""
+def new_text() -> str:
+    """The text of a key that does not exist yet."""
     key_id = "".join(secrets.choice(_ID_LETTERS) for _ in range(_ID_LENGTH))
-    text = f"vr_{key_id}_{secrets.token_urlsafe(_SECRET_BYTES)}"
+    return f"vr_{key_id}_{secrets.token_urlsafe(_SECRET_BYTES)}"
+
+
+async def create(catalog: Catalog, tenant: Tenant, wanted: Wanted, text: str, deadline: float) -> tuple[KeyRecord, str]:
+    """Make the key of this text; it is stored nowhere."""
+    key_id = text.split("_")[1]
     digest = hashlib.sha256(text.encode()).digest()
     scopes = [right.value for right in Right if right in wanted.scopes]
     values = (tenant.tenant_id, scopes, wanted.prefix, wanted.rate, wanted.expires_at, wanted.label)

@@ -9,8 +9,8 @@ from shards.errors import Refused
 from shards.window import Window
 
 _COLUMNS: Final = "vehicle_id, meter_id, valid_from, valid_to"
-# Writers take turns, so that no two overlapping pairings can slip past the check; readers are not held up.
-_LOCK: Final = "LOCK TABLE pairing IN SHARE ROW EXCLUSIVE MODE"
+# Writers of one meter take turns, so that no two overlapping pairings can slip past the check.
+_LOCK: Final = "SELECT pg_advisory_xact_lock(hashtext('voltroute.pairing'), hashtext($1))"
 _OVERLAP: Final = f"""
 SELECT {_COLUMNS} FROM pairing
 WHERE meter_id = $2::text AND tenant_id = $5
@@ -75,7 +75,7 @@ async def put(catalog: Catalog, tenant: int, pairing: Pairing, deadline: float) 
     """
     key = (pairing.vehicle_id, pairing.meter_id, pairing.valid_from, pairing.valid_to, tenant)
     async with catalog.transaction(deadline) as connection:
-        await connection.execute(_LOCK)
+        await connection.execute(_LOCK, f"{tenant} {pairing.meter_id}")
         other = await connection.fetchrow(_OVERLAP, *key)
         if other is not None:
             message = (

@@ -9,7 +9,7 @@ import asyncpg
 
 from shards.buckets import BucketRange
 from shards.catalog.database import Catalog
-from shards.errors import InvalidArgument
+from shards.errors import InvalidArgument, Refused
 from shards.postgres.pools import Connection
 
 DEFAULT: Final = 0  # of what a cluster without keys stores
@@ -29,7 +29,9 @@ _PUBLISH: Final = """
 INSERT INTO bucket_map (bucket, shard_id)
 SELECT o.bucket, s.shard_id
 FROM unnest($1::smallint[], $2::text[]) AS o (bucket, name) JOIN shard AS s USING (name)
+ON CONFLICT DO NOTHING
 """
+_PUBLISHED: Final = "SELECT count(*) FROM bucket_map WHERE bucket = ANY($1::smallint[])"
 _END: Final = """
 SELECT greatest(
     (SELECT bucket_count FROM cluster), coalesce((SELECT max(first_bucket + bucket_count) FROM tenant), 0)
@@ -88,6 +90,12 @@ async def find(catalog: Catalog, name: str, deadline: float) -> Tenant | None:
     return None if record is None else _tenant(record)
 
 
+async def pins(catalog: Catalog, deadline: float) -> dict[int, tuple[str, ...]]:
+    """The buckets of pinned tenants, and the shards that alone may have them."""
+    found = await all_of(catalog, deadline)
+    return {bucket: tenant.shards for tenant in found if tenant.pinned for bucket in tenant.pinned.buckets}
+
+
 async def insert(
     connection: Connection, name: str, rate: float | None, pinned: BucketRange | None, shards: Sequence[str]
 ) -> Tenant:
@@ -108,7 +116,12 @@ async def next_bucket(connection: Connection) -> int:
 
 
 async def publish(connection: Connection, tenant: Tenant, owners: Sequence[str]) -> None:
-    """Give a tenant's own buckets out, in their order; from then on it is ready. Inside `Catalog.membership`."""
+    """Give a tenant's own buckets out, in their order; from then on it is ready. Inside `Catalog.membership`.
+
+    Refused when one of the owners is no shard any more: a map with a bucket that nobody has could not be used.
+    """
     buckets = list(tenant.pinned.buckets) if tenant.pinned else []
     await connection.execute(_PUBLISH, buckets, list(owners))
+    if await connection.fetchval(_PUBLISHED, buckets) != len(buckets):
+        raise Refused(f"one of {', '.join(sorted(set(owners)))} is not a shard any more")
     await connection.execute(_READY, tenant.tenant_id)

@@ -17,6 +17,7 @@ from shards.embedded.server import Server, initialise
 from shards.embedded.state import CATALOG, DATABASE, OWNER, State, load_state, new_state, save_state, with_free_ports
 from shards.errors import ClusterError, MachineError, Refused
 from shards.operations.init import Progress, init_cluster, silently
+from shards.postgres.logins import scram_sha_256
 from shards.postgres.sessions import BRIEF, open_session
 
 _PARALLEL_INITDB: Final = asyncio.Semaphore(2)
@@ -230,7 +231,7 @@ async def make_database(state: State, name: str) -> None:
     """Owner and database on one server, unless they are there."""
     async with open_session(name, state.superuser_dsn(name, "postgres"), BRIEF) as connection:
         if not await connection.fetchval("SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1)", OWNER):
-            await connection.execute(await connection.fetchval(_OWNER_SQL, OWNER, state.owner_password))
+            await connection.execute(await connection.fetchval(_OWNER_SQL, OWNER, scram_sha_256(state.owner_password)))
         await connection.execute(f"GRANT pg_monitor TO {OWNER} WITH ADMIN OPTION")
         if not await connection.fetchval("SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1)", DATABASE):
             await connection.execute(f"CREATE DATABASE {DATABASE} OWNER {OWNER}")

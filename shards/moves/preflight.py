@@ -46,9 +46,9 @@ class _Side:
 
     def strangers(self, bucket: int) -> list[str]:
         """What would be in this bucket's way: in the tree, or beside it under a name of this bucket."""
-        mark = f"_b{bucket:04d}"
+        mark = f"_b{bucket:04d}_"
         found = [each.what for each in self.foreign]
-        return found + [f"{name} is attached nowhere" for name in self.loose if mark in name]
+        return found + [f"{name} is attached nowhere" for name in self.loose if mark in f"{name}_"]
 
 
 def _mib(count: int) -> str:

@@ -40,12 +40,6 @@ class Planned:
         return self.size_bytes / (self.copy_rate or COPY_RATE_ASSUMED) + len(self.plan.moves)
 
 
-async def _pins(catalog: Catalog) -> dict[int, tuple[str, ...]]:
-    """The buckets of pinned tenants, and the shards that may have them."""
-    found = await tenants.all_of(catalog, deadline_in(TIMEOUT_S))
-    return {bucket: tenant.shards for tenant in found if tenant.pinned for bucket in tenant.pinned.buckets}
-
-
 async def plan_now(catalog: Catalog, by: str, threshold: float, weights: Mapping[str, float]) -> Planned:
     """A plan that evens out `by` "bytes" or "rate" (measured for 5 s). InvalidArgument for unknown names."""
     if by not in MEASURES:
@@ -60,5 +54,5 @@ async def plan_now(catalog: Catalog, by: str, threshold: float, weights: Mapping
         raise InvalidArgument(f"--weight: there is no shard {', '.join(sorted(unknown))}")
     loads = await bucket_loads({r.name: r for r in records}, shard_map, SAMPLE_S if by == "rate" else 0.0)
     places = [Place(r.name, weights.get(r.name, r.weight), r.state is ShardState.DRAINING) for r in records]
-    made = make_plan(shard_map.owners, costs_of(loads, by), places, threshold, await _pins(catalog))
+    made = make_plan(shard_map.owners, costs_of(loads, by), places, threshold, await tenants.pins(catalog, deadline))
     return Planned(made, loads, shard_map.epoch, records, await rebalances.copy_rate(catalog, deadline_in(TIMEOUT_S)))

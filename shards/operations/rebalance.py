@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from shards.catalog import tenants
 from shards.catalog.database import Catalog
 from shards.clock import deadline_in
 from shards.errors import Refused, ShardError
@@ -45,7 +46,11 @@ async def start(catalog: Catalog, moves: Sequence[PlannedMove], reason: str, pac
 async def start_within(
     catalog: Catalog, connection: Connection, moves: Sequence[PlannedMove], reason: str, pace: Pace
 ) -> int:
-    """The same, inside `Catalog.membership`."""
+    """The same, inside `Catalog.membership`. Refused for a bucket that is pinned to other shards."""
+    pins = await tenants.pins(catalog, deadline_in(TIMEOUT_S))
+    for move in moves:
+        if move.target not in pins.get(move.bucket, (move.target,)):
+            raise Refused(f"bucket {move.bucket} is pinned to {', '.join(pins[move.bucket])}, not to {move.target}")
     number = await rebalances.start(
         connection,
         moves,

@@ -112,7 +112,8 @@ def logins_of(cluster_id: str, known: Mapping[str, ShardRecord]) -> Logins:
     for record in sorted(known.values(), key=lambda record: not record.has_tenants):
         query = _password(record.reader_dsn) if record.has_tenants else fresh.query_password
         monitor = fresh.monitor_password if record.monitor_dsn is None else _password(record.monitor_dsn)
-        old = None if record.old_reader_dsn is None else _password(record.old_reader_dsn)
+        olds = [each.old_reader_dsn for each in known.values() if each.old_reader_dsn is not None]
+        old = _password(olds[0]) if olds else None
         return Logins(fresh.suffix, _password(record.writer_dsn), query, monitor, old)
     return fresh
 

@@ -1,7 +1,8 @@
 """Making tenants, and the keys that let their devices and people in."""
 
 import asyncio
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Final
 
@@ -14,7 +15,7 @@ from shards.clock import deadline_in
 from shards.errors import InvalidArgument, Refused
 from shards.moves.placement import spread
 from shards.operations.init import attach_buckets
-from shards.shard import ShardRecord
+from shards.shard import ShardRecord, ShardState
 from shards.storage.partitions import runway
 
 TIMEOUT_S: Final = 10.0
@@ -26,29 +27,68 @@ async def create_tenant(
 ) -> Tenant:
     """A new tenant; with `pins` it has buckets of its own on these shards alone, made at once.
 
-    Refused when the name is taken, a pin is no shard, or the buckets are another range's. Repeating what was
-    interrupted finishes it.
+    Refused when the name is taken, a pin is no shard that may be given buckets, or the buckets are another range's.
+    Repeating what was interrupted finishes it.
     """
     check_name(name)
-    records = await _ready_shards(catalog)
-    unknown = sorted(set(pins) - records.keys())
-    if unknown:
-        raise Refused(f"--pin: there is no shard {', '.join(unknown)}; there are {', '.join(sorted(records))}")
-    if pins and bucket_count < len(set(pins)):
-        raise Refused(f"{bucket_count} buckets cannot be spread over {len(set(pins))} shards: --buckets must be more")
+    check_rate(rate)
+    shards = list(dict.fromkeys(pins))
     async with catalog.membership(deadline_in(TIMEOUT_S)) as connection:
+        records = await _ready_shards(catalog)
+        _check_pins(shards, bucket_count, records)
         known = await tenants.find(catalog, name, deadline_in(TIMEOUT_S))
-        if known is not None and (known.ready or known.shards != tuple(dict.fromkeys(pins))):
-            raise Refused(f"{name} is a tenant already")
-        if known is None:
+        if known is not None:
+            _check_same(known, rate, shards, bucket_count)
+        else:
             pinned = None
-            if pins:
+            if shards:
+                await _check_map(catalog)
                 pinned = _range(await tenants.next_bucket(connection), bucket_count, first_bucket)
-            known = await tenants.insert(connection, name, rate, pinned, list(dict.fromkeys(pins)))
+            known = await tenants.insert(connection, name, rate, pinned, shards)
     if known.pinned is not None:
         await _give_out(catalog, known, records)
-    found = await tenants.find(catalog, name, deadline_in(TIMEOUT_S))
-    return found or known
+    return await find_tenant(catalog, name)
+
+
+def check_rate(rate: float | None) -> None:
+    """InvalidArgument unless it is a number of readings a second, or None: no limit."""
+    if rate is not None and not (math.isfinite(rate) and rate > 0):
+        raise InvalidArgument(f"--rate {rate:g}: a number of readings a second is expected")
+
+
+def _check_pins(shards: Sequence[str], bucket_count: int, records: Mapping[str, ShardRecord]) -> None:
+    unknown = sorted(set(shards) - records.keys())
+    if unknown:
+        raise Refused(f"--pin: there is no shard {', '.join(unknown)}; there are {', '.join(sorted(records))}")
+    draining = [name for name in shards if records[name].state is ShardState.DRAINING]
+    if draining:
+        raise Refused(f"--pin: {', '.join(draining)} is draining: it is given no buckets")
+    if shards and bucket_count < len(shards):
+        raise Refused(f"{bucket_count} buckets cannot be spread over {len(shards)} shards: --buckets must be more")
+
+
+def _check_same(known: Tenant, rate: float | None, shards: Sequence[str], bucket_count: int) -> None:
+    """Only what was interrupted is finished, and only by the same command."""
+    asked = (rate, tuple(shards), bucket_count)
+    was = (known.rate, known.shards, known.pinned.count if known.pinned else 0)
+    if known.ready:
+        raise Refused(f"{known.name} is a tenant already")
+    if asked != was:
+        raise Refused(
+            f"{known.name} was begun with --pin {' --pin '.join(known.shards)} --buckets {was[2]}"
+            f"{'' if known.rate is None else f' --rate {known.rate:g}'}: repeat it like that"
+        )
+
+
+async def _check_map(catalog: Catalog) -> None:
+    """Buckets follow those that exist: all of them must be given out, also those of a tenant that is being made."""
+    if await catalog.shard_map(deadline_in(TIMEOUT_S)) is None:
+        raise Refused(
+            "the cluster's own buckets are not given out yet: repeat the `voltroute init` that was interrupted"
+        )
+    for tenant in await tenants.all_of(catalog, deadline_in(TIMEOUT_S)):
+        if not tenant.ready:
+            raise Refused(f"tenant {tenant.name} is being made: repeat its `voltroute tenant create` first")
 
 
 async def _ready_shards(catalog: Catalog) -> dict[str, ShardRecord]:
@@ -97,8 +137,9 @@ async def find_tenant(catalog: Catalog, name: str) -> Tenant:
     return found
 
 
-async def create_key(catalog: Catalog, tenant: str, wanted: Wanted) -> tuple[KeyRecord, str]:
+async def create_key(catalog: Catalog, tenant: str, wanted: Wanted, text: str | None = None) -> tuple[KeyRecord, str]:
     """A new key of a tenant, and its text, which nobody can find out again. Refused for an unknown tenant."""
+    check_rate(wanted.rate)
     await _ready_shards(catalog)
     found = await find_tenant(catalog, tenant)
     if not found.ready:
@@ -107,15 +148,18 @@ async def create_key(catalog: Catalog, tenant: str, wanted: Wanted) -> tuple[Key
         raise InvalidArgument(f"a key that expires at {wanted.expires_at.isoformat()} would never be valid")
     if not wanted.scopes:
         raise InvalidArgument(f"a key needs a scope: {', '.join(Right)}")
-    return await keys.create(catalog, found, wanted, deadline_in(TIMEOUT_S))
+    return await keys.create(catalog, found, wanted, text or keys.new_text(), deadline_in(TIMEOUT_S))
 
 
-async def first_key(catalog: Catalog) -> str | None:
-    """A key of the default tenant that may do everything, for a cluster that has never had one; None otherwise."""
-    if (await keys.ring(catalog, deadline_in(TIMEOUT_S))).closed:
-        return None
+async def has_had_keys(catalog: Catalog) -> bool:
+    """Whether the cluster is closed: a key was made once."""
+    return (await keys.ring(catalog, deadline_in(TIMEOUT_S))).closed
+
+
+async def first_key(catalog: Catalog, text: str) -> None:
+    """Let this key (`keys.new_text`) do everything, as the default tenant's."""
     wanted = Wanted(tuple(Right), label="first key")
-    return (await create_key(catalog, tenants.DEFAULT_NAME, wanted))[1]
+    await create_key(catalog, tenants.DEFAULT_NAME, wanted, text)
 
 
 async def revoke_key(catalog: Catalog, key_id: str) -> bool:
@@ -128,5 +172,6 @@ async def revoke_key(catalog: Catalog, key_id: str) -> bool:
 
 async def set_rate(catalog: Catalog, name: str, rate: float | None) -> None:
     """Change a tenant's limit in readings a second; None takes it away. Refused for an unknown tenant."""
+    check_rate(rate)
     await find_tenant(catalog, name)
     await tenants.set_rate(catalog, name, rate, deadline_in(TIMEOUT_S))

@@ -111,17 +111,19 @@ FROM pg_statio_user_tables
 _DISK: Final = Figure(
     "voltroute_shard_disk_free_bytes", "Bytes free on the fullest disk that a shard needs, if it is here"
 )
-_STATEMENTS: Final = """
+# Statements about roles are kept with the passwords in them: nobody is shown those.
+_STATEMENTS: Final = r"""
 SELECT queryid::text AS query_id, query, calls, mean_exec_time AS mean_ms, total_exec_time / 1000 AS total_s
 FROM pg_stat_statements
 WHERE dbid = (SELECT oid FROM pg_database WHERE datname = current_database()) AND queryid IS NOT NULL
+    AND query !~* '\m(role|user|password)\M'
 ORDER BY mean_exec_time > $2 DESC, total_exec_time DESC LIMIT $1
 """
-_CALLS: Final = Figure("pg_stat_statements_calls", "Calls of the statements that take most of the time", ("queryid",))
-_SECONDS: Final = Figure("pg_stat_statements_seconds", "Seconds spent in them", ("queryid",))
+CALLS: Final = Figure("pg_stat_statements_calls", "Calls of the statements that take most of the time", ("queryid",))
+SECONDS: Final = Figure("pg_stat_statements_seconds", "Seconds spent in them", ("queryid",))
 _SKEW: Final = Figure("voltroute_shard_clock_skew_seconds", "How far a shard's clock is ahead of the router's")
 CHEAP: Final = (*_SERVER.values(), _SKEW, _STATES, _LONGEST, _BEHIND, _KEPT)
-HEAVY: Final = (*_TABLES.values(), *_BLOCKS.values(), _DISK, _CALLS, _SECONDS)
+HEAVY: Final = (*_TABLES.values(), *_BLOCKS.values(), _DISK, CALLS, SECONDS)
 
 
 async def cheap(connection: Connection) -> Samples:
@@ -150,8 +152,8 @@ async def heavy(connection: Connection) -> Samples:
         **{figure: [((record["label"],), record[name]) for record in tables] for name, figure in _TABLES.items()},
         **{figure: [((), blocks[name])] for name, figure in _BLOCKS.items()},
         _DISK: [] if free is None else [((), float(free))],
-        _CALLS: [((each.query_id,), float(each.calls)) for each in told],
-        _SECONDS: [((each.query_id,), each.total_s) for each in told],
+        CALLS: [((each.query_id,), float(each.calls)) for each in told],
+        SECONDS: [((each.query_id,), each.total_s) for each in told],
     }
 
 

@@ -1,7 +1,10 @@
 """The logins with which routers reach a shard: a cluster's own, with random passwords and rights of their own."""
 
 import asyncio
+import base64
 import contextlib
+import hashlib
+import hmac
 import random
 import secrets
 from dataclasses import dataclass
@@ -38,6 +41,7 @@ _RACES: Final = (
     asyncpg.DeadlockDetectedError,
 )
 _ATTEMPTS_MAX: Final = 20
+_SCRAM_ROUNDS: Final = 4_096
 
 
 @dataclass(frozen=True, repr=False)
@@ -94,6 +98,16 @@ class Logins:
         )
 
 
+def scram_sha_256(password: str) -> str:
+    """What PostgreSQL stores of a password (RFC 5802, 7677): the text itself would be in its logs and statistics."""
+    salt = secrets.token_bytes(16)
+    salted = hashlib.pbkdf2_hmac("sha256", password.encode(), salt, _SCRAM_ROUNDS)
+    stored = hashlib.sha256(hmac.digest(salted, b"Client Key", "sha256")).digest()
+    server = hmac.digest(salted, b"Server Key", "sha256")
+    salt_text, stored_text, server_text = (base64.b64encode(part).decode() for part in (salt, stored, server))
+    return f"SCRAM-SHA-256${_SCRAM_ROUNDS}:{salt_text}${stored_text}:{server_text}"
+
+
 def new_logins(cluster_id: str) -> Logins:
     """Logins for a new cluster, named after it, so that two clusters on one server do not meet."""
     return Logins(cluster_id.replace("-", "")[:8], *(secrets.token_urlsafe(24) for _ in range(3)))
@@ -121,7 +135,8 @@ async def _make(connection: Connection, logins: Logins) -> None:
     async with transaction(connection):
         for login, password in logins.passwords.items():
             there = await connection.fetchval(_EXISTS, login)
-            await connection.execute(await connection.fetchval(_ALTER if there else _CREATE, login, password))
+            statement = _ALTER if there else _CREATE
+            await connection.execute(await connection.fetchval(statement, login, scram_sha_256(password)))
         await close_to_public(connection)
         reader = None if logins.reader_password is None else logins.reader
         await connection.execute(_RIGHTS, logins.writer, logins.query, logins.monitor, reader)

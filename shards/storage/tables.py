@@ -109,7 +109,7 @@ ORDER BY 1, 2
 _LOOSE: Final = r"""
 SELECT c.relname::text AS name FROM pg_class AS c
 WHERE c.relkind IN ('r', 'p') AND c.relnamespace = 'public'::regnamespace
-    AND c.relname ~ '^(meter|vehicle)_(telemetry_history|current_status)_b\d{4}(_|$)'
+    AND c.relname ~ '^(meter|vehicle)_(telemetry_history|current_status)_b\d{4,5}(_|$)'
     AND NOT EXISTS (SELECT FROM pg_inherits AS i WHERE i.inhrelid = c.oid)
     AND NOT EXISTS (SELECT FROM move_table AS m WHERE m.table_oid = c.oid)
 ORDER BY 1

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 import asyncpg
 import httpx2
 import pytest
+import structlog
 
 from router.figures import Figures
 from shards.clock import deadline_in
@@ -95,7 +96,16 @@ async def test_statements_are_told_with_their_texts_where_they_are_counted(own: 
         assert items[0]["query"] == "SELECT pg_sleep($1)"
         assert items[0]["meanMs"] > figures.SLOW_MS
         assert items[0]["calls"] == 1
+        told = client.app.state.router.figures  # type: ignore[attr-defined]
+        with structlog.testing.capture_logs() as lines:
+            for _ in range(2):
+                await told._ask_all("heavy", figures.heavy)
+                told._tell_slow()
+        assert [(line["event"], line["queryid"]) for line in lines] == [("slow_statement", items[0]["queryId"])]
         assert any("INSERT INTO" in item["query"] for item in items)
+        secret = "CREATE ROLE someone_else PASSWORD 'secret'"
+        await execute(own.shards["s1"], f"BEGIN; {secret}; ROLLBACK")
+        assert "PASSWORD" not in (await client.get("/v1/shards/s1/statements")).text
         assert (await client.get("/v1/shards/nobody/statements")).status_code == 404
 
 

@@ -1,6 +1,7 @@
 """Tenants: the same IDs are other devices, and no way leads to another one's rows."""
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,13 +11,17 @@ import pytest
 
 from router.ingest.decode import METER_FORMAT, decode
 from router.ingest.routing import route
+from shards.buckets import BucketRange
+from shards.catalog.shard_map import ShardMap
+from shards.catalog.tenants import publish
 from shards.clock import deadline_in
-from shards.errors import ForeignTenant, Refused
+from shards.errors import ForeignTenant, NoMap, Refused
 from shards.kinds import METER
+from shards.moves.placement import PlannedMove
 from shards.operations import tenants
 from shards.operations.drain import drain
 from shards.operations.plan import plan_now
-from shards.operations.rebalance import Pace
+from shards.operations.rebalance import Pace, start
 from shards.operations.shards import remove_shard
 from shards.postgres.pools import PoolLimits, PoolOptions, ShardPool
 from shards.storage import read
@@ -228,8 +233,19 @@ async def test_a_pinned_tenant_whose_making_was_interrupted_is_finished(cluster:
             )
         with pytest.raises(Refused, match="are not made yet: repeat"):
             await new_key(cluster, "big")
-        with pytest.raises(Refused, match="is a tenant already"):
-            await tenants.create_tenant(catalog, "big", None, ("s2",), 4, None)
+        for pins, buckets, rate in ((("s2",), 4, None), (("s1",), 8, None), (("s1",), 4, 5.0)):
+            with pytest.raises(Refused, match="was begun with --pin s1 --buckets 4: repeat it like that"):
+                await tenants.create_tenant(catalog, "big", rate, pins, buckets, None)
+        # Its buckets come before those of the next one, and have no owner yet: a map with a gap could not be used.
+        with pytest.raises(Refused, match="tenant big is being made"):
+            await tenants.create_tenant(catalog, "next", None, ("s2",), 4, None)
+        with pytest.raises(asyncpg.UniqueViolationError, match="tenant_unready"):
+            await fetch(
+                cluster.catalog_dsn,
+                "INSERT INTO tenant (name, first_bucket, bucket_count, shards, ready) "
+                "VALUES ('n', 12, 4, '{s1}', false)",
+            )
+        assert (await catalog.shard_map(deadline_in(5)) or ShardMap(0, ())).bucket_count == 8
         made = await tenants.create_tenant(catalog, "big", None, ("s1",), 4, None)
         assert made.ready
         shard_map = await catalog.shard_map(deadline_in(5))
@@ -240,6 +256,27 @@ async def test_a_pinned_tenant_whose_making_was_interrupted_is_finished(cluster:
         bounds = datetime(2000, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC)
         ((shard, _),) = route(decoded, shard_map, made.tenant_id, *bounds)[0]
         assert shard == "s1"
+
+
+async def test_what_would_break_the_map_is_refused(cluster: TestCluster) -> None:
+    async with catalog_of(cluster) as catalog:
+        made = await tenants.create_tenant(catalog, "big", None, ("s1",), 4, None)
+        move = [PlannedMove(9, "s1", "s2")]
+        with pytest.raises(Refused, match="bucket 9 is pinned to s1, not to s2"):
+            await start(catalog, move, "by hand", Pace())
+        with pytest.raises(Refused, match="one of gone is not a shard any more"):
+            async with catalog.membership(deadline_in(5)) as connection:
+                await publish(connection, replace(made, pinned=BucketRange(12, 2)), ["gone", "gone"])
+        await fetch(cluster.catalog_dsn, "UPDATE shard SET state = 'draining' WHERE name = 's2'")
+        with pytest.raises(Refused, match="s2 is draining"):
+            await tenants.create_tenant(catalog, "other", None, ("s2",), 4, None)
+        # As a catalog may be after a restore: whoever asks is told, and routers go on with the map that they have.
+        await fetch(cluster.catalog_dsn, "DELETE FROM bucket_map WHERE bucket = 9")
+        with pytest.raises(NoMap, match="cannot be used: no shard owns the buckets"):
+            await catalog.shard_map(deadline_in(5))
+        await fetch(cluster.catalog_dsn, "DELETE FROM bucket_map")
+        with pytest.raises(Refused, match="the cluster's own buckets are not given out yet"):
+            await tenants.create_tenant(catalog, "third", None, ("s1",), 4, None)
 
 
 async def test_overlapping_ranges_are_refused_by_the_catalog_too(cluster: TestCluster) -> None:
