@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import orjson
 import pytest
 
-from router.ingest.decode import METER_FORMAT, MIXED_FORMAT, VEHICLE_FORMAT, decode
+from router.ingest.decode import METER_FORMAT, MIXED_FORMAT, VEHICLE_FORMAT, decode, keep_prefix
 from router.ingest.routing import route
 from router.reads.efficiency import coverage
 from router.wire.problems import CONTENT_TOO_LARGE, MALFORMED_BODY, ProblemError
@@ -16,7 +16,7 @@ from shards.kinds import METER
 from shards.moves.phases import Move, Phase, Recorded, Role, check_record
 from shards.shard import ShardRecord, ShardState, check_name
 from shards.window import Window
-from tests.support.readings import START, meter, vehicle
+from tests.support.readings import START, meter, register, vehicle
 
 
 def body_of(*items: object) -> bytes:
@@ -164,3 +164,27 @@ def test_a_record_takes_only_legal_steps() -> None:
             check_record(role, before, after)
     move = Move(1, 1, 0, "a", "b", Phase.PLANNED)
     assert (move.shard(Role.SOURCE), move.shard(Role.TARGET)) == ("a", "b")
+
+
+def test_a_prefix_keeps_readings_of_its_devices_alone() -> None:
+    items = [meter("A-1"), meter("B-1"), vehicle("A-2"), vehicle("AB"), {"meterId": "A-3"}, 5]
+    decoded = decode(orjson.dumps(items), MIXED_FORMAT, ndjson=False, readings_max=10)
+    keep_prefix(decoded, "A-")
+    assert [index for index, _ in decoded.meters] == [0]
+    assert [index for index, _ in decoded.vehicles] == [2]
+    errors = {error.index: (error.pointer, error.code) for error in decoded.errors}
+    assert errors == {
+        1: ("/meterId", "foreign_device"),
+        3: ("/vehicleId", "foreign_device"),
+        4: ("/timestamp", "missing_field"),
+        5: ("", "wrong_type"),
+    }
+
+
+def test_meters_with_energies_and_registers_in_one_batch() -> None:
+    items = [register("R"), meter("M"), {**meter("X"), "registerKwh": 1.0}]
+    decoded = decode(orjson.dumps(items), METER_FORMAT, ndjson=False, readings_max=10)
+    assert [index for index, _ in decoded.meters] == [0, 1]
+    assert [(error.index, error.code) for error in decoded.errors] == [(2, "ambiguous_energy")]
+    whole = decode(orjson.dumps(items[:2]), METER_FORMAT, ndjson=False, readings_max=10)
+    assert ([index for index, _ in whole.meters], whole.errors) == ([0, 1], [])

@@ -42,3 +42,18 @@ def test_spread() -> None:
     assert spread(4, ["a", "b", "c"]) == ("a", "b", "c", "a")
     with pytest.raises(InvalidArgument):
         spread(2, ["a", "b", "c"])
+
+
+def test_a_pinned_bucket_stays_where_it_may_be() -> None:
+    pins = {6: ("b",), 7: ("b", "c")}
+    drained = [Place("a"), Place("b", draining=True), Place("c")]
+    moved = {move.bucket: move.target for move in make_plan("aaabbbbb", [1.0] * 8, drained, pins={7: ("b", "c")}).moves}
+    assert moved[7] == "c"
+    with pytest.raises(Refused, match="bucket 6 is pinned to b, and none of them may be given buckets"):
+        make_plan("aaabbbbb", [1.0] * 8, drained, pins=pins)
+    even = make_plan("bbbbbbbb", [1.0] * 8, [Place("a"), Place("b"), Place("c")], threshold=0, pins=pins)
+    assert even.after[6] == "b"
+    assert even.after[7] in {"b", "c"}
+    assert even.imbalance_after < even.imbalance_before
+    nowhere = dict.fromkeys(range(8), ("b",))
+    assert make_plan("bbbbbbbb", [1.0] * 8, [Place("a"), Place("b")], threshold=0, pins=nowhere).moves == ()
