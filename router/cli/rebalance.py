@@ -94,8 +94,8 @@ def pace_of(parallel: int, rate_mb: float | None, keep: float) -> Pace:
     return Pace(parallel, None if rate_mb is None else int(rate_mb * 2**20), keep)
 
 
-def watch_to_the_end(data: Path | None, *, json: bool = False) -> None:
-    """Show the moves until they end; exit code 1 unless all were done. Ctrl-C only stops watching."""
+def watch_to_the_end(data: Path | None, *, json: bool = False) -> bool:
+    """Show the moves until they end; exit code 1 unless all were done. False when Ctrl-C stopped only the watching."""
 
     async def work(catalog: Catalog) -> str | None:
         with contextlib.suppress(asyncio.CancelledError):
@@ -113,6 +113,7 @@ def watch_to_the_end(data: Path | None, *, json: bool = False) -> None:
         errors.print("not watching any more; the moves go on (see `voltroute rebalance status`)")
     elif state != RebalanceState.DONE:
         raise typer.Exit(1)
+    return state is not None
 
 
 async def _close(catalog: Catalog) -> None:

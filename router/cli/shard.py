@@ -135,8 +135,8 @@ def drain(
     if number is None:
         tell(document, f"{name} owns nothing. Take it out with:  {then}", json=json)
     elif watch:
-        watch_to_the_end(data, json=json)
-        tell(document, f"Take it out with:  {then}", json=json)
+        ended = watch_to_the_end(data, json=json)
+        tell(document, f"{'Take it out' if ended else 'When it is empty, take it out'} with:  {then}", json=json)
     else:
         text = f"{name} is being emptied (rebalance {number}); watch it with:  voltroute rebalance watch"
         tell(document, text, json=json)
