@@ -33,15 +33,18 @@ FROM cluster AS c
 LEFT JOIN bucket_map AS m ON true
 LEFT JOIN shard AS s USING (shard_id)
 """
-_SHARDS: Final = """
+# What routers before there were tenants find when none of them may be left: with the login that sees one tenant they
+# would answer that there is nothing; so they are refused.
+_RETIRED: Final = "postgresql://retired.invalid/retired"
+_SHARDS: Final = f"""
 SELECT name, state, owner_dsn, writer_dsn, coalesce(query_dsn, reader_dsn) AS reader_dsn, weight,
-    nullif(reader_dsn, query_dsn) AS old_reader_dsn, monitor_dsn
+    nullif(reader_dsn, '{_RETIRED}') AS old_reader_dsn, monitor_dsn
 FROM shard ORDER BY shard_id
 """
 _SET_STATE: Final = "UPDATE shard SET state = $2 WHERE name = $1 AND state = ANY($3::text[])"
 _SET_WEIGHT: Final = "UPDATE shard SET weight = $2 WHERE name = $1"
 _SET_LOGINS: Final = "UPDATE shard SET query_dsn = $2, monitor_dsn = $3 WHERE name = $1"
-_FORGET_OLD_READER: Final = "UPDATE shard SET reader_dsn = query_dsn WHERE name = $1 AND query_dsn IS NOT NULL"
+_FORGET_OLD_READER: Final = "UPDATE shard SET reader_dsn = $2 WHERE name = $1 AND query_dsn IS NOT NULL"
 _REMOVE: Final = "DELETE FROM shard WHERE name = $1"
 _IN_USE: Final = """
 SELECT (SELECT count(*) FROM bucket_map JOIN shard USING (shard_id) WHERE name = $1) AS buckets,
@@ -208,7 +211,7 @@ class Catalog:
 
 async def register(connection: Connection, shard: ShardRecord) -> None:
     """Add a shard, or change how it is reached, inside `Catalog.membership`. The map alone gives it buckets."""
-    old_reader = shard.old_reader_dsn or shard.reader_dsn
+    old_reader = shard.old_reader_dsn or _RETIRED
     values = (shard.owner_dsn, shard.writer_dsn, shard.reader_dsn, old_reader, shard.monitor_dsn, shard.weight)
     await connection.execute(_REGISTER, shard.name, *values)
 
@@ -220,7 +223,7 @@ async def set_new_logins(connection: Connection, name: str, query_dsn: str, moni
 
 async def forget_old_reader(connection: Connection, name: str) -> None:
     """No router of before is left: nobody reads with the login that knows no tenants."""
-    await connection.execute(_FORGET_OLD_READER, name)
+    await connection.execute(_FORGET_OLD_READER, name, _RETIRED)
 
 
 async def set_state(connection: Connection, name: str, state: ShardState) -> bool:

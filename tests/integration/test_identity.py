@@ -72,9 +72,7 @@ async def test_a_router_does_not_believe_a_dsn(servers: list[str]) -> None:
     """The catalog's DSN of s2 leads to s1's database: neither reads nor writes go there."""
     async with new_cluster(servers, shards=2, buckets=4) as cluster:
         known = await records(cluster)
-        change = (
-            "UPDATE shard SET writer_dsn = $1, (reader_dsn, query_dsn) = ($2, $2), owner_dsn = $3 WHERE name = 's2'"
-        )
+        change = "UPDATE shard SET writer_dsn = $1, query_dsn = $2, owner_dsn = $3 WHERE name = 's2'"
         values = (known["s1"].writer_dsn, known["s1"].reader_dsn, known["s1"].owner_dsn)
         await execute(cluster.catalog_dsn, change, *values)
         device = cluster.devices_of("s2", 1)[0]

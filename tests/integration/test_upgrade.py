@@ -130,6 +130,9 @@ async def test_tenants_come_to_a_cluster_with_data(servers: list[str], monkeypat
         assert (await run_command("migrate", "retire-reader", "--json", env=env)).json == {"retired": ["s1"]}
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
             await fetch(reader, count)
+        # A router of before that is left is refused, instead of telling that there is nothing.
+        ((left,),) = await fetch(cluster.catalog_dsn, "SELECT reader_dsn FROM shard")
+        assert left == "postgresql://retired.invalid/retired"
         assert (await run_command("migrate", "retire-reader", "--json", env=env)).json == {"retired": []}
         async with in_process(cluster, runner=False) as client:
             assert (await client.get("/v1/meters", headers=key.headers)).json()["items"][0]["meterId"] == device
