@@ -12,7 +12,7 @@ from router import log
 from router.settings import PREFIX, LogFormat, Settings
 from shards.embedded.lock import read_holder
 from shards.embedded.state import CATALOG, State, load_state
-from shards.errors import InvalidArgument, NoCluster
+from shards.errors import InvalidArgument, MachineError, NoCluster
 
 _ROOT_DEFAULT: Final = Path("/var/lib/voltroute/default")
 DEFAULT_SHOWN: Final = str(_ROOT_DEFAULT) if os.geteuid() == 0 else "~/.local/share/voltroute/default"
@@ -74,7 +74,11 @@ def default_data() -> Path:
     """Where an embedded cluster lies when nobody says: for root where PostgreSQL's account can enter, too."""
     if os.geteuid() == 0:
         return _ROOT_DEFAULT
-    base = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    try:
+        base = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    except RuntimeError:  # an account of a container, that no file knows
+        message = f"this account has no home folder: say --data DIR, or set {PREFIX}DATA or {PREFIX}CATALOG_DSN"
+        raise MachineError(message) from None
     return Path(base) / "voltroute" / "default"
 
 
