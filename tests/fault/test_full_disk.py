@@ -54,7 +54,7 @@ async def test_a_full_disk_is_told_and_costs_its_shard_only(servers: list[str]) 
         assert {line["cause"] for line in lines if line["event"] == "shard_unavailable"} == {"disk_full"}
         assert [ready["shards"][name]["writes"] for name in cluster.shards] == [False, True, True]
         assert 'voltroute_shard_unavailable{cause="disk_full",login="writer",shard="s1"} 1.0' in metrics
-        # Where PostgreSQL has to write its cache of relations again, a full disk lets nobody in: then that is what is told.
+        # Where PostgreSQL has to write its cache of relations again, a full disk lets nobody in: then that is told.
         told = found.get("s1 disk") or found["s1 owner"]
         assert (told.ok, "make room" in told.remedy) == (False, True), told
         assert found["s2 disk"].ok
