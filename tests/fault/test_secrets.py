@@ -1,13 +1,14 @@
 """Keys and passwords: not in logs, errors, metrics, settings or process lists, and in no file that others can read."""
 
 import asyncio
+import shutil
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import httpx2
 import psutil
 
-from shards.embedded.state import DATABASE, load_state
+from shards.embedded.state import DATABASE, State, load_state
 from tests.support.commands import run_command
 from tests.support.ledger import execute, fetch
 from tests.support.readings import meter
@@ -32,6 +33,32 @@ def open_files(folder: Path) -> list[Path]:
     ]
 
 
+async def requests(url: str, key: str) -> list[str]:
+    """Answers to a good key and to two wrong ones."""
+    seen = []
+    async with httpx2.AsyncClient(base_url=url) as client:
+        for given in (key, key + "x", key[:-1] + "-"):
+            headers = {"Authorization": f"Bearer {given}"}
+            answers = [await client.get(path, headers=headers) for path in PATHS]
+            answers.append(await client.post("/v1/ingest", json=meter("M"), headers=headers))
+            seen += [answer.text for answer in answers]
+    return seen
+
+
+async def failures(url: str, key: str, state: State, writer_dsns: list[str]) -> list[str]:
+    """Answers and metrics while databases fail: the words of drivers and servers are in them, and in the log."""
+    end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = $1"
+    for number, dsn in enumerate(writer_dsns, 1):
+        login, superuser = urlsplit(dsn).username, state.superuser_dsn(f"shard-{number}", DATABASE)
+        await execute(superuser, f'ALTER ROLE "{login}" NOLOGIN')
+        await fetch(superuser, end, login)
+    headers = {"Authorization": f"Bearer {key}"}
+    async with httpx2.AsyncClient(base_url=url, headers=headers) as client:
+        answer = await client.post("/v1/ingest", json=meter("M", 1))
+        assert answer.status_code == 503
+        return [answer.text, (await client.get("/metrics")).text]
+
+
 async def test_secrets_stay_where_they_belong(tmp_path: Path) -> None:
     data, log = scratch_folder() / "cluster", tmp_path / "log"
     with log.open("wb") as writing:
@@ -51,30 +78,12 @@ async def test_secrets_stay_where_they_belong(tmp_path: Path) -> None:
         secrets |= {state.superuser_password, state.owner_password}
         assert len(secrets) >= 5
         env = {"VOLTROUTE_KEY": made["key"], "VOLTROUTE_CATALOG_DSN": ready["catalog_dsn"]}
-        async with httpx2.AsyncClient(base_url=ready["url"]) as client:
-            for key in (made["key"], made["key"] + "x", made["key"][:-1] + "-"):
-                headers = {"Authorization": f"Bearer {key}"}
-                answers = [await client.get(path, headers=headers) for path in PATHS]
-                seen += [answer.text for answer in answers]
-                seen.append((await client.post("/v1/ingest", json=meter("M"), headers=headers)).text)
-            seen.append(command_lines(process.pid))
-            simulating = await start_command("simulate", "--url", ready["url"], "--seconds", "2", env=env)
-            seen.append(command_lines(simulating.pid))
-            await simulating.wait()
-            # Databases that fail: the words of drivers and servers are in logs and answers.
-            for number, row in enumerate(rows, 1):
-                login, superuser = (
-                    urlsplit(row["writer_dsn"]).username,
-                    state.superuser_dsn(f"shard-{number}", DATABASE),
-                )
-                await execute(superuser, f'ALTER ROLE "{login}" NOLOGIN')
-                await fetch(
-                    superuser, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = $1", login
-                )
-            headers = {"Authorization": f"Bearer {made['key']}"}
-            answer = await client.post("/v1/ingest", json=meter("M", 1), headers=headers)
-            assert answer.status_code == 503
-            seen += [answer.text, (await client.get("/metrics", headers=headers)).text]
+        seen += await requests(ready["url"], made["key"])
+        seen.append(command_lines(process.pid))
+        simulating = await start_command("simulate", "--url", ready["url"], "--seconds", "2", env=env)
+        seen.append(command_lines(simulating.pid))
+        await simulating.wait()
+        seen += await failures(ready["url"], made["key"], state, [row["writer_dsn"] for row in rows])
         for told in (("doctor",), ("status",), ("config", "show"), ("key", "list"), ("shard", "list", "--json")):
             done = await run_command(*told, env=env)
             seen += [done.out, done.err]
@@ -88,3 +97,4 @@ async def test_secrets_stay_where_they_belong(tmp_path: Path) -> None:
     assert found == []
     exposed = [file for file in open_files(data) if any(secret.encode() in file.read_bytes() for secret in secrets)]
     assert exposed == []
+    shutil.rmtree(data.parent)
