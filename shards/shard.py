@@ -46,10 +46,10 @@ class ShardRecord:
         return f"ShardRecord({self.name!r}, {self.state.value!r})"
 
 
-def check_name(name: str) -> str:
-    """`name` if a shard can be called so: 1-31 of a-z, 0-9, _ and -, beginning with a letter. InvalidArgument else."""
+def check_name(name: str, what: str = "shard") -> str:
+    """`name` if a shard (`what`) can be called so: 1-31 of a-z, 0-9, _ and -, a letter first; else InvalidArgument."""
     known = name.isascii() and all(c.islower() or c.isdigit() or c in "_-" for c in name)
     if not (known and name[:1].isalpha() and len(name) <= 31):
-        message = f"shard name {name!r}: use 1-31 of a-z, 0-9, _ and -, beginning with a letter"
+        message = f"{what} name {name[:64]!r}: use 1-31 of a-z, 0-9, _ and -, beginning with a letter"
         raise InvalidArgument(message)
     return name

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import date
@@ -183,7 +183,7 @@ class Catalog:
     async def publish_first_map(self, owners: tuple[str, ...], deadline: float) -> None:
         """Give all buckets out at once. Only for a cluster that has no map yet."""
         async with self.pool.connection(deadline) as connection:
-            await connection.execute(_PUBLISH, list(range(len(owners))), list(owners))
+            await give_out(connection, range(len(owners)), owners)
 
     async def listen(self, changed: asyncio.Event, ping_s: float) -> None:
         """Set `changed` at every NOTIFY of a new map; returns when the connection is lost. ShardError if it fails.
@@ -207,6 +207,11 @@ class Catalog:
         await self.pool.close()
         if self.knowing is not self.pool:
             await self.knowing.close()
+
+
+async def give_out(connection: Connection, buckets: Iterable[int], owners: Sequence[str]) -> None:
+    """Enter the owners of new buckets into the map. No bucket may have one; an owner that is no shard is left out."""
+    await connection.execute(_PUBLISH, list(buckets), list(owners))
 
 
 async def register(connection: Connection, shard: ShardRecord) -> None:

@@ -8,8 +8,8 @@ from typing import Final
 import asyncpg
 
 from shards.buckets import BucketRange
-from shards.catalog.database import Catalog
-from shards.errors import InvalidArgument, Refused
+from shards.catalog.database import Catalog, give_out
+from shards.errors import Refused
 from shards.postgres.pools import Connection
 
 DEFAULT: Final = 0  # of what a cluster without keys stores
@@ -25,12 +25,6 @@ VALUES ($1, $2, $3, $4, $5, $3::integer IS NULL) RETURNING {_COLUMNS}
 """
 _SET_RATE: Final = "UPDATE tenant SET rate = $2 WHERE name = $1"
 _READY: Final = "UPDATE tenant SET ready = true WHERE tenant_id = $1"
-_PUBLISH: Final = """
-INSERT INTO bucket_map (bucket, shard_id)
-SELECT o.bucket, s.shard_id
-FROM unnest($1::smallint[], $2::text[]) AS o (bucket, name) JOIN shard AS s USING (name)
-ON CONFLICT DO NOTHING
-"""
 _PUBLISHED: Final = "SELECT count(*) FROM bucket_map WHERE bucket = ANY($1::smallint[])"
 _END: Final = """
 SELECT greatest(
@@ -53,15 +47,6 @@ class Tenant:
     pinned: BucketRange | None = None
     shards: tuple[str, ...] = ()
     ready: bool = True
-
-
-def check_name(name: str) -> str:
-    """`name` if a tenant can be called so: 1-31 of a-z, 0-9, _ and -, beginning with a letter. InvalidArgument else."""
-    known = name.isascii() and all(c.islower() or c.isdigit() or c in "_-" for c in name)
-    if not (known and name[:1].isalpha() and len(name) <= 31):
-        message = f"tenant name {name[:64]!r}: use 1-31 of a-z, 0-9, _ and -, beginning with a letter"
-        raise InvalidArgument(message)
-    return name
 
 
 def _tenant(record: asyncpg.Record) -> Tenant:
@@ -121,7 +106,8 @@ async def publish(connection: Connection, tenant: Tenant, owners: Sequence[str])
     Refused when one of the owners is no shard any more: a map with a bucket that nobody has could not be used.
     """
     buckets = list(tenant.pinned.buckets) if tenant.pinned else []
-    await connection.execute(_PUBLISH, buckets, list(owners))
+    if await connection.fetchval(_PUBLISHED, buckets) == 0:  # else two repeats were made at once
+        await give_out(connection, buckets, owners)
     if await connection.fetchval(_PUBLISHED, buckets) != len(buckets):
         raise Refused(f"one of {', '.join(sorted(set(owners)))} is not a shard any more")
     await connection.execute(_READY, tenant.tenant_id)

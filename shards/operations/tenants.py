@@ -10,12 +10,12 @@ from shards.buckets import BucketRange
 from shards.catalog import keys, tenants
 from shards.catalog.database import Catalog, ClusterInfo
 from shards.catalog.keys import KeyRecord, Right, Wanted
-from shards.catalog.tenants import BUCKETS_MAX, Tenant, check_name
+from shards.catalog.tenants import BUCKETS_MAX, Tenant
 from shards.clock import deadline_in
 from shards.errors import InvalidArgument, Refused
 from shards.moves.placement import spread
 from shards.operations.init import attach_buckets
-from shards.shard import ShardRecord, ShardState
+from shards.shard import ShardRecord, ShardState, check_name
 from shards.storage.partitions import runway
 
 TIMEOUT_S: Final = 10.0
@@ -30,7 +30,7 @@ async def create_tenant(
     Refused when the name is taken, a pin is no shard that may be given buckets, or the buckets are another range's.
     Repeating what was interrupted finishes it.
     """
-    check_name(name)
+    check_name(name, "tenant")
     check_rate(rate)
     shards = list(dict.fromkeys(pins))
     async with catalog.membership(deadline_in(TIMEOUT_S)) as connection:
