@@ -1,9 +1,11 @@
 """What must hold before a move begins; a red check ends it with its reason."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
-from shards.errors import MoveError
+from shards.errors import Cause, MoveError, ShardUnavailable
 from shards.moves.phases import Move
 from shards.postgres.disk import disk_free
 from shards.postgres.pools import Connection
@@ -57,7 +59,7 @@ def _mib(count: int) -> str:
 
 async def check(source: ShardRecord, target: ShardRecord, move: Move) -> None:
     """Unfit when a move cannot be made, with the reason and what to do about it."""
-    async with owner_session(source) as at_source, owner_session(target) as at_target:
+    async with owner_session(source) as at_source, _let_in(target) as at_target:
         here = await _look(source.name, at_source, move.bucket)
         there = await _look(target.name, at_target, move.bucket)
         skew = await _skew(at_source, at_target)
@@ -78,6 +80,22 @@ async def check(source: ShardRecord, target: ShardRecord, move: Move) -> None:
     ]:
         if wrong:
             raise Unfit(reason)
+
+
+@asynccontextmanager
+async def _let_in(target: ShardRecord) -> AsyncIterator[Connection]:
+    """A session of the target. Unfit when its disk is so full that it can let nobody in.
+
+    PostgreSQL writes its cache of relations when a session begins and the cache is not there.
+    """
+    try:
+        async with owner_session(target) as session:
+            yield session
+    except ShardUnavailable as error:
+        if error.shard == target.name and error.cause is Cause.DISK_FULL:
+            message = f"{target.name} has no room at all: {error.detail}"
+            raise Unfit(message) from error
+        raise
 
 
 async def _look(name: str, connection: Connection, bucket: int) -> _Side:

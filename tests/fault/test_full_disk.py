@@ -67,6 +67,7 @@ async def test_a_full_disk_is_told_and_costs_its_shard_only(servers: list[str]) 
 async def test_no_move_begins_to_a_full_disk(servers: list[str]) -> None:
     async with new_cluster(servers, shards=3, buckets=8) as cluster, on_small_disk(cluster, "s2") as disk:
         catalog = Catalog(cluster.catalog_dsn)
+        await fetch(cluster.shards["s2"], "SELECT")  # a session writes the cache that later ones need
         disk.fill()
         await start(catalog, [PlannedMove(0, "s1", "s2")])
         async with running(catalog):
@@ -74,6 +75,24 @@ async def test_no_move_begins_to_a_full_disk(servers: list[str]) -> None:
         assert await leftovers(cluster) == []
         told = (await fetch(cluster.catalog_dsn, "SELECT last_error FROM move"))[0]["last_error"]
         assert told == "s2 has 0 MiB free, bucket 0 needs 1 MiB"
+        await catalog.close()
+
+
+async def test_a_move_to_a_disk_that_lets_nobody_in_fails_and_leaves_nothing(servers: list[str]) -> None:
+    async with new_cluster(servers, shards=3, buckets=8) as cluster, on_small_disk(cluster, "s2") as disk:
+        catalog, note = Catalog(cluster.catalog_dsn), None
+        disk.fill()
+        disk.let_nobody_in()
+        await start(catalog, [PlannedMove(0, "s1", "s2")])
+        async with running(catalog):
+            async with asyncio.timeout(30):
+                while not (note := (await fetch(cluster.catalog_dsn, "SELECT note FROM rebalance"))[0]["note"]):
+                    await asyncio.sleep(0.05)
+            assert note.startswith("s2 has no room at all: ")
+            disk.make_room()  # whether an earlier attempt left something there can be seen only now
+            assert await ended(catalog) == "failed"
+        assert await leftovers(cluster) == []
+        assert await owner_of(cluster, 0) == "s1"
         await catalog.close()
 
 

@@ -36,6 +36,13 @@ class SmallDisk:
                 except OSError as error:
                     assert error.errno == 28, error  # ENOSPC
 
+    def let_nobody_in(self) -> None:
+        """As after any change of its catalogs: PostgreSQL has to write its cache of relations to begin a session."""
+        while caches := list(self.folder.glob("space/*/*/pg_internal.init")):
+            for cache in caches:
+                cache.unlink()
+            self.fill()
+
     def make_room(self) -> None:
         self._filler.unlink()
 
