@@ -24,11 +24,6 @@ class Kind:
     register: str | None = None
 
     @property
-    def status_values(self) -> tuple[str, ...]:
-        """The values that a status holds. Its register is in history, under the status' key."""
-        return tuple(name for name in self.values if name != self.register)
-
-    @property
     def history(self) -> str:
         return f"{self.name}_telemetry_history"
 

@@ -65,8 +65,7 @@ async def low_water(giver: Connection, reader_login: str | None) -> tuple[dateti
 
 def _columns(kind: Kind, *, of_status: bool) -> list[str]:
     times = ["last_updated", "created_at"] if of_status else ["timestamp", "ingested_at"]
-    values = kind.status_values if of_status else kind.values
-    return [*times, *values, "bucket", "tenant_id", kind.id_column]
+    return [*times, *kind.values, "bucket", "tenant_id", kind.id_column]
 
 
 def _listed(names: Iterable[str]) -> str:
@@ -156,7 +155,7 @@ async def _carry_status(
     table = quote_identifier(direction.theirs[kind.status])
     query = f"SELECT {_listed(columns)} FROM {table} WHERE {which}"
     await pipe(direction.giver, query, arguments, direction.taker, staged, columns, passed)
-    changed = ", ".join(f"{name} = excluded.{name}" for name in ["last_updated", "created_at", *kind.status_values])
+    changed = ", ".join(f"{name} = excluded.{name}" for name in ["last_updated", "created_at", *kind.values])
     ours, key = quote_identifier(direction.ours[kind.status]), quote_identifier(kind.id_column)
     await direction.taker.execute(
         f"INSERT INTO {ours} AS known ({_listed(columns)}) SELECT {_listed(columns)} FROM {staged} "

@@ -16,24 +16,25 @@ def quote_identifier(name: str) -> str:
 
 _PARAMETER: Final = re.compile(r"\$(\d+)")
 _VALUES_FROM: Final = VALUES_AT + 1  # the parameter of a row's first value
-# Routers of before take every column of a status, and know none for this: it is found in history, by the status' key.
-_REGISTER_OF_STATUS: Final = """, CASE WHEN s.{energy} IS NULL THEN (
+# History is asked first: a router of the release before writes a status' energy and time, and leaves its register as it
+# was. The status' own is for readings whose partition is gone.
+_REGISTER_OF_STATUS: Final = """CASE WHEN s.{energy} IS NULL THEN coalesce((
         SELECT {register} FROM {history}
         WHERE bucket = s.bucket AND {id} = s.{id} AND timestamp = s.last_updated AND tenant_id = s.tenant_id
-    ) END AS {register}"""
+    ), s.{register}) END AS {register}"""
 
 
 def for_kind(template: str, kind: Kind) -> str:
     """Fill a statement's placeholders with the names of one kind. `{tenant}` is the parameter after all others."""
-    template = template.replace("{status_register}", _REGISTER_OF_STATUS if kind.register else "")
+    known = (_REGISTER_OF_STATUS if name == kind.register else f"s.{quote_identifier(name)}" for name in kind.values)
+    template = template.replace("{known_values}", ", ".join(known))
     names = {
         "{history}": quote_identifier(kind.history),
         "{status}": quote_identifier(kind.status),
         "{id}": quote_identifier(kind.id_column),
         "{energy}": quote_identifier(kind.energy),
         "{values}": ", ".join(map(quote_identifier, kind.values)),
-        "{status_values}": ", ".join(map(quote_identifier, kind.status_values)),
-        "{new_values}": ", ".join(f"{name} = excluded.{name}" for name in map(quote_identifier, kind.status_values)),
+        "{new_values}": ", ".join(f"{name} = excluded.{name}" for name in map(quote_identifier, kind.values)),
         "{value_arrays}": ", ".join(f"${_VALUES_FROM + i}::float8[]" for i in range(len(kind.values))),
         "{newest_array}": f"${_VALUES_FROM + len(kind.values)}::boolean[]",
         "{register}": quote_identifier(kind.register) if kind.register else "NULL::float8",

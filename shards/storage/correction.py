@@ -31,8 +31,7 @@ VALUES ($1, $2, $3, $4, $5, $6, $7)
 
 
 def _sql(template: str, kind: Kind) -> str:
-    values = kind.status_values if template is _STATUS else kind.values
-    assignments = ", ".join(f"{quote_identifier(name)} = ${4 + at}" for at, name in enumerate(values))
+    assignments = ", ".join(f"{quote_identifier(name)} = ${4 + at}" for at, name in enumerate(kind.values))
     return for_kind(template.replace("{assignments}", assignments), kind)
 
 
@@ -90,8 +89,9 @@ async def correct(
             raise Refused(f"there is no reading of {kind} {device_id} at {moment.isoformat()}")
         before = dict(found)
         after = _changed(kind, before, changed)
-        for statement, values in ((_HISTORY, kind.values), (_STATUS, kind.status_values)):
-            await connection.execute(_SQL[statement, kind], *key_values, *(after[name] for name in values), tenant)
+        values = [after[name] for name in kind.values]
+        for statement in (_HISTORY, _STATUS):
+            await connection.execute(_SQL[statement, kind], *key_values, *values, tenant)
         told = (json.dumps(before), json.dumps(after))
         await connection.execute(_AUDIT, moment, kind.name, tenant, device_id, *told, reason)
         return Correction(before, after)

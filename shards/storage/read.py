@@ -16,7 +16,7 @@ _TICK: Final = timedelta(microseconds=1)  # PostgreSQL's times are whole microse
 _STATUS: Final = (
     "SELECT "
     + COVERED_ONE
-    + """, s.{id}, {status_values}, s.last_updated, s.created_at{status_register}
+    + """, s.{id}, {known_values}, s.last_updated, s.created_at
 FROM readable_bucket AS o
 LEFT JOIN {status} AS s ON s.bucket = $1 AND s.{id} = $2 AND s.tenant_id = {tenant}
 WHERE o.bucket = $1
@@ -27,10 +27,10 @@ WHERE o.bucket = $1
 _DEVICES: Final = (
     "SELECT "
     + COVERED
-    + """, s.{id}, {status_values}, s.last_updated, s.created_at{status_register}
+    + """, s.{id}, {known_values}, s.last_updated, s.created_at
 FROM (SELECT) AS one
 LEFT JOIN LATERAL (
-    SELECT {id}, {status_values}, last_updated, created_at, bucket, tenant_id
+    SELECT {id}, {values}, last_updated, created_at, bucket, tenant_id
     FROM {status}
     WHERE bucket = ANY($1::smallint[]) AND tenant_id = {tenant} AND {id} > $2 AND {id} < $3
     ORDER BY {id}

@@ -35,8 +35,8 @@ WITH input AS MATERIALIZED (
     ON CONFLICT DO NOTHING
     RETURNING tenant_id, {id}, timestamp
 ), refreshed AS (
-    INSERT INTO {status} AS known (bucket, tenant_id, {id}, last_updated, {status_values})
-    SELECT bucket, tenant_id, {id}, timestamp, {status_values} FROM input WHERE newest
+    INSERT INTO {status} AS known (bucket, tenant_id, {id}, last_updated, {values})
+    SELECT bucket, tenant_id, {id}, timestamp, {values} FROM input WHERE newest
     ON CONFLICT ({id}, tenant_id, bucket) DO UPDATE
     SET last_updated = excluded.last_updated, {new_values}
     WHERE excluded.last_updated > known.last_updated
@@ -61,8 +61,18 @@ CROSS JOIN LATERAL (
 ) AS h
 """
 _WRITE_SQL: Final = {kind: for_kind(_WRITE, kind) for kind in KINDS}
-# Without the column of registers, which most batches have none of: an array less to encode, to send and to unnest.
-_PLAIN_SQL: Final = {kind: for_kind(_WRITE, replace(kind, values=kind.status_values)) for kind in KINDS}
+
+
+def _plain(kind: Kind) -> str:
+    """Without the array of registers, which most batches have none of: one less to encode, to send and to unnest.
+
+    A status still gets all values anew: the register of the reading before is not this one's.
+    """
+    sent = tuple(name for name in kind.values if name != kind.register)
+    return for_kind(_WRITE.replace("{new_values}", for_kind("{new_values}", kind)), replace(kind, values=sent))
+
+
+_PLAIN_SQL: Final = {kind: _plain(kind) for kind in KINDS}
 _STORED_SQL: Final = {kind: for_kind(_STORED, kind) for kind in KINDS}
 _by_key: Final = itemgetter(0, 1, 2, 3)
 

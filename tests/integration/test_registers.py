@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import LoopRunner
-from tests.support.ledger import fetch
+from tests.support.ledger import execute, fetch
 from tests.support.readings import at, ingest, meter, register, vehicle
 from tests.support.registers import count
 from tests.support.servers import TestCluster
@@ -74,6 +74,38 @@ async def test_five_counts_are_17_tenths(client: httpx2.AsyncClient, cluster: Te
         "SELECT kwh_consumed_ac, register_kwh, voltage FROM meter_telemetry_history WHERE meter_id = 'FIVE' LIMIT 1",
     )
     assert row["kwh_consumed_ac"] is None
+
+
+async def test_a_status_keeps_its_register_when_its_partition_is_gone(
+    client: httpx2.AsyncClient, cluster: TestCluster
+) -> None:
+    shard = cluster.shards[cluster.owner("KEPT")]
+    await ingest(client, register("KEPT", 1, 41))
+    await execute(shard, "DELETE FROM meter_telemetry_history WHERE meter_id = 'KEPT'")
+    assert (await get(client, "/v1/meters/KEPT/status"))["registerKwh"] == 41
+    await ingest(client, meter("KEPT", 2, 0.5))
+    status = await get(client, "/v1/meters/KEPT/status")
+    assert (status["kwhConsumedAc"], status["registerKwh"]) == (0.5, None)
+    (kept,) = await fetch(shard, "SELECT register_kwh FROM meter_current_status WHERE meter_id = 'KEPT'")
+    assert kept["register_kwh"] is None
+
+
+async def test_a_status_that_a_router_of_before_wrote_has_the_register_of_its_reading(
+    client: httpx2.AsyncClient, cluster: TestCluster
+) -> None:
+    """It knows no register in a status, and leaves the one that stands there."""
+    shard = cluster.shards[cluster.owner("OLD-WAY")]
+    await ingest(client, register("OLD-WAY", 1, 7))
+    await execute(
+        shard,
+        "WITH stored AS (INSERT INTO meter_telemetry_history (timestamp, register_kwh, bucket, meter_id) "
+        "SELECT last_updated + interval '1 minute', 9, bucket, meter_id FROM meter_current_status "
+        "WHERE meter_id = 'OLD-WAY' RETURNING timestamp) "
+        "UPDATE meter_current_status SET last_updated = stored.timestamp, kwh_consumed_ac = NULL, voltage = NULL "
+        "FROM stored WHERE meter_id = 'OLD-WAY'",
+    )
+    status = await get(client, "/v1/meters/OLD-WAY/status")
+    assert (status["registerKwh"], status["lastUpdated"]) == (9, at(2))
 
 
 async def test_a_window_begins_where_the_count_stood(client: httpx2.AsyncClient) -> None:
