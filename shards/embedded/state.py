@@ -12,7 +12,7 @@ from typing import Final
 from urllib.parse import quote
 
 from shards.embedded.folder import open_ours
-from shards.embedded.server import free_ports, port_is_free
+from shards.embedded.ports import free_ports, port_is_free
 from shards.errors import MachineError
 
 FILE: Final = "cluster.json"

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import os
 import shutil
-import socket
 import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 import yaml
 
 from shards.catalog.keys import Right
+from shards.embedded.ports import free_ports
 from tests.docs.test_alerts import RULES
 from tests.fault.test_shard_away import as_test_cluster
 from tests.support.dashboards import load_generator
@@ -25,12 +25,6 @@ from tests.support.tenants import new_key
 
 LIMIT_S = 90
 SETTINGS = {"VOLTROUTE_INGEST_TIMEOUT_S": "1", "VOLTROUTE_QUERY_TIMEOUT_S": "1"}
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 @contextlib.asynccontextmanager
@@ -48,7 +42,7 @@ async def prometheus(folder: Path, target: str, key: str) -> AsyncIterator[httpx
         "scrape_configs": [scrape],
     }
     (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
-    port = free_port()
+    (port,) = free_ports(1)
     process = await asyncio.create_subprocess_exec(
         "prometheus",
         f"--config.file={folder / 'prometheus.yml'}",
