@@ -14,7 +14,7 @@ from shards.operations import doctor
 from shards.postgres import figures
 from shards.postgres.pools import PoolLimits, PoolOptions, ShardPool
 from tests.integration.test_identity import records
-from tests.support.ledger import execute
+from tests.support.ledger import execute, fetch
 from tests.support.readings import ingest, meter
 from tests.support.routers import in_process
 from tests.support.servers import TestCluster, new_cluster
@@ -107,6 +107,22 @@ async def test_statements_are_told_with_their_texts_where_they_are_counted(own: 
         await execute(own.shards["s1"], f"BEGIN; {secret}; ROLLBACK")
         assert "PASSWORD" not in (await client.get("/v1/shards/s1/statements")).text
         assert (await client.get("/v1/shards/nobody/statements")).status_code == 404
+
+
+async def test_slow_statements_are_a_view_for_whoever_monitors(own: TestCluster) -> None:
+    login = (await records(own))["s1"].monitor_dsn
+    assert login is not None
+    slow = "SELECT * FROM slow_statement"
+    assert await fetch(login, slow) == []  # the extension is not there
+    await execute(own.shards["s1"], "CREATE EXTENSION pg_stat_statements")
+    await execute(own.shards["s1"], "SELECT pg_sleep(0.15)")
+    await execute(own.shards["s1"], "SELECT 1")
+    (found,) = await fetch(login, slow)
+    assert (found["query"], found["calls"]) == ("SELECT pg_sleep($1)", 1)
+    assert figures.SLOW_MS < found["mean_ms"] <= found["max_ms"]
+    for other in ("writer_dsn", "reader_dsn"):
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await fetch(getattr((await records(own))["s1"], other), slow)
 
 
 async def test_doctor_says_which_grant_is_missing(own: TestCluster) -> None:
