@@ -33,6 +33,7 @@ from router.ingest.endpoint import ENDPOINTS, OPERATIONS
 from router.ingest.intake import Intake
 from router.reads.overall import FleetEfficiency
 from router.settings import Settings
+from router.tracing import Tracing, open_tracing
 from router.wire import openapi
 from router.wire.problems import ProblemError
 from shards.catalog.database import Catalog
@@ -63,13 +64,14 @@ class RouterApp(Starlette):
 
     gate = middleware.Gate(None, frozenset())
     origins: tuple[str, ...] = ()
+    tracing: Tracing | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._outermost(scope, receive, send)
 
     @cached_property
     def _outermost(self) -> ASGIApp:
-        ours = middleware.Middleware(super().__call__, self, self.gate)
+        ours = middleware.Middleware(super().__call__, self, self.gate, self.tracing)
         if not self.origins:
             return ours
         return CORSMiddleware(
@@ -86,6 +88,7 @@ def create_app(settings: Settings, connections: Connections | None = None) -> St
     if settings.catalog_dsn is None:
         raise NoCluster("no cluster to serve: set VOLTROUTE_CATALOG_DSN, or use --data with an embedded cluster")
     catalog_dsn = settings.catalog_dsn.get_secret_value()
+    tracing = open_tracing(settings.traces_ratio)
     connections = connections or Connections(ConnectionLimits(2**31, 2**31, 3600, 3600, 3600))
 
     @asynccontextmanager
@@ -105,6 +108,8 @@ def create_app(settings: Settings, connections: Connections | None = None) -> St
         finally:
             router.stopping = True
             await _stop(router, background)
+            if tracing is not None:
+                await asyncio.to_thread(tracing.close)
 
     app = RouterApp(
         routes=[*ROUTES, *_document()],
@@ -119,6 +124,7 @@ def create_app(settings: Settings, connections: Connections | None = None) -> St
     )
     app.gate = middleware.Gate(settings.hosts(), _open_paths(settings))
     app.origins = settings.origins()
+    app.tracing = tracing
     app.router.redirect_slashes = False
     return app
 

@@ -80,7 +80,8 @@ SHARD_ERRORS: Final = Counter(
 )
 
 BUILD_INFO: Final = Gauge("voltroute_build_info", "1, with the versions that run", ("version", "python"))
-BUILD_INFO.labels(metadata.version("voltroute"), platform.python_version()).set(1)
+VERSION: Final = metadata.version("voltroute")
+BUILD_INFO.labels(VERSION, platform.python_version()).set(1)
 
 # The names that the seed gives, made of what is counted anyway: they cost nothing but at a scrape.
 DERIVED: Final = {"telemetry_ingested_total": ("type", "status"), "telemetry_ingest_duration_seconds": ()}

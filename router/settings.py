@@ -90,6 +90,10 @@ class Settings(BaseSettings):
     log_level: str = Field("info", pattern="^(debug|info|warning|error)$", description="least level that is logged")
     log_format: LogFormat = Field(LogFormat.AUTO, description="auto, json or console")
 
+    traces_ratio: float | None = Field(
+        None, ge=0, le=1, description="traces kept of requests that bring none; none: no traces (extra otel)"
+    )
+
     @classmethod
     def unknown_variables(cls) -> list[str]:
         """Environment variables with our prefix that no setting reads: misspelt, most likely."""

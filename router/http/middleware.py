@@ -4,6 +4,7 @@ import itertools
 import re
 import secrets
 import time
+from contextvars import Token
 from dataclasses import dataclass
 from typing import Final
 
@@ -18,6 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from router.ingest.endpoint import ENDPOINTS
 from router.log import REQUEST_ID, TRACE_ID
 from router.metrics import REQUEST_SECONDS
+from router.tracing import ACTIVE, Parent, Span, Tracing, parse_traceparent
 from router.wire import problems
 from router.wire.problems import ProblemError, retry_after
 from shards.catalog.database import NAME as CATALOG
@@ -25,7 +27,6 @@ from shards.errors import NoCluster, ShardError, ShardUnavailable
 
 _log: Final = structlog.stdlib.get_logger(__name__)
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,64}")
-_TRACEPARENT: Final = re.compile(rb"00-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 _QUIET: Final = frozenset({"/livez", "/readyz", "/metrics"})
 _UNMATCHED: Final = "unmatched"
 SLOW_S: Final = 1.0  # a request that took longer is worth a warning, whatever came of it
@@ -57,8 +58,9 @@ class Middleware:
     Takes a client's X-Request-ID if it is harmless, makes one otherwise, and sends it back.
     """
 
-    def __init__(self, app: ASGIApp, owner: Starlette, gate: Gate) -> None:
+    def __init__(self, app: ASGIApp, owner: Starlette, gate: Gate, tracing: Tracing | None = None) -> None:
         self._app = app
+        self._tracing = tracing
         self._gate = gate
         self._hosts = gate.hosts
         self._owner = owner
@@ -70,9 +72,10 @@ class Middleware:
             await self._app(scope, receive, send)
             return
         started = time.monotonic()
-        request_id, trace_id = self._ids(scope)
+        request_id, parent = self._ids(scope)
+        span = None if self._tracing is None else self._tracing.begin(scope["method"], parent)
         token = REQUEST_ID.set(request_id)
-        tracing = TRACE_ID.set(trace_id) if trace_id else None
+        tokens = None if parent is None and span is None else _set_trace(parent, span)
         direct = ENDPOINTS.get(scope["path"]) if scope["method"] == "POST" else None
         status = 500
         try:
@@ -93,8 +96,11 @@ class Middleware:
             route = scope["path"] if direct is not None else getattr(scope.get("route"), "path", _UNMATCHED)
             _finish(scope, route, status, time.monotonic() - started)
             REQUEST_ID.reset(token)
-            if tracing is not None:
-                TRACE_ID.reset(tracing)
+            if tokens is not None:
+                TRACE_ID.reset(tokens[0])
+                ACTIVE.reset(tokens[1])
+            if span is not None:
+                span.end(route, status)
 
     async def _through_starlette(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> int:
         status = 500
@@ -123,16 +129,22 @@ class Middleware:
                 return host_of(value.decode("latin-1")) in (self._hosts or ())
         return scope.get("http_version") == "1.0"
 
-    def _ids(self, scope: Scope) -> tuple[str, str]:
-        """(request ID: the client's if it is harmless; the trace of a W3C traceparent, or nothing)."""
-        request_id = trace_id = ""
+    def _ids(self, scope: Scope) -> tuple[str, Parent | None]:
+        """(request ID: the client's if it is harmless; whose work it is, by its traceparent)."""
+        request_id, parent = "", None
         for name, value in scope["headers"]:
             if name == b"x-request-id":
                 if _REQUEST_ID.fullmatch(value):
                     request_id = str(value, "ascii")
-            elif name == b"traceparent" and (trace := _TRACEPARENT.fullmatch(value)):
-                trace_id = str(trace[1], "ascii")
-        return request_id or f"{self._prefix}{next(self._numbers):06x}", trace_id
+            elif name == b"traceparent":
+                parent = parse_traceparent(value)
+        return request_id or f"{self._prefix}{next(self._numbers):06x}", parent
+
+
+def _set_trace(parent: Parent | None, span: Span | None) -> tuple[Token[str], Token[Span | None]]:
+    """What log lines and pieces of work find."""
+    trace_id = span.trace_id if span is not None else parent.trace_id if parent is not None else ""
+    return TRACE_ID.set(trace_id), ACTIVE.set(span)
 
 
 def host_of(header: str) -> str:

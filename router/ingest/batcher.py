@@ -12,6 +12,7 @@ from typing import Final, TypeAlias
 
 from router.ingest.routing import Chunk
 from router.metrics import BATCH_READINGS, BATCH_SECONDS
+from router.tracing import ACTIVE, KIND, POSTGRESQL, READINGS, SHARD, SYSTEM, Span, shared
 from shards.errors import BucketUnavailable, DataRejected, ShardError, StaleMap
 from shards.kinds import VALUES_AT, Kind, Row
 from shards.storage.write import Key, Written
@@ -55,6 +56,7 @@ class Committed:
 class _Ticket:
     chunk: Chunk
     future: asyncio.Future[Committed]
+    span: Span | None
 
 
 _RETRY_FULL_S: Final = 1.0
@@ -75,6 +77,7 @@ class Lane:
         self._in_flight = 0
         self._shut: dict[int, tuple[float, BucketUnavailable]] = {}  # bucket -> until when it is refused, and why
         self._workers: set[asyncio.Task[None]] = set()
+        self._told = {SYSTEM: POSTGRESQL, SHARD: shard, KIND: kind.name}  # in traces
         self._sizes = BATCH_READINGS.labels(shard, kind.name)
         self._committed = BATCH_SECONDS.labels(shard, kind.name, "committed")
         self._failed = BATCH_SECONDS.labels(shard, kind.name, "failed")
@@ -96,7 +99,7 @@ class Lane:
         """
         if self._queued + len(chunk.rows) > self._limits.queue_readings_max:
             raise LaneFull(_RETRY_FULL_S)
-        ticket = _Ticket(chunk, asyncio.get_running_loop().create_future())
+        ticket = _Ticket(chunk, asyncio.get_running_loop().create_future(), ACTIVE.get())
         if self._shut and (refused := self._refused(chunk)) is not None:
             ticket.future.set_exception(refused)
             return ticket.future
@@ -162,7 +165,8 @@ class Lane:
         started = time.monotonic()
         refused: dict[Row, str] = {}
         try:
-            written = await self._write_or_split(rows, started + self._limits.commit_timeout_s, refused)
+            with shared("write", [ticket.span for ticket in tickets], {**self._told, READINGS: len(rows)}):
+                written = await self._write_or_split(rows, started + self._limits.commit_timeout_s, refused)
         except ShardError as error:
             self._failed.observe(time.monotonic() - started)
             self._remember(error)

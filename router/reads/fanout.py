@@ -9,6 +9,7 @@ from typing import Final, Generic, Protocol, TypeVar
 
 import structlog
 
+from router import tracing
 from router.metrics import FANOUT_SECONDS, STALE_MAPS
 from router.reads.scope import Scope
 from router.wire.answers import Shards
@@ -101,8 +102,9 @@ async def _ask(
 ) -> list[Part] | ShardError:
     started = time.monotonic()
     try:
-        async with scope.cluster.shard(name).reader.connection(scope.deadline, scope.tenant) as connection:
-            parts = list(await ask(Reader(connection, scope.tenant), buckets))
+        with tracing.child("read", name):
+            async with scope.cluster.shard(name).reader.connection(scope.deadline, scope.tenant) as connection:
+                parts = list(await ask(Reader(connection, scope.tenant), buckets))
     except ShardError as error:
         if isinstance(error, ShardFault):
             _log.error("shard_fault", shard=name, detail=error.detail)
