@@ -105,9 +105,9 @@ class Catalog:
         self.knowing = ShardPool(NAME, dsn, few, PoolOptions("voltroute map")) if apart else self.pool
 
     @asynccontextmanager
-    async def transaction(self, deadline: float) -> AsyncIterator[Connection]:
-        """A connection inside a transaction that commits on leaving."""
-        async with self.pool.connection(deadline) as connection, transaction(connection):
+    async def transaction(self, deadline: float, turn: int | None = None) -> AsyncIterator[Connection]:
+        """A connection inside a transaction that commits on leaving; `turn`: the tenant that it is for."""
+        async with self.pool.connection(deadline, turn=turn) as connection, transaction(connection):
             yield connection
 
     @asynccontextmanager

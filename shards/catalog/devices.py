@@ -52,28 +52,28 @@ async def put(
 ) -> tuple[datetime, bool]:
     """Replace what is known of a device (ALL: of a kind); when that was, and whether nothing was known before."""
     values = (setting.interval_s, setting.power_max_kw, setting.register_max_kwh, setting.battery_kwh, setting.label)
-    async with catalog.pool.connection(deadline) as connection:
+    async with catalog.pool.connection(deadline, turn=tenant) as connection:
         record = (await connection.fetch(_PUT, kind.name, device_id, *values, tenant))[0]
     return record["updated_at"], record["created"]
 
 
 async def get(catalog: Catalog, tenant: int, kind: Kind, device_id: str, deadline: float) -> DeviceSetting | None:
     """What is known of a device (ALL: of a kind), None when nothing is."""
-    async with catalog.pool.connection(deadline) as connection:
+    async with catalog.pool.connection(deadline, turn=tenant) as connection:
         record = await connection.fetchrow(_GET, kind.name, device_id, tenant)
     return DeviceSetting(**dict(record)) if record else None
 
 
 async def delete(catalog: Catalog, tenant: int, kind: Kind, device_id: str, deadline: float) -> bool:
     """Forget it; False when nothing was known."""
-    async with catalog.pool.connection(deadline) as connection:
+    async with catalog.pool.connection(deadline, turn=tenant) as connection:
         return (await connection.execute(_DELETE, kind.name, device_id, tenant)) != "DELETE 0"
 
 
 async def ratings(catalog: Catalog, tenant: int, kind: Kind, deadline: float) -> Ratings:
     """The ratings of all devices of a kind."""
     found: dict[str, Rating] = {}
-    async with catalog.pool.connection(deadline) as connection:
+    async with catalog.pool.connection(deadline, turn=tenant) as connection:
         default = await connection.fetch(_RATINGS_OF, kind.name, [ALL], tenant)
         after = ALL
         while True:  # in pages: to decode all of them at once would hold up every other request
@@ -88,7 +88,7 @@ async def ratings(catalog: Catalog, tenant: int, kind: Kind, deadline: float) ->
 
 async def ratings_of(catalog: Catalog, tenant: int, kind: Kind, device_ids: list[str], deadline: float) -> Ratings:
     """The ratings of a few devices."""
-    async with catalog.pool.connection(deadline) as connection:
+    async with catalog.pool.connection(deadline, turn=tenant) as connection:
         records = await connection.fetch(_RATINGS_OF, kind.name, [ALL, *device_ids], tenant)
     return _ratings({record["device_id"]: Rating(*record[1:]) for record in records})
 

@@ -74,7 +74,7 @@ async def put(catalog: Catalog, tenant: int, pairing: Pairing, deadline: float) 
     PairingConflict when the meter feeds any vehicle in an overlapping window: its energy would count twice.
     """
     key = (pairing.vehicle_id, pairing.meter_id, pairing.valid_from, pairing.valid_to, tenant)
-    async with catalog.transaction(deadline) as connection:
+    async with catalog.transaction(deadline, tenant) as connection:
         await connection.execute(_LOCK, f"{tenant} {pairing.meter_id}")
         other = await connection.fetchrow(_OVERLAP, *key)
         if other is not None:
@@ -94,7 +94,7 @@ async def delete(
     catalog: Catalog, tenant: int, vehicle_id: str, meter_id: str, valid_from: datetime, deadline: float
 ) -> bool:
     """Remove one pairing; False when there was none."""
-    async with catalog.pool.connection(deadline) as connection:
+    async with catalog.pool.connection(deadline, turn=tenant) as connection:
         return (await connection.execute(_DELETE, vehicle_id, meter_id, valid_from, tenant)) != "DELETE 0"
 
 
@@ -108,14 +108,14 @@ async def page(
 ) -> list[Pairing]:
     """At most `limit` pairings after `after`, by vehicle, meter, start; `of`: (vehicle, meter), None for any."""
     start = (after.vehicle_id, after.meter_id, after.valid_from) if after else (None, None, None)
-    async with catalog.pool.connection(deadline) as connection:
+    async with catalog.pool.connection(deadline, turn=tenant) as connection:
         records = await connection.fetch(_LIST, *of, *start, limit, tenant)
     return [Pairing(**dict(record)) for record in records]
 
 
 async def of_vehicle(catalog: Catalog, tenant: int, vehicle_id: str, window: Window, deadline: float) -> list[Pairing]:
     """The pairings of a vehicle that overlap `window`."""
-    async with catalog.pool.connection(deadline) as connection:
+    async with catalog.pool.connection(deadline, turn=tenant) as connection:
         records = await connection.fetch(_OF_VEHICLE, vehicle_id, window.start, window.end, tenant)
     return [Pairing(**dict(record)) for record in records]
 
@@ -124,7 +124,7 @@ async def in_window(catalog: Catalog, tenant: int, window: Window, deadline: flo
     """All pairings that overlap `window`."""
     found: list[Pairing] = []
     after: tuple[str | None, str | None, datetime | None] = (None, None, None)
-    async with catalog.pool.connection(deadline) as connection:
+    async with catalog.pool.connection(deadline, turn=tenant) as connection:
         while True:  # in pages: to decode all of them at once would hold up every other request
             records = await connection.fetch(_IN_WINDOW, window.start, window.end, *after, PAGE, tenant)
             found += [Pairing(**dict(record)) for record in records]
@@ -135,5 +135,5 @@ async def in_window(catalog: Catalog, tenant: int, window: Window, deadline: flo
 
 async def known(catalog: Catalog, tenant: int, vehicle_id: str, deadline: float) -> bool:
     """Whether the vehicle was ever paired."""
-    async with catalog.pool.connection(deadline) as connection:
+    async with catalog.pool.connection(deadline, turn=tenant) as connection:
         return bool(await connection.fetchval(_EXISTS, vehicle_id, tenant))

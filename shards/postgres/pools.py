@@ -14,6 +14,7 @@ import asyncpg
 from shards.errors import BucketUnavailable, Cause, ShardError, ShardFault, ShardUnavailable, Unusable
 from shards.postgres.breaker import Breaker, BreakerState
 from shards.postgres.driver import translated
+from shards.postgres.turns import Turns
 
 if TYPE_CHECKING:
     Connection: TypeAlias = asyncpg.pool.PoolConnectionProxy[asyncpg.Record] | asyncpg.Connection[asyncpg.Record]
@@ -109,6 +110,7 @@ class ShardPool:
         self._options = options or PoolOptions()
         self._pool: Pool | None = None
         self._opening = asyncio.Lock()
+        self._turns = Turns(limits.max_size)
         self._breaker = Breaker(cooldown_max_s=limits.cooldown_max_s)
         self._cause: Cause | None = None
         self._failed_at = 0.0
@@ -129,10 +131,13 @@ class ShardPool:
         return PoolUse(self._pool.get_size(), idle, *told)
 
     @asynccontextmanager
-    async def connection(self, deadline: float, tenant: int | None = None) -> AsyncIterator[Connection]:
+    async def connection(
+        self, deadline: float, tenant: int | None = None, *, turn: int | None = None
+    ) -> AsyncIterator[Connection]:
         """A connection until `deadline` (monotonic seconds), or ShardUnavailable: at once when the breaker is open.
 
-        `tenant`: whose rows a reader's connection is for; rows of others are not visible in it.
+        `tenant`: whose rows a reader's connection is for; rows of others are not visible in it. `turn`: the tenant that
+        waits for it, where all rows are visible; tenants take turns when all connections are in use.
         The deadline holds for all that is done inside, whatever the server or the wire does: nothing waits longer.
         Whatever fails inside comes out as a ShardError; a connection whose statement did not end is dropped.
         """
@@ -146,19 +151,24 @@ class ShardPool:
             with translated(self.shard):
                 async with asyncio.timeout(deadline - now):
                     patience = min(deadline - now, self.limits.acquire_timeout_s)
-                    pool = await self._open(patience)
-                    connection = self._at_hand() or await self._acquire(pool, patience)
+                    if not self._turns.take_free():
+                        await self._wait_for_turn(turn if tenant is None else tenant, patience)
                     try:
-                        if tenant is not None:
-                            await cast("_Session", connection).serve(tenant)
-                        yield connection
-                    except BaseException as error:
-                        if isinstance(error, TimeoutError | asyncio.CancelledError | OSError):
-                            cut(connection)
-                        raise
+                        pool = await self._open(patience)
+                        connection = self._at_hand() or await self._acquire(pool, patience)
+                        try:
+                            if tenant is not None:
+                                await cast("_Session", connection).serve(tenant)
+                            yield connection
+                        except BaseException as error:
+                            if isinstance(error, TimeoutError | asyncio.CancelledError | OSError):
+                                cut(connection)
+                            raise
+                        finally:
+                            if not self._keep(connection):
+                                await pool.release(connection)
                     finally:
-                        if not self._keep(connection):
-                            await pool.release(connection)
+                        self._turns.give()
         except ShardError as error:
             self._failed(error)
             raise
@@ -185,6 +195,14 @@ class ShardPool:
         if cause is not self._cause:
             self._cause = cause
             self._options.changed(self.shard, self._options.application_name, error)
+
+    async def _wait_for_turn(self, whose: int | None, patience: float) -> None:
+        try:
+            async with asyncio.timeout(patience):
+                await self._turns.take(whose)
+        except TimeoutError:
+            busy = f"all {self.limits.max_size} connections are busy"
+            raise ShardUnavailable(self.shard, busy, cause=Cause.BUSY) from None
 
     async def _open(self, patience: float) -> Pool:
         if self._pool is not None:
@@ -285,11 +303,6 @@ class ShardPool:
                     if pool.get_size() == 0 or time.monotonic() + _FULL_PAUSE_S >= deadline:
                         raise
                     await asyncio.sleep(_FULL_PAUSE_S * random.uniform(0.5, 1.0))
-        except TimeoutError:
-            if pool.get_size() == self.limits.max_size:
-                busy = f"all {self.limits.max_size} connections are busy"
-                raise ShardUnavailable(self.shard, busy, cause=Cause.BUSY) from None
-            raise
         finally:
             self._waiting -= 1
 

@@ -1,5 +1,6 @@
 """Tenants: the same IDs are other devices, and no way leads to another one's rows."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -277,6 +278,40 @@ async def test_what_would_break_the_map_is_refused(cluster: TestCluster) -> None
         await fetch(cluster.catalog_dsn, "DELETE FROM bucket_map")
         with pytest.raises(Refused, match="the cluster's own buckets are not given out yet"):
             await tenants.create_tenant(catalog, "third", None, ("s1",), 4, None)
+
+
+async def test_a_tenant_that_sends_much_makes_others_wait_for_one_of_its_requests(cluster: TestCluster) -> None:
+    """Not for all of them: tenants take turns at the catalog, and at the shards."""
+    many, one = await new_tenant(cluster, "many"), await new_tenant(cluster, "one")
+    for locked, path, server in (
+        ("pairing", "/v1/pairings", cluster.catalog_dsn),
+        ("meter_current_status", "/v1/meters", cluster.shards["s1"]),
+    ):
+        order: list[str] = []
+
+        async def ask(client: httpx2.AsyncClient, path: str, key: Made, name: str, order: list[str]) -> None:
+            assert (await client.get(path, headers=key.headers)).status_code == 200
+            order.append(name)
+
+        async with in_process(cluster, runner=False, pool_max=4) as client:
+            connection = await asyncpg.connect(server)
+            try:
+                cluster_of = client.app.state.router.cluster  # type: ignore[attr-defined]
+                pool = cluster_of.catalog.pool if locked == "pairing" else cluster_of.shards["s1"].reader
+                async with asyncio.TaskGroup() as asking, connection.transaction():
+                    await connection.execute(f"LOCK TABLE {locked}")
+                    for number in range(30):
+                        asking.create_task(ask(client, path, many, f"many {number}", order))
+                    async with asyncio.timeout(10):
+                        while sum(map(len, pool._turns._waiting.values())) < 20:
+                            await asyncio.sleep(0.01)
+                        asking.create_task(ask(client, path, one, "one", order))
+                        while len(pool._turns._waiting) < 2:
+                            await asyncio.sleep(0.01)
+            finally:
+                await connection.close()
+        assert len(order) == 31
+        assert order.index("one") < 12, order
 
 
 async def test_overlapping_ranges_are_refused_by_the_catalog_too(cluster: TestCluster) -> None:
