@@ -130,6 +130,11 @@ CHARTS: Final[dict[str, tuple[Chart, ...]]] = {
             ),
         ),
         Chart(
+            "Until partitions end",
+            "s",
+            (("min by (shard) (voltroute_shard_partition_runway_seconds)", "{{shard}}"),),
+        ),
+        Chart(
             "Dead rows",
             "short",
             (("sum by (shard, relname) (pg_stat_user_tables_n_dead_tup)", "{{shard}} {{relname}}"),),

@@ -111,6 +111,21 @@ FROM pg_statio_user_tables
 _DISK: Final = Figure(
     "voltroute_shard_disk_free_bytes", "Bytes free on the fullest disk that a shard needs, if it is here"
 )
+_RUNWAY: Final = Figure(
+    "voltroute_shard_partition_runway_seconds", "Until the first of a shard's buckets has no partition for new readings"
+)
+# A bucket's last partition ends when its newest one does: months are made ahead without gaps.
+_LAST: Final = r"""
+SELECT greatest(extract(epoch FROM min(ends) - now()), 0)::float8 AS runway
+FROM (
+    SELECT coalesce(max(substring(l.bound FROM $$TO \('(.*)'\)$$)::timestamptz), now()) AS ends
+    FROM owned_bucket AS o
+    INNER JOIN bucket_table AS b ON b.bucket = o.bucket AND b.role = 'history'
+    LEFT JOIN leaf AS l ON l.parent_oid = b.table_oid
+    GROUP BY b.table_oid
+) AS each_table
+HAVING count(*) > 0
+"""
 # Statements about roles are kept with the passwords in them: nobody is shown those.
 _STATEMENTS: Final = r"""
 SELECT queryid::text AS query_id, query, calls, mean_exec_time AS mean_ms, total_exec_time / 1000 AS total_s
@@ -123,7 +138,7 @@ CALLS: Final = Figure("pg_stat_statements_calls", "Calls of the statements that 
 SECONDS: Final = Figure("pg_stat_statements_seconds", "Seconds spent in them", ("queryid",))
 _SKEW: Final = Figure("voltroute_shard_clock_skew_seconds", "How far a shard's clock is ahead of the router's")
 CHEAP: Final = (*_SERVER.values(), _SKEW, _STATES, _LONGEST, _BEHIND, _KEPT)
-HEAVY: Final = (*_TABLES.values(), *_BLOCKS.values(), _DISK, CALLS, SECONDS)
+HEAVY: Final = (*_TABLES.values(), *_BLOCKS.values(), _DISK, _RUNWAY, CALLS, SECONDS)
 
 
 async def cheap(connection: Connection) -> Samples:
@@ -152,6 +167,7 @@ async def heavy(connection: Connection) -> Samples:
         **{figure: [((record["label"],), record[name]) for record in tables] for name, figure in _TABLES.items()},
         **{figure: [((), blocks[name])] for name, figure in _BLOCKS.items()},
         _DISK: [] if free is None else [((), float(free))],
+        _RUNWAY: [((), record["runway"]) for record in await connection.fetch(_LAST)],
         CALLS: [((each.query_id,), float(each.calls)) for each in told],
         SECONDS: [((each.query_id,), each.total_s) for each in told],
     }

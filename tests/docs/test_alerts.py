@@ -1,8 +1,6 @@
 """Alerts: each has cases that fire and that do not, a page, and no metric that nobody tells."""
 
-import os
 import re
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ import yaml
 
 from router.wire.problems import PROBLEMS
 from tests.docs.listing import metric_names
+from tests.support.programs import need
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 RULES = DEPLOY / "prometheus/voltroute.rules.yml"
@@ -28,9 +27,7 @@ def alerts() -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("words", [("check", "rules", RULES.name), ("test", "rules", TESTS.name)])
 def test_promtool_finds_nothing(words: tuple[str, ...]) -> None:
-    if shutil.which("promtool") is None:
-        assert not os.environ.get("TEST_SYSTEM_TOOLS"), "promtool is not installed here"
-        pytest.skip("promtool is not installed here")
+    need("promtool")
     done = subprocess.run(["promtool", *words], cwd=RULES.parent, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 

@@ -16,6 +16,7 @@ import yaml
 from shards.embedded.binaries import find_binaries
 from tests.docs.test_alerts import metrics_of
 from tests.support.dashboards import load_generator
+from tests.support.programs import need
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
@@ -82,8 +83,7 @@ def test_the_image_passes_its_linter() -> None:
 
 
 def test_systemd_takes_the_unit(tmp_path: Path) -> None:
-    if shutil.which("systemd-analyze") is None:
-        pytest.skip("systemd is not installed here")
+    need("systemd-analyze")
     unit = (DEPLOY / "systemd/voltroute.service").read_text()
     copy = tmp_path / "voltroute.service"
     copy.write_text(unit.replace("/opt/voltroute/bin/voltroute", sys.executable))
@@ -102,9 +102,13 @@ def test_every_setting_of_postgresql_is_one() -> None:
     assert len(names) > 20
 
 
+def test_haproxy_takes_its_configuration() -> None:
+    need("haproxy")
+    run("haproxy", "-c", "-q", "-f", DEPLOY / "haproxy/haproxy.cfg")
+
+
 def test_prometheus_takes_its_configuration() -> None:
-    if shutil.which("promtool") is None:
-        pytest.skip("promtool is not installed here")
+    need("promtool")
     run("promtool", "check", "config", "--syntax-only", DEPLOY / "prometheus/prometheus.yml")
 
 

@@ -17,7 +17,8 @@ from shards.operations import resolve
 from tests.support.ledger import execute, fetch
 from tests.support.loaded import Loaded, loaded
 from tests.support.moving import Steps, ended, reached, running, start
-from tests.support.other_servers import binaries_with_clock, faketime_library, must_run, set_clock
+from tests.support.other_servers import binaries_with_clock, faketime_library, set_clock
+from tests.support.programs import must_run
 from tests.support.servers import TestCluster, scratch_folder
 
 LIBRARY = faketime_library()

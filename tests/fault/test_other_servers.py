@@ -12,8 +12,9 @@ from shards.operations import doctor
 from shards.storage.partitions import month_of
 from tests.support.ledger import execute, fetch, stored
 from tests.support.maps import give
-from tests.support.other_servers import DEBIAN, has_german, must_run
+from tests.support.other_servers import DEBIAN, has_german
 from tests.support.processes import breakable, eventually
+from tests.support.programs import must_run
 from tests.support.readings import ingest, meter
 from tests.support.routers import in_process, router_process
 from tests.support.servers import TestCluster, scratch_folder

@@ -2,8 +2,6 @@
 
 import asyncio
 import contextlib
-import os
-import shutil
 import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -19,6 +17,7 @@ from tests.docs.test_alerts import RULES
 from tests.fault.test_shard_away import as_test_cluster
 from tests.support.dashboards import load_generator
 from tests.support.processes import breakable
+from tests.support.programs import need
 from tests.support.readings import meter
 from tests.support.routers import router_process
 from tests.support.tenants import new_key
@@ -84,9 +83,7 @@ async def post_for_ever(url: str, devices: list[str], headers: dict[str, str]) -
 
 @pytest.mark.timeout(300)
 async def test_a_stalled_shard_fires_its_alert_and_no_other(tmp_path: Path) -> None:
-    if shutil.which("prometheus") is None:
-        assert not os.environ.get("TEST_SYSTEM_TOOLS"), "Prometheus is not installed here"
-        pytest.skip("Prometheus is not installed here")
+    need("prometheus")
     async with breakable() as own:
         cluster = as_test_cluster(own)
         key = await new_key(cluster)

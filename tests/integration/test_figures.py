@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import asyncpg
 import httpx2
@@ -12,7 +13,7 @@ from router.figures import Figures
 from shards.clock import deadline_in
 from shards.operations import doctor
 from shards.postgres import figures
-from shards.postgres.pools import PoolLimits, PoolOptions, ShardPool
+from shards.postgres.pools import Connection, PoolLimits, PoolOptions, ShardPool
 from tests.integration.test_identity import records
 from tests.support.ledger import execute, fetch
 from tests.support.readings import ingest, meter
@@ -71,19 +72,48 @@ async def test_a_shard_that_does_not_answer_has_no_figures(own: TestCluster) -> 
         assert 'pg_settings_max_connections{shard="s2"}' in found
 
 
-async def test_the_monitors_login_reads_no_reading(own: TestCluster) -> None:
-    login = (await records(own))["s1"].monitor_dsn
+@asynccontextmanager
+async def monitoring(cluster: TestCluster) -> AsyncIterator[Connection]:
+    """A connection as figures are asked with."""
+    login = (await records(cluster))["s1"].monitor_dsn
     assert login is not None
     pool = ShardPool("s1", login, PoolLimits(min_size=0, max_size=1), PoolOptions())
     try:
         async with pool.connection(deadline_in(5)) as connection:
-            samples = await figures.heavy(connection)
-            assert samples[figures.HEAVY[0]]
-            for table in ("meter_telemetry_history", "vehicle_current_status", "correction"):
-                with pytest.raises(asyncpg.InsufficientPrivilegeError):
-                    await connection.fetch(f"SELECT * FROM {table}")
+            yield connection
     finally:
         await pool.close()
+
+
+async def test_the_monitors_login_reads_no_reading(own: TestCluster) -> None:
+    async with monitoring(own) as connection:
+        samples = await figures.heavy(connection)
+        assert samples[figures.HEAVY[0]]
+        for table in ("meter_telemetry_history", "vehicle_current_status", "correction"):
+            with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                await connection.fetch(f"SELECT * FROM {table}")
+
+
+async def test_the_runway_of_partitions_is_that_of_the_bucket_which_has_the_shortest(own: TestCluster) -> None:
+    (runway,) = (figure for figure in figures.HEAVY if figure.name.endswith("partition_runway_seconds"))
+
+    async def days() -> float:
+        async with monitoring(own) as connection:
+            (((), seconds),) = (await figures.heavy(connection))[runway]
+            return seconds / 86_400
+
+    assert 58 < (before := await days()) < 93  # this month and two more
+    leaves = await fetch(
+        own.shards["s1"],
+        "SELECT name FROM leaf WHERE (bucket, kind) = (SELECT bucket, kind FROM leaf LIMIT 1) ORDER BY name",
+    )
+    assert leaves.pop()["name"].endswith("_past")
+    for leaf in leaves[1:]:
+        await execute(own.shards["s1"], f"DROP TABLE {leaf['name']}")
+    assert before - 63 < await days() < before - 58
+    for leaf in leaves[:1]:
+        await execute(own.shards["s1"], f"DROP TABLE {leaf['name']}")
+    assert await days() == 0
 
 
 async def test_statements_are_told_with_their_texts_where_they_are_counted(own: TestCluster) -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 import shutil
 import subprocess
 import venv
@@ -11,12 +10,12 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from tests.support.programs import must_run, need
 from tests.support.routers import router_process
 from tests.support.servers import TestCluster
 from tests.support.tenants import new_key
 
 CLIENTS = Path(__file__).parents[1] / "clients"
-MUST = bool(os.environ.get("TEST_SYSTEM_TOOLS"))
 EXPECTED = {"accepted": 2, "register": 7, "meters": True, "code": "out_of_range"}
 TIMEOUT_S = 170
 
@@ -24,7 +23,7 @@ TIMEOUT_S = 170
 def run(*command: str | Path, cwd: Path, offline: str | None = None) -> str:
     """Standard output; `offline`: skip with this reason when it fails, unless such tests must run."""
     ran = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
-    if ran.returncode and offline and not MUST:
+    if ran.returncode and offline and not must_run():
         pytest.skip(f"{offline}: {ran.stderr[-200:]}")
     assert ran.returncode == 0, ran.stdout + ran.stderr
     return ran.stdout
@@ -62,9 +61,8 @@ def typescript_client(folder: Path, url: str, key: str) -> str:
 @pytest.mark.timeout(TIMEOUT_S * 2)
 @pytest.mark.parametrize("language", ["python", "typescript"])
 async def test_a_generated_client(cluster: TestCluster, tmp_path: Path, language: str) -> None:
-    if language == "typescript" and shutil.which("npm") is None:
-        assert not MUST, "npm is not installed here"
-        pytest.skip("npm is not installed here")
+    if language == "typescript":
+        need("npm")
     key = await new_key(cluster)
     async with router_process(cluster.catalog_dsn, VOLTROUTE_RUNNER="false") as router:
         await document(router.url, tmp_path)

@@ -1,6 +1,5 @@
 """Servers as others run them: with a clock that steps, with messages in another language."""
 
-import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -20,11 +19,6 @@ exec {postgres} "$@"
 def faketime_library() -> Path | None:
     """The library that changes a program's clock; None where it is not installed."""
     return next((path for path in LIBRARIES if path.exists()), None)
-
-
-def must_run() -> bool:
-    """On CI, where what such tests need was installed, they do not skip."""
-    return bool(os.environ.get("TEST_SYSTEM_TOOLS"))
 
 
 def binaries_with_clock(folder: Path, library: Path) -> Path:
