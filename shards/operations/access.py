@@ -8,6 +8,7 @@ from shards.catalog.database import Catalog
 from shards.catalog.keys import KeyRecord
 from shards.operations.finding import Finding
 from shards.postgres.dsn import login_of
+from shards.postgres.logins import COUNTS_NO_STATEMENTS
 from shards.postgres.pools import Connection
 from shards.shard import ShardRecord
 
@@ -69,9 +70,13 @@ async def seen(record: ShardRecord, connection: Connection) -> Finding:
     if record.monitor_dsn is None:
         return Finding(name, ok=False, found="there is no login that reads them", remedy="voltroute migrate up")
     login = login_of(record.monitor_dsn)
-    member = bool(await connection.fetchval(_MONITORS, login))
-    words = "the monitor's login reads them" if member else "the monitor's login may not read them"
-    return Finding(name, member, words, f"GRANT pg_monitor TO {login}")
+    if not await connection.fetchval(_MONITORS, login):
+        words = "the monitor's login may not read them"
+        return Finding(name, ok=False, found=words, remedy=f"GRANT pg_monitor TO {login}")
+    if await connection.fetchval(COUNTS_NO_STATEMENTS):
+        words = "pg_stat_statements is loaded, and not made in this database"
+        return Finding(name, ok=False, found=words, remedy="CREATE EXTENSION pg_stat_statements, as a superuser there")
+    return Finding(name, ok=True, found="the monitor's login reads them")
 
 
 async def kept(name: str, connection: Connection) -> Finding:

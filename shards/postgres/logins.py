@@ -32,6 +32,13 @@ _ALTER: Final = "SELECT format('ALTER ROLE %I LOGIN PASSWORD %L', $1::text, $2::
 _CLOSE: Final = "SELECT format('REVOKE CONNECT, TEMPORARY ON DATABASE %I FROM PUBLIC', current_database())"
 _RIGHTS: Final = "SELECT grant_rights($1, $2, $3, $4)"
 _STATISTICS: Final = "SELECT format('GRANT pg_monitor TO %I', $1::text)"
+# pg_settings leaves out what the owner may not see; then nobody knows, and nothing is made.
+COUNTS_NO_STATEMENTS: Final = r"""
+SELECT EXISTS (
+    SELECT FROM pg_settings WHERE name = 'shared_preload_libraries' AND setting ~ '\mpg_stat_statements\M'
+) AND NOT EXISTS (SELECT FROM pg_extension WHERE extname = 'pg_stat_statements')
+"""
+_COUNT_STATEMENTS: Final = "CREATE EXTENSION IF NOT EXISTS pg_stat_statements"
 _RETIRE: Final = "SELECT retire_reader($1)"
 # Roles belong to a server, and advisory locks to a database: two shards on one server can only try again.
 _RACES: Final = (
@@ -140,10 +147,14 @@ async def _make(connection: Connection, logins: Logins) -> None:
         await close_to_public(connection)
         reader = None if logins.reader_password is None else logins.reader
         await connection.execute(_RIGHTS, logins.writer, logins.query, logins.monitor, reader)
-        # An owner who may not give that away has fewer figures; `doctor` says which GRANT is missing.
+        # An owner who may not do these has fewer figures; `doctor` says what is missing.
         with contextlib.suppress(asyncpg.InsufficientPrivilegeError):
             async with transaction(connection):
                 await connection.execute(await connection.fetchval(_STATISTICS, logins.monitor))
+        if await connection.fetchval(COUNTS_NO_STATEMENTS):
+            with contextlib.suppress(asyncpg.InsufficientPrivilegeError):
+                async with transaction(connection):
+                    await connection.execute(_COUNT_STATEMENTS)
 
 
 async def retire_reader(connection: Connection, logins: Logins) -> None:

@@ -118,7 +118,9 @@ async def test_the_runway_of_partitions_is_that_of_the_bucket_which_has_the_shor
 
 async def test_statements_are_told_with_their_texts_where_they_are_counted(own: TestCluster) -> None:
     async with in_process(own, runner=False) as client:
-        assert (await client.get("/v1/shards/s1/statements")).json() == {"items": []}  # not created in this database
+        assert (await client.get("/v1/shards/s1/statements")).json()["items"]  # made with the cluster: it is loaded
+        await execute(own.shards["s1"], "DROP EXTENSION pg_stat_statements")
+        assert (await client.get("/v1/shards/s1/statements")).json() == {"items": []}
         await execute(own.shards["s1"], "CREATE EXTENSION pg_stat_statements")
         await execute(own.shards["s1"], "SELECT pg_sleep(0.15)")
         await ingest(client, [meter(device) for device in own.devices_of("s1", 3)])
@@ -143,6 +145,7 @@ async def test_slow_statements_are_a_view_for_whoever_monitors(own: TestCluster)
     login = (await records(own))["s1"].monitor_dsn
     assert login is not None
     slow = "SELECT * FROM slow_statement"
+    await execute(own.shards["s1"], "DROP EXTENSION pg_stat_statements")
     assert await fetch(login, slow) == []  # the extension is not there
     await execute(own.shards["s1"], "CREATE EXTENSION pg_stat_statements")
     await execute(own.shards["s1"], "SELECT pg_sleep(0.15)")
@@ -158,6 +161,9 @@ async def test_slow_statements_are_a_view_for_whoever_monitors(own: TestCluster)
 async def test_doctor_says_which_grant_is_missing(own: TestCluster) -> None:
     found = {each.name: each for each in await doctor.examine(own.catalog_dsn)}
     assert found["s1 statistics"].ok
+    await execute(own.shards["s1"], "DROP EXTENSION pg_stat_statements")
+    uncounted = {each.name: each for each in await doctor.examine(own.catalog_dsn)}["s1 statistics"]
+    assert (uncounted.ok, uncounted.remedy) == (False, "CREATE EXTENSION pg_stat_statements, as a superuser there")
     login = ((await records(own))["s1"].monitor_dsn or "").partition("://")[2].partition(":")[0]
     await execute(own.shards["s1"], f'REVOKE pg_monitor FROM "{login}"')
     try:
