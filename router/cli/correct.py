@@ -1,8 +1,7 @@
 """correct: replacing a stored reading, which posting it again does not do."""
 
-from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
 import msgspec
 import typer
@@ -11,18 +10,17 @@ from router.cli.catalog import with_catalog
 from router.cli.sending import KindName
 from router.cli.show.output import print_json, say
 from router.cli.target import DataOption, JsonOption
+from router.wire.complaints import explain
 from router.wire.parameters import read_device, read_moment
 from router.wire.problems import ProblemError
-from router.wire.readings import MeterReading, VehicleReading, explain
+from router.wire.readings import reading_type
 from shards.catalog.database import Catalog
 from shards.catalog.tenants import DEFAULT_NAME
 from shards.errors import InvalidArgument
-from shards.kinds import METER, VEHICLE, Kind
+from shards.kinds import METER, VEHICLE
 from shards.operations import correct as operation
 from shards.operations.tenants import find_tenant
 from shards.storage.correction import Correction
-
-_READINGS: Final[Mapping[Kind, type[msgspec.Struct]]] = {METER: MeterReading, VEHICLE: VehicleReading}
 
 
 def correct(
@@ -41,9 +39,8 @@ def correct(
         device_id, moment = read_device(device, "ID"), read_moment(timestamp, "timestamp")
     except ProblemError as error:
         raise InvalidArgument(error.detail) from None
-    reading = _READINGS[which]
-    names = {f.encode_name: f.name for f in msgspec.structs.fields(reading) if f.name in which.values}
-    changed = {names[name]: number for name, number in _numbers(values, names, reading).items()}
+    names = {field.name: field.column for field in which.fields}
+    changed = {names[name]: number for name, number in _numbers(values, names, reading_type(which)).items()}
 
     async def replace(catalog: Catalog) -> Correction:
         whose = (await find_tenant(catalog, tenant)).tenant_id

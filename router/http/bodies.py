@@ -6,8 +6,8 @@ import msgspec
 
 from router.http.endpoint import Call
 from router.ingest.body import decompress, is_ndjson, read_body
+from router.wire.complaints import explain
 from router.wire.problems import MALFORMED_BODY, UNSUPPORTED_MEDIA_TYPE, ProblemError, invalid
-from router.wire.readings import explain
 
 Body = TypeVar("Body", bound=msgspec.Struct)
 

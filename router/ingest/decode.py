@@ -6,23 +6,15 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Final, TypeAlias
 
 import msgspec
+from msgspec.structs import astuple
 
-from router.wire import readings as wire
+from router.wire.complaints import ItemError, explain
 from router.wire.problems import CONTENT_TOO_LARGE, MALFORMED_BODY, ProblemError
-from router.wire.readings import (
-    ItemError,
-    MeterReading,
-    MixedReading,
-    Reading,
-    VehicleReading,
-    energy_error,
-    explain,
-    kind_of,
-)
-from shards.kinds import METER, VEHICLE, Kind
+from router.wire.readings import Cells, Mixed, Reading, energy_error, reading_type
+from shards.kinds import Kind
 
 _BROKEN: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _WHITESPACE: Final = b" \t\r\n"
@@ -30,33 +22,89 @@ _LEAP_SECOND: Final = re.compile(r"(.{10}[Tt ]..:..:)60((?:\.[0-9]{1,6})?(?:[Zz]
 _VALUES_MAX: Final = 16  # of a reading, on average: what has more commas or lines than that is not looked at
 
 
+Items: TypeAlias = list[tuple[int, Cells]]  # each with its index in the request
+
+
 @dataclass(slots=True)
 class Decoded:
-    """Valid readings by kind, each with its index in the request, and an error for each other item."""
+    """Valid readings by kind, and an error for each other item."""
 
-    meters: list[tuple[int, MeterReading]] = field(default_factory=list)
-    vehicles: list[tuple[int, VehicleReading]] = field(default_factory=list)
+    readings: dict[Kind, Items] = field(default_factory=dict)
     errors: list[ItemError] = field(default_factory=list)
 
+    @property
+    def valid(self) -> int:
+        """Number of valid readings."""
+        return sum(map(len, self.readings.values()))
+
     def __len__(self) -> int:
-        return len(self.meters) + len(self.vehicles) + len(self.errors)
+        return self.valid + len(self.errors)
+
+    def add(self, kind: Kind, index: int, cells: Cells) -> None:
+        """One valid reading more."""
+        self.readings.setdefault(kind, []).append((index, cells))
 
 
-@dataclass(frozen=True)
-class Format:
-    """What an endpoint takes: readings of one kind (None: both), and how to decode one, an array, or lines of them."""
+class KindShape:
+    """How readings of one kind are decoded."""
 
-    kind: Kind | None
-    one: msgspec.json.Decoder[Any]
-    array: msgspec.json.Decoder[Any]
+    def __init__(self, kind: Kind) -> None:
+        self.kind = kind
+        self.type = reading_type(kind)
+        self.one: msgspec.json.Decoder[Reading] = msgspec.json.Decoder(self.type)
+        self.array: msgspec.json.Decoder[list[Reading]] = msgspec.json.Decoder(list[self.type])  # type: ignore[name-defined]
+        # Where a device may send its count instead of an energy, a reading has one of them.
+        self.energies = tuple(2 + kind.values.index(column) for column in kind.alternatives or ())
+
+        self.choices = {f"/{field.name}": field.choices for field in kind.fields if field.choices}
+
+    def convert(self, value: object) -> Cells | ItemError:
+        """A reading that was parsed as any JSON."""
+        try:
+            return astuple(msgspec.convert(value, self.type))
+        except msgspec.ValidationError as error:
+            return ItemError(0, *explain(str(error), self.choices))
+
+    def check(self, index: int, cells: Cells) -> ItemError | None:
+        """What is wrong with a reading beside its fields' own limits."""
+        if not self.energies:
+            return None
+        energy, register = (cells[at] for at in self.energies)
+        if (energy is None) is not (register is None):
+            return None
+        return energy_error(self.kind, index, has_energy=energy is not None)
+
+    def settle(self, items: Items, decoded: Decoded) -> None:
+        """These are the readings of this kind, but for those with something wrong."""
+        if self.energies:
+            energy, register = self.energies
+            energies, registers = [cells[energy] for _, cells in items], [cells[register] for _, cells in items]
+            if None in energies or registers.count(None) < len(registers):
+                errors = [wrong for each in items if (wrong := self.check(*each)) is not None]
+                refused = {error.index for error in errors}
+                decoded.errors += errors
+                items = [each for each in items if each[0] not in refused]
+        if items:
+            decoded.readings[self.kind] = items
 
 
-METER_FORMAT: Final = Format(METER, wire.METER_ONE, wire.METER_ARRAY)
-VEHICLE_FORMAT: Final = Format(VEHICLE, wire.VEHICLE_ONE, wire.VEHICLE_ARRAY)
-MIXED_FORMAT: Final = Format(None, wire.MIXED_ONE, wire.MIXED_ARRAY)
+class Shape:
+    """What an endpoint takes: readings of one kind or of several, and how to decode one, an array, or lines of them."""
+
+    def __init__(self, kinds: Sequence[Kind]) -> None:
+        self.kinds = {kind: KindShape(kind) for kind in kinds}
+        self.by_id = {kind.id_name: kind for kind in kinds}
+        self.kind = kinds[0] if len(kinds) == 1 else None
+        self.mixed = None if len(kinds) == 1 else Mixed(kinds)
+        if self.mixed is None:
+            only = self.kinds[kinds[0]]
+            self.one, self.array = only.one, only.array
+        else:
+            self.one = msgspec.json.Decoder(self.mixed.type)
+            self.array = msgspec.json.Decoder(list[self.mixed.type])  # type: ignore[name-defined]
 
 
-def decode(body: bytes, shape: Format, *, ndjson: bool, readings_max: int) -> Decoded:
+def decode(body: bytes, shape: Shape, *, ndjson: bool, readings_max: int) -> Decoded:
     """Readings of a body. ProblemError when it cannot be parsed at all, or holds more than `readings_max`."""
     _check_size(body, ndjson=ndjson, readings_max=readings_max)
     try:
@@ -83,7 +131,7 @@ def _check_count(count: int, readings_max: int) -> None:
         raise ProblemError(CONTENT_TOO_LARGE, detail)
 
 
-def _fast(body: bytes, shape: Format, *, ndjson: bool, readings_max: int) -> Decoded:
+def _fast(body: bytes, shape: Shape, *, ndjson: bool, readings_max: int) -> Decoded:
     found: Sequence[Reading]
     if ndjson:
         found = shape.one.decode_lines(body)
@@ -93,67 +141,45 @@ def _fast(body: bytes, shape: Format, *, ndjson: bool, readings_max: int) -> Dec
         found = [shape.one.decode(body)]
     _check_count(len(found), readings_max)
     decoded = Decoded()
-    if shape.kind is METER:
-        _sort_out_meters(found, decoded)  # type: ignore[arg-type]
-    elif shape.kind is VEHICLE:
-        decoded.vehicles = list(enumerate(found))  # type: ignore[arg-type]
+    if shape.mixed is None:
+        only = next(iter(shape.kinds.values()))
+        only.settle(list(enumerate(map(astuple, found))), decoded)
     else:
-        _sort_out(found, decoded)
+        _sort_out(found, shape, shape.mixed, decoded)
     return decoded
 
 
-def _sort_out_meters(found: Sequence[MeterReading], decoded: Decoded) -> None:
-    decoded.meters = list(enumerate(found))
-    energies = [reading.kwh_consumed_ac for reading in found]
-    registers = [reading.register_kwh for reading in found]
-    if None not in energies and registers.count(None) == len(registers):
-        return
-    pairs = enumerate(zip(energies, registers, strict=True))
-    wrong = {at for at, (energy, register) in pairs if (energy is None) is (register is None)}
-    if wrong:
-        decoded.errors = [energy_error(at, found[at]) for at in sorted(wrong)]
-        decoded.meters = [each for each in decoded.meters if each[0] not in wrong]
-
-
-def _sort_out(found: Sequence[Any], decoded: Decoded) -> None:
+def _sort_out(found: Sequence[Reading], shape: Shape, mixed: Mixed, decoded: Decoded) -> None:
+    items: dict[Kind, Items] = {kind: [] for kind in shape.kinds}
+    own = mixed.own
     for index, reading in enumerate(found):
-        kind = kind_of(reading)
-        if kind is METER:
-            if (reading.kwh_consumed_ac is None) is (reading.register_kwh is None):
-                decoded.errors.append(energy_error(index, reading))
-            else:
-                decoded.meters.append((index, reading))
-        elif kind is VEHICLE:
-            decoded.vehicles.append((index, reading))
+        told = own(reading) or _convert(reading, shape)
+        if isinstance(told, ItemError):
+            decoded.errors.append(msgspec.structs.replace(told, index=index))
         else:
-            decoded.errors.append(_incomplete(index, reading))
+            items[told[0]].append((index, told[1]))
+    for kind, mine in items.items():
+        shape.kinds[kind].settle(mine, decoded)
+
+
+def _convert(reading: Reading, shape: Shape) -> tuple[Kind, Cells] | ItemError:
+    """A mixed reading by the limits of its own kind, or what it lacks, or has too much of."""
+    values = ((name, getattr(reading, name)) for name in reading.__struct_fields__)
+    given = {name: value for name, value in values if value is not None and value is not msgspec.UNSET}
+    kind = _kind_of_object(given, shape)
+    if isinstance(kind, ItemError):
+        return kind
+    cells = shape.kinds[kind].convert(given)
+    return cells if isinstance(cells, ItemError) else (kind, cells)
 
 
 def keep_prefix(decoded: Decoded, prefix: str) -> None:
     """Readings of devices whose IDs do not begin so become errors: the key that sent them is not for these devices."""
     text = f"must begin with {prefix}: the key is for such devices alone"
-    for index, meter in decoded.meters:
-        if not meter.meter_id.startswith(prefix):
-            decoded.errors.append(ItemError(index, "/meterId", "foreign_device", text))
-    for index, vehicle in decoded.vehicles:
-        if not vehicle.vehicle_id.startswith(prefix):
-            decoded.errors.append(ItemError(index, "/vehicleId", "foreign_device", text))
-    decoded.meters = [each for each in decoded.meters if each[1].meter_id.startswith(prefix)]
-    decoded.vehicles = [each for each in decoded.vehicles if each[1].vehicle_id.startswith(prefix)]
-
-
-def _incomplete(index: int, reading: MixedReading) -> ItemError:
-    """What a mixed item lacks, or has too much of."""
-    meter, vehicle = reading.meter_id is not msgspec.UNSET, reading.vehicle_id is not msgspec.UNSET
-    if meter == vehicle:
-        detail = "has both meterId and vehicleId" if meter else "has neither meterId nor vehicleId"
-        return ItemError(index, "", "ambiguous_kind", detail)
-    try:
-        given = {name: value for name, value in msgspec.to_builtins(reading).items() if value is not None}
-        msgspec.convert(given, MeterReading if meter else VehicleReading)
-    except msgspec.ValidationError as error:
-        return ItemError(index, *explain(str(error)))
-    raise AssertionError  # kind_of() had found it complete
+    for kind, items in decoded.readings.items():
+        foreign = {index for index, cells in items if not cells[0].startswith(prefix)}
+        decoded.errors += [ItemError(index, f"/{kind.id_name}", "foreign_device", text) for index in sorted(foreign)]
+        decoded.readings[kind] = [each for each in items if each[0] not in foreign]
 
 
 def _lines(body: bytes) -> list[bytes | object]:
@@ -192,29 +218,25 @@ def _broken_text(error: Exception) -> str:
     return str(error)
 
 
-def _one_by_one(items: list[bytes | object], shape: Format) -> Decoded:
+def _one_by_one(items: list[bytes | object], shape: Shape) -> Decoded:
     decoded = Decoded()
     for index, item in enumerate(items):
         try:
-            reading = _item(item, shape)
-        except msgspec.ValidationError as error:
-            decoded.errors.append(ItemError(index, *explain(str(error))))
+            found = _item(item, shape)
         except ProblemError as error:
             decoded.errors.append(ItemError(index, "", "malformed", error.detail))
         except UnicodeError:  # half of a surrogate pair, written as an escape
             decoded.errors.append(ItemError(index, "", "malformed", "holds text that is not Unicode"))
         else:
-            if isinstance(reading, ItemError):
-                decoded.errors.append(msgspec.structs.replace(reading, index=index))
-            elif isinstance(reading, MeterReading):
-                decoded.meters.append((index, reading))
+            if isinstance(found, ItemError):
+                decoded.errors.append(msgspec.structs.replace(found, index=index))
             else:
-                decoded.vehicles.append((index, reading))
+                decoded.add(found[0], index, found[1])
     return decoded
 
 
-def _item(item: bytes | object, shape: Format) -> MeterReading | VehicleReading | ItemError:
-    """One reading. ValidationError, or ProblemError when it is no JSON, or an ItemError for an unclear kind."""
+def _item(item: bytes | object, shape: Shape) -> tuple[Kind, Cells] | ItemError:
+    """One reading, or what is wrong with it. ProblemError when it is no JSON."""
     value = item
     if isinstance(item, bytes):
         try:
@@ -231,14 +253,12 @@ def _item(item: bytes | object, shape: Format) -> MeterReading | VehicleReading 
             value = {**value, "timestamp": _after_leap_second(leap[1] + "59" + leap[2])}
         if shape.kind is None:  # a null is a field that is not there, as in the fast pass
             value = {name: given for name, given in value.items() if given is not None}
-    kind = shape.kind or _kind_of_object(value)
+    kind = shape.kind or _kind_of_object(value, shape)
     if isinstance(kind, ItemError):
         return kind
-    if kind is VEHICLE:
-        return msgspec.convert(value, VehicleReading)
-    meter = msgspec.convert(value, MeterReading)
-    one_energy = (meter.kwh_consumed_ac is None) is not (meter.register_kwh is None)
-    return meter if one_energy else energy_error(0, meter)
+    known = shape.kinds[kind]
+    cells = known.convert(value)
+    return cells if isinstance(cells, ItemError) else known.check(0, cells) or (kind, cells)
 
 
 def _after_leap_second(second_before: str) -> str | datetime:
@@ -249,10 +269,13 @@ def _after_leap_second(second_before: str) -> str | datetime:
         return second_before
 
 
-def _kind_of_object(value: object) -> Kind | ItemError:
+def _kind_of_object(value: object, shape: Shape) -> Kind | ItemError:
     if not isinstance(value, dict):
         return ItemError(0, "", "wrong_type", "must be an object")
-    if ("meterId" in value) == ("vehicleId" in value):
-        detail = "has both meterId and vehicleId" if "meterId" in value else "has neither meterId nor vehicleId"
-        return ItemError(0, "", "ambiguous_kind", detail)
-    return METER if "meterId" in value else VEHICLE
+    named = [name for name in shape.by_id if name in value]
+    if len(named) == 1:
+        return shape.by_id[named[0]]
+    if named:
+        return ItemError(0, "", "ambiguous_kind", f"has both {named[0]} and {named[1]}")
+    *others, last = shape.by_id
+    return ItemError(0, "", "ambiguous_kind", f"has neither {', '.join(others)} nor {last}")

@@ -14,7 +14,7 @@ from router.ingest.batcher import Committed, Lane, LaneFull, LaneLimits
 from router.ingest.decode import Decoded
 from router.ingest.routing import Chunk, Chunks, pieces, reroute, route
 from router.metrics import MAP_REFRESH_FAILURES, READINGS, STALE_MAPS
-from router.wire.readings import ItemError
+from router.wire.complaints import ItemError
 from shards.clock import remaining
 from shards.cluster.live import Cluster
 from shards.errors import BucketUnavailable, ClusterError, ShardError, ShardUnavailable, StaleMap

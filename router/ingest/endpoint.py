@@ -1,22 +1,23 @@
 """POST /v1/ingest: readings in, an answer after COMMIT."""
 
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Final
 from urllib.parse import parse_qsl
 
 import structlog
-from msgspec import Struct
 from starlette.types import Receive, Scope, Send
 
 from router.ingest.body import decompress, is_ndjson, read_body
-from router.ingest.decode import METER_FORMAT, MIXED_FORMAT, VEHICLE_FORMAT, Decoded, Format, decode, keep_prefix
+from router.ingest.decode import Decoded, Shape, decode, keep_prefix
 from router.ingest.dispatch import Outcome, count_rejected
 from router.ingest.intake import Intake
 from router.log import REQUEST_ID
 from router.wire import problems
 from router.wire.answers import IngestAnswer, encode
-from router.wire.openapi import Operation
+from router.wire.complaints import ItemError
+from router.wire.openapi import Operation, example
 from router.wire.parameters import read
 from router.wire.problems import (
     INVALID_READINGS,
@@ -27,8 +28,9 @@ from router.wire.problems import (
     retry_after,
 )
 from router.wire.queries import IngestQuery
-from router.wire.readings import ItemError, MeterReading, VehicleReading
+from router.wire.readings import reading_type
 from shards.errors import NoMap
+from shards.kinds import KINDS, Kind
 
 ERRORS_LISTED_MAX: Final = 100
 LINES_MAX: Final = 20  # of batches, in a second
@@ -43,7 +45,7 @@ class IngestEndpoint:
     It answers every error itself, as problems.
     """
 
-    def __init__(self, shape: Format) -> None:
+    def __init__(self, shape: Shape) -> None:
         self._shape = shape
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> int:
@@ -86,7 +88,7 @@ class IngestEndpoint:
             if caller.prefix is not None:
                 keep_prefix(decoded, caller.prefix)
             if caller.limits:
-                caller.charge(max(len(decoded.meters) + len(decoded.vehicles), 1), started)
+                caller.charge(max(decoded.valid, 1), started)
             try:
                 outcome = await _store(
                     intake, decoded, caller.tenant, self._shape, started + intake.timeout_s, strict=strict
@@ -133,7 +135,7 @@ class _Lines:
 _lines: Final = _Lines()
 
 
-def _log_batch(shape: Format, outcome: Outcome, seconds: float) -> None:
+def _log_batch(shape: Shape, outcome: Outcome, seconds: float) -> None:
     """A line for a request of several readings. One for each reading would cost more than storing it."""
     more = _lines.next(time.monotonic())
     if more is None:
@@ -151,10 +153,10 @@ def _log_batch(shape: Format, outcome: Outcome, seconds: float) -> None:
     )
 
 
+PATH: Final = "/v1/ingest"
 ENDPOINTS: Final = {
-    "/v1/ingest/meter": IngestEndpoint(METER_FORMAT),
-    "/v1/ingest/vehicle": IngestEndpoint(VEHICLE_FORMAT),
-    "/v1/ingest": IngestEndpoint(MIXED_FORMAT),
+    **{f"{PATH}/{kind}": IngestEndpoint(Shape([kind])) for kind in KINDS},
+    PATH: IngestEndpoint(Shape(KINDS)),
 }
 
 
@@ -166,21 +168,29 @@ _BATCH_TEXT: Final = (
 )
 
 
-def _operation(path: str, name: str, summary: str, body: tuple[type[Struct], ...]) -> Operation:
+def _operation(path: str, name: str, whose: str, kinds: Sequence[Kind]) -> Operation:
     return Operation(
-        "post", path, name, summary, "ingest", IngestAnswer, query=IngestQuery, body=body, batch=_BATCH_TEXT
+        "post",
+        path,
+        name,
+        f"Store readings of {whose}",
+        "ingest",
+        IngestAnswer,
+        query=IngestQuery,
+        body=tuple(map(reading_type, kinds)),
+        examples=tuple(map(example, kinds)),
+        batch=_BATCH_TEXT,
     )
 
 
 OPERATIONS: Final = (
-    _operation("/v1/ingest/meter", "ingestMeter", "Store readings of meters", (MeterReading,)),
-    _operation("/v1/ingest/vehicle", "ingestVehicle", "Store readings of vehicles", (VehicleReading,)),
-    _operation("/v1/ingest", "ingestMixed", "Store readings of both kinds", (MeterReading, VehicleReading)),
+    *(_operation(f"{PATH}/{kind}", f"ingest{kind.name.capitalize()}", f"{kind}s", [kind]) for kind in KINDS),
+    _operation(PATH, "ingestMixed", "any kind", KINDS),
 )
 
 
 async def _store(
-    intake: Intake, decoded: Decoded, tenant: int, shape: Format, deadline: float, *, strict: bool
+    intake: Intake, decoded: Decoded, tenant: int, shape: Shape, deadline: float, *, strict: bool
 ) -> Outcome:
     """Validate in time, then store; ProblemError when nothing may be stored."""
     moment = datetime.now(UTC)

@@ -7,15 +7,15 @@ from typing import Any, Final
 
 from router.reads.fanout import fan_out
 from router.reads.scope import Scope
-from router.wire.answers import DeviceList, Page
-from router.wire.devices import MeterStatus, StoredMeterReading, StoredVehicleReading, VehicleStatus
+from router.wire.answers import Answer, DeviceList, Page
 from router.wire.parameters import decode_cursor, encode_cursor, read_moment, window
 from router.wire.problems import NOT_FOUND, ProblemError
 from router.wire.queries import DevicesQuery, HistoryQuery
+from router.wire.stored import history_type, status_type
 from shards.catalog import devices as settings
 from shards.clock import deadline_in
 from shards.errors import ShardError
-from shards.kinds import METER, Kind
+from shards.kinds import Kind
 from shards.storage import read
 from shards.storage.rows import Reader, Record, Rows
 from shards.window import Window
@@ -26,13 +26,13 @@ BEHIND: Final = "\x7f"  # sorts behind every character of an ID
 RESOLUTION: Final = timedelta(microseconds=1)  # of PostgreSQL's timestamps
 
 
-async def status(scope: Scope, kind: Kind, device_id: str) -> MeterStatus | VehicleStatus:
+async def status(scope: Scope, kind: Kind, device_id: str) -> Answer:
     """Current status of a device. ProblemError 404 when it is unknown, 503 when its shard does not answer."""
     row = await find_status(scope, kind, device_id)
     if row is None:
         raise _unknown(kind, device_id)
     fields = {name: value for name, value in row.items() if name not in {"bucket", "tenant_id"}}
-    return MeterStatus(**fields) if kind is METER else VehicleStatus(**fields)
+    return status_type(kind)(**fields)
 
 
 def _unknown(kind: Kind, device_id: str) -> ProblemError:
@@ -64,7 +64,7 @@ async def devices(scope: Scope, kind: Kind, query: DevicesQuery) -> DeviceList[A
     merged = await fan_out(scope, ask, partial=query.partial == "allow")
     rows = sorted((row for part in merged.parts for row in part.rows), key=lambda row: str(row[kind.id_column]))
     page, rest = rows[: query.limit], rows[query.limit :]
-    wire_type = MeterStatus if kind is METER else VehicleStatus
+    wire_type = status_type(kind)
     following = encode_cursor(page[-1][kind.id_column]) if rest else None
     return DeviceList([wire_type(**row) for row in page], following, merged.is_partial, merged.shards())
 
@@ -96,7 +96,7 @@ async def history(scope: Scope, kind: Kind, query: HistoryQuery) -> Page[Any]:
         raise _unknown(kind, query.id)
     page, rest = rows[: query.limit], rows[query.limit :]
     following = encode_cursor(page[-1]["timestamp"].isoformat(), period.start.isoformat()) if rest else None
-    wire_type = StoredMeterReading if kind is METER else StoredVehicleReading
+    wire_type = history_type(kind)
     return Page([wire_type(**row) for row in page], following)
 
 

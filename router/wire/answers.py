@@ -8,7 +8,7 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 from starlette.responses import Response
 
-from router.wire.readings import ItemError
+from router.wire.complaints import ItemError
 
 Count = Annotated[int, Meta(ge=0)]
 Suspect = Annotated[

@@ -6,51 +6,8 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 from router.wire.answers import Answer
-from router.wire.readings import REGISTER_MAX_KWH, DeviceId, Timestamp
-
-
-class MeterStatus(Answer, frozen=True):
-    """The newest reading of a meter."""
-
-    meter_id: str
-    kwh_consumed_ac: float | None
-    register_kwh: float | None
-    voltage: float | None
-    last_updated: datetime
-    created_at: datetime
-
-
-class VehicleStatus(Answer, frozen=True):
-    """The newest reading of a vehicle."""
-
-    vehicle_id: str
-    soc: float
-    kwh_delivered_dc: float
-    battery_temp: float
-    last_updated: datetime
-    created_at: datetime
-
-
-class StoredMeterReading(Answer, frozen=True):
-    """A reading and when it was stored. Of a register, `kwhConsumedAc` is the energy since the count before."""
-
-    meter_id: str
-    kwh_consumed_ac: float | None
-    register_kwh: float | None
-    voltage: float | None
-    timestamp: datetime
-    ingested_at: datetime
-
-
-class StoredVehicleReading(Answer, frozen=True):
-    """A reading and when it was stored."""
-
-    vehicle_id: str
-    soc: float
-    kwh_delivered_dc: float
-    battery_temp: float
-    timestamp: datetime
-    ingested_at: datetime
+from router.wire.readings import DeviceId, Timestamp
+from shards.kinds import REGISTER_MAX_KWH
 
 
 class PairingBody(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):

@@ -14,7 +14,7 @@ from router.wire import problems
 from router.wire.parameters import metas
 from router.wire.problems import Problem
 from router.wire.queries import NoQuery
-from router.wire.readings import MeterReading, VehicleReading
+from shards.kinds import METER, VEHICLE, Field, Kind, Type
 
 NO_KEY: Final = ""
 _JSON: Final = "application/json"
@@ -42,9 +42,9 @@ _KEY: Final = {
     "description": "A key of `voltroute key create`, vr_...; a cluster that has never had one asks for none.",
 }
 _AT: Final = "2026-05-01T12:00:00Z"
-EXAMPLES: Final[dict[Any, dict[str, Any]]] = {
-    MeterReading: {"meterId": "METER-1", "kwhConsumedAc": 0.25, "voltage": 230.1, "timestamp": _AT},
-    VehicleReading: {
+_EXAMPLES: Final[dict[Kind, dict[str, Any]]] = {
+    METER: {"meterId": "METER-1", "kwhConsumedAc": 0.25, "voltage": 230.1, "timestamp": _AT},
+    VEHICLE: {
         "vehicleId": "EV-1",
         "soc": 64,
         "kwhDeliveredDc": 0.22,
@@ -67,6 +67,7 @@ class Operation:
     status: int = 200
     query: type[msgspec.Struct] = NoQuery
     body: tuple[Any, ...] = ()
+    examples: tuple[dict[str, Any], ...] = ()  # one of each type of `body`
     batch: str = ""  # what a batch may be: then the body may also be an array of them
     media_type: str = _JSON
     also: tuple[int, ...] = ()
@@ -79,6 +80,25 @@ class Operation:
         if self.right is not None:
             return self.right
         return "read" if self.method == "get" else "ingest"
+
+
+def example(kind: Kind) -> dict[str, Any]:
+    """A reading as it could be sent."""
+    if kind in _EXAMPLES:
+        return _EXAMPLES[kind]
+    values = {field.name: _likely(field) for field in kind.fields}
+    return {kind.id_name: f"{kind.name.upper()}-1", **values, "timestamp": _AT}
+
+
+def _likely(field: Field) -> float | str:
+    """A value that a field may have."""
+    if field.type is Type.TEXT:
+        return field.choices[0]
+    if field.type is Type.BOOL:
+        return True
+    lowest, highest = field.minimum or 0.0, field.maximum
+    value = lowest + 1 if highest is None else (lowest + highest) / 2
+    return int(value) if field.type is Type.INT else value
 
 
 def document(operations: Sequence[Operation]) -> dict[str, Any]:
@@ -175,8 +195,9 @@ def _request_content(operation: Operation) -> dict[str, Any]:
     if not operation.batch:
         return {_JSON: {"schema": one}}
     many = {"type": "array", "items": one, "minItems": 1}
-    examples = {each.__name__: {"value": EXAMPLES[each]} for each in operation.body}
-    lines = "\n".join(orjson.dumps(EXAMPLES[each]).decode() for each in operation.body)
+    named = zip(operation.body, operation.examples, strict=True)
+    examples = {wire_type.__name__: {"value": each} for wire_type, each in named}
+    lines = "\n".join(orjson.dumps(each).decode() for each in operation.examples)
     return {
         _JSON: {"schema": {"anyOf": [one, many]}, "examples": examples},
         "application/x-ndjson": {

@@ -10,8 +10,9 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
 
+from router.wire.complaints import explain
 from router.wire.problems import INVALID_REQUEST, ProblemError, invalid
-from router.wire.readings import DeviceId, Timestamp, explain
+from router.wire.readings import DeviceId, Timestamp
 from shards.clock import time_zone
 from shards.window import Window
 

@@ -1,19 +1,19 @@
-"""The wire types of readings, and msgspec's complaints about them in our words. Pure."""
+"""The wire types of readings, made of what their kinds declare. Pure."""
 
-import re
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Iterable
 from datetime import datetime
-from typing import Annotated, Final, TypeAlias
+from functools import cache
+from typing import Annotated, Any, Final, Literal, TypeAlias
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec.structs import astuple
 
-from shards.kinds import METER, VEHICLE, Kind, Row
+from router.wire.complaints import ItemError
+from shards.kinds import Field, Kind, Role, Type
 
 ID_PATTERN: Final = "^[A-Za-z0-9._:*+|@=-]+$"  # what OCPP allows in its identifiers, and the colon
-ENERGY_MAX_KWH: Final = 1_000_000.0
-REGISTER_MAX_KWH: Final = 1e10
-VOLTAGE_MAX_V: Final = 1_000_000.0
 
 # The look-ahead keeps Python's `$` from matching before a final line feed; the schema shows the plain pattern.
 DeviceId = Annotated[
@@ -25,160 +25,79 @@ DeviceId = Annotated[
         extra_json_schema={"pattern": ID_PATTERN},
     ),
 ]
-Energy = Annotated[float, Meta(ge=0, le=ENERGY_MAX_KWH, description="kWh of the interval that ends at `timestamp`")]
-Register = Annotated[
-    float,
-    Meta(ge=0, le=REGISTER_MAX_KWH, description="cumulative count in kWh at `timestamp`, instead of kwhConsumedAc"),
-]
-Voltage = Annotated[float, Meta(ge=0, le=VOLTAGE_MAX_V, description="volts")]
-Soc = Annotated[float, Meta(ge=0, le=100, description="state of charge, percent")]
-BatteryTemp = Annotated[float, Meta(ge=-60, le=150, description="degrees Celsius")]
 Timestamp = Annotated[datetime, Meta(tz=True, description="RFC 3339 with offset; the end of the reading's interval")]
 
-
-class MeterReading(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
-    """One interval of a smart meter (AC side): its energy, or the meter's count at its end; exactly one of them."""
-
-    meter_id: DeviceId
-    timestamp: Timestamp
-    kwh_consumed_ac: Energy | None = None
-    register_kwh: Register | None = None
-    voltage: Voltage | None = None
+# As it was decoded: its attributes have the names that its fields have in JSON.
+Reading: TypeAlias = Struct
+# As its row has it: device ID, timestamp, and the values in the order of its kind's.
+Cells: TypeAlias = tuple[Any, ...]
+_PYTHON: Final = {Type.FLOAT8: float, Type.FLOAT4: float, Type.INT: int, Type.BOOL: bool}
 
 
-class VehicleReading(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
-    """One minute of a vehicle (DC side)."""
-
-    vehicle_id: DeviceId
-    soc: Soc
-    kwh_delivered_dc: Energy
-    battery_temp: BatteryTemp
-    timestamp: Timestamp
+def annotation(field: Field) -> Any:
+    """The type of a field's values, with its limits, as msgspec checks them."""
+    base = Literal[field.choices] if field.type is Type.TEXT else _PYTHON[field.type]
+    return Annotated[base, Meta(ge=field.minimum, le=field.maximum, description=field.description)]
 
 
-class MixedReading(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
-    """Either kind, for decoding a mixed batch in one pass; `kind_of` tells whether it is whole."""
-
-    timestamp: Timestamp
-    meter_id: DeviceId | UnsetType = UNSET
-    kwh_consumed_ac: Energy | None = None
-    register_kwh: Register | None = None
-    voltage: Voltage | None = None
-    vehicle_id: DeviceId | UnsetType = UNSET
-    soc: Soc | UnsetType = UNSET
-    kwh_delivered_dc: Energy | UnsetType = UNSET
-    battery_temp: BatteryTemp | UnsetType = UNSET
+@cache
+def reading_type(kind: Kind) -> type[Reading]:
+    """The struct of a kind's readings; its fields are in the order of a row's cells."""
+    fields: list[tuple[str, Any] | tuple[str, Any, Any]] = [(kind.id_name, DeviceId), ("timestamp", Timestamp)]
+    for field in kind.fields:
+        known = annotation(field)
+        fields.append((field.name, known) if field.required else (field.name, known | None, None))
+    return _defined(f"{kind.name.capitalize()}Reading", fields, kind.description)
 
 
-Reading: TypeAlias = MeterReading | VehicleReading | MixedReading
-
-
-class ItemError(Struct, frozen=True):
-    """Why one reading was not stored. `pointer` is a JSON Pointer into the item; `index` counts from 0."""
-
-    index: int
-    pointer: str
-    code: str
-    detail: str
-
-
-def kind_of(reading: MixedReading) -> Kind | None:
-    """The kind of a mixed item that has all fields of one kind and none of the other; None otherwise."""
-    vehicle = (reading.vehicle_id, reading.soc, reading.kwh_delivered_dc, reading.battery_temp)
-    if reading.meter_id is not UNSET:
-        return METER if vehicle == (UNSET, UNSET, UNSET, UNSET) else None
-    meter = (reading.kwh_consumed_ac, reading.register_kwh, reading.voltage)
-    return VEHICLE if UNSET not in vehicle and meter == (None, None, None) else None
-
-
-def energy_error(index: int, reading: MeterReading | MixedReading) -> ItemError:
-    """What is wrong with a meter's reading that has not exactly one of energy and register."""
-    if reading.kwh_consumed_ac is None:
-        return ItemError(index, "/kwhConsumedAc", "missing_field", "is required, or registerKwh in its place")
-    detail = "is given beside kwhConsumedAc: a reading has one of them"
-    return ItemError(index, "/registerKwh", "ambiguous_energy", detail)
-
-
-def meter_row(reading: MeterReading, bucket: int, tenant: int) -> Row:
-    """Row of a meter reading."""
-    return (
-        bucket,
-        tenant,
-        reading.meter_id,
-        reading.timestamp,
-        reading.kwh_consumed_ac,
-        reading.voltage,
-        reading.register_kwh,
+def _defined(name: str, fields: Iterable[Any], doc: str) -> type[Reading]:
+    return msgspec.defstruct(
+        name, fields, namespace={"__doc__": doc}, frozen=True, forbid_unknown_fields=True, kw_only=True
     )
 
 
-def vehicle_row(reading: VehicleReading, bucket: int, tenant: int) -> Row:
-    """Row of a vehicle reading."""
-    return (
-        bucket,
-        tenant,
-        reading.vehicle_id,
-        reading.timestamp,
-        reading.soc,
-        reading.kwh_delivered_dc,
-        reading.battery_temp,
-    )
+class Mixed:
+    """Readings of any of these kinds, for decoding a mixed batch in one pass; the ID's name tells the kind.
+
+    A name that two kinds have is not checked in that pass: `own` finds no reading with such a field whole.
+    """
+
+    def __init__(self, kinds: Iterable[Kind]) -> None:
+        kinds = tuple(kinds)
+        uses = Counter(field.name for kind in kinds for field in kind.fields)
+        fields: list[tuple[str, Any, Any]] = []
+        places = []
+        for kind in kinds:
+            start = 1 + len(fields)
+            fields.append((kind.id_name, DeviceId | UnsetType, UNSET))
+            fields += [_optional(field) for field in kind.fields if uses[field.name] == 1]
+            places.append((kind, start, 1 + len(fields)))
+        fields += [(name, Any, UNSET) for name, count in uses.items() if count > 1]
+        self.type = _defined("MixedReading", [("timestamp", Timestamp), *fields], "A reading of some kind.")
+        absent = (None, *(default for _, _, default in fields))
+        # Where each kind's fields are, and what is before and behind them in a reading that has no others.
+        self._places = [(kind, start, end, absent[1:start], absent[end:]) for kind, start, end in places]
+
+    def own(self, reading: Reading) -> tuple[Kind, Cells] | None:
+        """Kind and cells of a reading that has all fields of one kind and none of another; None otherwise."""
+        values = astuple(reading)
+        for kind, start, end, before, behind in self._places:
+            if values[start] is not UNSET:
+                mine = values[start:end]
+                if UNSET in mine or values[1:start] != before or values[end:] != behind:
+                    return None
+                return kind, (mine[0], values[0]) + mine[1:]  # noqa: RUF005 - twice as fast as to unpack it
+        return None
 
 
-_COMPLAINT: Final = re.compile(r"(?P<text>.*?)(?: - at `\$(?P<path>[^`]*)`)?", re.DOTALL)
-_UNKNOWN: Final = re.compile(r"Object contains unknown field `(.*)`", re.DOTALL)
-_MISSING: Final = re.compile(r"Object missing required field `(.*)`", re.DOTALL)
-_BOUND: Final = re.compile(r"Expected `float` (>=|<=) (\S+)")
-
-_Parsed: TypeAlias = tuple[str, str, str]  # pointer, code, detail
-_TEXTS: Final[list[tuple[re.Pattern[str], Callable[[re.Match[str]], tuple[str, str]]]]] = [
-    (_BOUND, lambda m: ("out_of_range", f"must be {m[1]} {float(m[2]):g}")),
-    (re.compile("Number out of range"), lambda _: ("out_of_range", "must be a finite number")),
-    (re.compile("Expected `datetime` with a timezone"), lambda _: ("no_offset", "must have an offset, as in ...Z")),
-    (re.compile("Invalid RFC3339"), lambda _: ("invalid_timestamp", "must be RFC 3339, as in 2026-05-01T12:00:00Z")),
-    (
-        re.compile("Expected `str` matching regex .*A-Za"),
-        lambda _: ("invalid_id", "may hold only A-Z a-z 0-9 . _ : * + | @ = -"),
-    ),
-    (re.compile("Expected `str` matching regex"), lambda _: ("invalid_text", "may hold no control characters")),
-    (
-        re.compile("Expected `str` of length (>=|<=) ([0-9]+)"),
-        lambda m: ("invalid_length", f"must have at {'least' if m[1] == '>=' else 'most'} {m[2]} characters"),
-    ),
-    (re.compile("Expected `(.*)`, got `(.*)`"), lambda m: ("wrong_type", f"must be {_article(m[1])}, not {m[2]}")),
-]
+def _optional(field: Field) -> tuple[str, Any, Any]:
+    known = annotation(field)
+    return (field.name, known | UnsetType, UNSET) if field.required else (field.name, known | None, None)
 
 
-def _article(type_name: str) -> str:
-    names = {"float": "a number", "str": "a string", "datetime": "a string with a timestamp", "object": "an object"}
-    return names.get(type_name, type_name)
-
-
-def _field(name: str) -> str:
-    shown = name if len(name) <= 64 else name[:64] + "..."
-    return "/" + shown.replace("~", "~0").replace("/", "~1")
-
-
-def explain(message: str) -> _Parsed:
-    """(pointer, code, detail) of a msgspec complaint about one item. No value of the item is repeated."""
-    message = message.encode("utf-8", "replace").decode()
-    if unknown := _UNKNOWN.search(message):
-        return _field(unknown[1]), "unknown_field", "is not a field of this reading"
-    if missing := _MISSING.search(message):
-        return _field(missing[1]), "missing_field", "is required"
-    parts = _COMPLAINT.fullmatch(message)
-    text, path = (parts["text"], parts["path"] or "") if parts else (message, "")
-    pointer = path.replace(".", "/")
-    for pattern, describe in _TEXTS:
-        if match := pattern.search(text):
-            code, detail = describe(match)
-            return pointer, code, detail
-    return pointer, "invalid", text
-
-
-METER_ARRAY: Final = msgspec.json.Decoder(list[MeterReading])
-VEHICLE_ARRAY: Final = msgspec.json.Decoder(list[VehicleReading])
-MIXED_ARRAY: Final = msgspec.json.Decoder(list[MixedReading])
-METER_ONE: Final = msgspec.json.Decoder(MeterReading)
-VEHICLE_ONE: Final = msgspec.json.Decoder(VehicleReading)
-MIXED_ONE: Final = msgspec.json.Decoder(MixedReading)
+def energy_error(kind: Kind, index: int, *, has_energy: bool) -> ItemError:
+    """What is wrong with a reading that has both an energy and a register, or neither."""
+    energy, register = kind.named(Role.ENERGY), kind.named(Role.REGISTER)
+    if not has_energy:
+        return ItemError(index, f"/{energy}", "missing_field", f"is required, or {register} in its place")
+    return ItemError(index, f"/{register}", "ambiguous_energy", f"is given beside {energy}: a reading has one of them")

@@ -24,6 +24,10 @@ _REGISTER_OF_STATUS: Final = """CASE WHEN s.{energy} IS NULL THEN coalesce((
     ), s.{register}) END AS {register}"""
 
 
+def _quoted(column: str | None) -> str:
+    return quote_identifier(column) if column else "NULL::float8"
+
+
 def for_kind(template: str, kind: Kind) -> str:
     """Fill a statement's placeholders with the names of one kind. `{tenant}` is the parameter after all others."""
     known = (_REGISTER_OF_STATUS if name == kind.register else f"s.{quote_identifier(name)}" for name in kind.values)
@@ -32,13 +36,13 @@ def for_kind(template: str, kind: Kind) -> str:
         "{history}": quote_identifier(kind.history),
         "{status}": quote_identifier(kind.status),
         "{id}": quote_identifier(kind.id_column),
-        "{energy}": quote_identifier(kind.energy),
+        "{energy}": _quoted(kind.energy),
         "{values}": ", ".join(map(quote_identifier, kind.values)),
         "{new_values}": ", ".join(f"{name} = excluded.{name}" for name in map(quote_identifier, kind.values)),
-        "{value_arrays}": ", ".join(f"${_VALUES_FROM + i}::float8[]" for i in range(len(kind.values))),
+        "{value_arrays}": ", ".join(f"${_VALUES_FROM + at}::{field.type}[]" for at, field in enumerate(kind.fields)),
         "{newest_array}": f"${_VALUES_FROM + len(kind.values)}::boolean[]",
-        "{register}": quote_identifier(kind.register) if kind.register else "NULL::float8",
-        "{temperature}": "battery_temp" if "battery_temp" in kind.values else "0.0::float8",
+        "{register}": _quoted(kind.register),
+        "{temperature}": quote_identifier(kind.temperature) if kind.temperature else "0.0::float8",
     }
     for placeholder, text in names.items():
         template = template.replace(placeholder, text)

@@ -49,13 +49,13 @@ class Correction:
 def _changed(kind: Kind, before: Mapping[str, float | None], changed: Mapping[str, float]) -> dict[str, float | None]:
     """The values with what changed. A reading has an energy or a register: to set the one takes the other away."""
     after = {**before, **changed}
-    if kind.register is not None and (given := {kind.energy, kind.register} & changed.keys()):
-        after[({kind.energy, kind.register} - given).pop()] = None
+    if kind.alternatives and (given := {*kind.alternatives} & changed.keys()):
+        after[({*kind.alternatives} - given).pop()] = None
     return after
 
 
 def _check_one_way(kind: Kind, changed: Mapping[str, float]) -> None:
-    if kind.register is not None and {kind.energy, kind.register} <= changed.keys():
+    if kind.alternatives and {*kind.alternatives} <= changed.keys():
         raise InvalidArgument(f"a reading of a {kind} has either {kind.energy} or {kind.register}: set one of them")
 
 

@@ -108,17 +108,23 @@ async def history(reader: Reader, kind: Kind, place: tuple[int, str], window: Wi
 
 def counts(kind: Kind, rows: Rows) -> list[Record]:
     """Those rows of a history that have a register in place of an energy."""
-    return [row for row in rows.rows if kind.register is not None and row[kind.register] is not None]
+    if kind.alternatives is None:
+        return []
+    _, register = kind.alternatives
+    return [row for row in rows.rows if row[register] is not None]
 
 
 async def add_energies(
     reader: Reader, kind: Kind, place: tuple[int, str], counted: list[Record], ratings: Ratings
 ) -> None:
     """Give each of a history's `counts` (at least one, newest first) the energy since the one before it."""
+    if kind.alternatives is None:
+        raise AssertionError  # there are no counts of such a kind
+    energy, _ = kind.alternatives
     window = Window(counted[-1]["timestamp"] - _TICK, counted[0]["timestamp"])
     energies = await registers.each(reader, kind, place, window, ratings)
     for row in counted:
-        row[kind.energy] = energies.get(row["timestamp"])
+        row[energy] = energies.get(row["timestamp"])
 
 
 async def activity(reader: Reader, kind: Kind, buckets: Sequence[int], since: datetime, limit: int) -> Rows:

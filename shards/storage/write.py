@@ -3,12 +3,13 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import lru_cache
 from operator import itemgetter
 from typing import Final, TypeAlias
 
 import asyncpg
 
-from shards.kinds import KINDS, Kind, Row
+from shards.kinds import KINDS, VALUES_AT, Kind, Row
 from shards.postgres.pools import Connection
 from shards.postgres.sql import for_kind
 
@@ -60,19 +61,21 @@ CROSS JOIN LATERAL (
     LIMIT 1
 ) AS h
 """
-_WRITE_SQL: Final = {kind: for_kind(_WRITE, kind) for kind in KINDS}
+_VARIANTS_MAX: Final = 64  # of statements: devices of a fleet leave out the same fields
 
 
-def _plain(kind: Kind) -> str:
-    """Without the array of registers, which most batches have none of: one less to encode, to send and to unnest.
+@lru_cache(_VARIANTS_MAX)
+def _statement(kind: Kind, left_out: tuple[int, ...]) -> str:
+    """The statement for batches in which nobody has these fields: arrays less to encode, to send and to unnest.
 
     A status still gets all values anew: the register of the reading before is not this one's.
     """
-    sent = tuple(name for name in kind.values if name != kind.register)
-    return for_kind(_WRITE.replace("{new_values}", for_kind("{new_values}", kind)), replace(kind, values=sent))
+    template = _WRITE.replace("{new_values}", for_kind("{new_values}", kind))
+    return for_kind(
+        template, replace(kind, fields=tuple(field for at, field in enumerate(kind.fields) if at not in left_out))
+    )
 
 
-_PLAIN_SQL: Final = {kind: _plain(kind) for kind in KINDS}
 _STORED_SQL: Final = {kind: for_kind(_STORED, kind) for kind in KINDS}
 _by_key: Final = itemgetter(0, 1, 2, 3)
 
@@ -109,11 +112,11 @@ async def write(connection: Connection, kind: Kind, rows: Sequence[Row], timeout
     """
     ordered, newest = _ordered(rows)
     columns: list[Sequence[object]] = [*zip(*ordered, strict=True)]
-    sql = _WRITE_SQL
-    if kind.register is not None and columns[-1].count(None) == len(rows):
-        sql = _PLAIN_SQL
-        columns.pop()
-    result = (await connection.fetch(sql[kind], *columns, newest, timeout=timeout_s))[0]
+    left_out = [at for at in kind.optional if columns[VALUES_AT + at].count(None) == len(rows)]
+    for at in reversed(left_out):
+        del columns[VALUES_AT + at]
+    sql = _statement(kind, tuple(left_out))
+    result = (await connection.fetch(sql, *columns, newest, timeout=timeout_s))[0]
     if result["new_count"] == len(rows):
         return Written(None)
     new = set(zip(*(result[name] or () for name in ("tenants", "ids", "timestamps")), strict=True))

@@ -129,8 +129,8 @@ async def test_a_reading_is_corrected(cluster: TestCluster, client: httpx2.Async
     other = await correct(cluster, "meter", "WRONG", at(1), "--set", "registerKwh=70")
     assert other.out.splitlines() == [
         "kwhConsumedAc: 0.5 -> not there",
-        "voltage: 230 -> 230",
         "registerKwh: not there -> 70",
+        "voltage: 230 -> 230",
     ]
     status = (await client.get("/v1/meters/WRONG/status")).json()
     assert (status["kwhConsumedAc"], status["registerKwh"]) == (None, 70)

@@ -10,7 +10,7 @@ import asyncpg
 import httpx2
 import pytest
 
-from router.ingest.decode import METER_FORMAT, decode
+from router.ingest.decode import decode
 from router.ingest.routing import route
 from shards.buckets import BucketRange
 from shards.catalog.shard_map import ShardMap
@@ -34,6 +34,7 @@ from tests.support.ledger import fetch
 from tests.support.readings import at, meter, register, vehicle
 from tests.support.routers import in_process
 from tests.support.servers import TestCluster, new_cluster
+from tests.support.shapes import METER_SHAPE
 from tests.support.tenants import Made, catalog_of, new_key, new_tenant
 
 WINDOW = {"from": at(-1), "to": at(60)}
@@ -253,7 +254,7 @@ async def test_a_pinned_tenant_whose_making_was_interrupted_is_finished(cluster:
         assert shard_map is not None
         assert (shard_map.owners[8:], shard_map.shared.count) == (("s1",) * 4, 8)
         body = b'{"meterId":"M","kwhConsumedAc":1,"voltage":1,"timestamp":"2026-05-01T00:00:00Z"}'
-        decoded = decode(body, METER_FORMAT, ndjson=False, readings_max=1)
+        decoded = decode(body, METER_SHAPE, ndjson=False, readings_max=1)
         bounds = datetime(2000, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC)
         ((shard, _),) = route(decoded, shard_map, made.tenant_id, *bounds)[0]
         assert shard == "s1"

@@ -8,11 +8,12 @@ import orjson
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.ingest.decode import METER_FORMAT, MIXED_FORMAT, VEHICLE_FORMAT, decode
+from router.ingest.decode import decode
 from router.wire.problems import ProblemError
 from tests.support.readings import meter, vehicle
+from tests.support.shapes import METER_SHAPE, MIXED_SHAPE, VEHICLE_SHAPE, meters, vehicles
 
-FORMATS = st.sampled_from([METER_FORMAT, VEHICLE_FORMAT, MIXED_FORMAT])
+FORMATS = st.sampled_from([METER_SHAPE, VEHICLE_SHAPE, MIXED_SHAPE])
 READINGS = st.one_of(
     st.builds(meter, st.from_regex(r"[A-Za-z0-9._:-]{1,64}", fullmatch=True), st.integers(0, 10**6)),
     st.builds(vehicle, st.from_regex(r"[A-Za-z0-9._:-]{1,64}", fullmatch=True), st.integers(0, 10**6)),
@@ -39,7 +40,7 @@ def test_any_json_and_every_item_is_accounted_for(items: list[Any], shape: Any, 
     body = ("\n".join(texts) if ndjson else "[" + ",".join(texts) + "]").encode("utf-8", "surrogatepass")
     decoded = decode(body, shape, ndjson=ndjson, readings_max=1_000)
     assert len(decoded) == len(items)
-    indexes = [index for index, _ in [*decoded.meters, *decoded.vehicles]] + [e.index for e in decoded.errors]
+    indexes = [index for index, _ in [*meters(decoded), *vehicles(decoded)]] + [e.index for e in decoded.errors]
     assert sorted(indexes) == list(range(len(items)))
     for error in decoded.errors:
         assert error.code
@@ -54,17 +55,14 @@ def test_a_bad_neighbour_changes_nothing(readings: list[dict[str, Any]], place: 
     def run(items: list[Any]) -> Any:
         texts = [orjson.dumps(item) for item in items]
         body = b"\n".join(texts) if ndjson else b"[" + b",".join(texts) + b"]"
-        return decode(body, MIXED_FORMAT, ndjson=ndjson, readings_max=1_000)
+        return decode(body, MIXED_SHAPE, ndjson=ndjson, readings_max=1_000)
 
     alone = run(readings)
     among = run([*readings[:place], {"meterId": "x"}, *readings[place:]])
     assert alone.errors == []
     assert [e.index for e in among.errors] == [place]
 
-    def values(reading: Any) -> list[tuple[str, Any]]:
-        return sorted((name, value) for name, value in msgspec.to_builtins(reading).items() if value is not None)
-
     def plain(found: Any) -> list[Any]:
-        return sorted((values(reading) for _, reading in [*found.meters, *found.vehicles]), key=repr)
+        return sorted((cells for _, cells in [*meters(found), *vehicles(found)]), key=repr)
 
     assert plain(alone) == plain(among)

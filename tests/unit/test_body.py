@@ -6,8 +6,9 @@ import zlib
 import pytest
 
 from router.ingest.body import GZIP_MEMBERS_MAX, decompress
-from router.ingest.decode import METER_FORMAT, decode
+from router.ingest.decode import decode
 from router.wire.problems import CONTENT_TOO_LARGE, MALFORMED_BODY, ProblemError
+from tests.support.shapes import METER_SHAPE
 
 GZIP = {b"content-encoding": b"gzip"}
 LIMIT = 2**20
@@ -45,7 +46,7 @@ def test_a_bomb_stops_at_the_limit() -> None:
 def test_many_values_are_refused_and_many_fields_of_few_readings_are_told() -> None:
     for body, ndjson in ((b"[" + b"0," * 2_000 + b"0]", False), (b"\n" * 2_000, True)):
         with pytest.raises(ProblemError) as refused:
-            decode(body, METER_FORMAT, ndjson=ndjson, readings_max=100)
+            decode(body, METER_SHAPE, ndjson=ndjson, readings_max=100)
         assert refused.value.problem is CONTENT_TOO_LARGE
     wide = b"{" + b",".join(b'"f%d":1' % n for n in range(100)) + b"}"
-    assert len(decode(wide, METER_FORMAT, ndjson=False, readings_max=100).errors) == 1
+    assert len(decode(wide, METER_SHAPE, ndjson=False, readings_max=100).errors) == 1

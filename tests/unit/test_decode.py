@@ -5,11 +5,11 @@ from datetime import UTC, datetime, timedelta
 import orjson
 import pytest
 
-from router.ingest.decode import METER_FORMAT, MIXED_FORMAT, VEHICLE_FORMAT, decode, keep_prefix
+from router.ingest.decode import decode, keep_prefix
 from router.ingest.routing import route
 from router.reads.efficiency import coverage
+from router.wire.complaints import explain
 from router.wire.problems import CONTENT_TOO_LARGE, MALFORMED_BODY, ProblemError
-from router.wire.readings import explain
 from shards.catalog.shard_map import ShardMap
 from shards.errors import InvalidArgument
 from shards.kinds import METER
@@ -17,6 +17,7 @@ from shards.moves.phases import Move, Phase, Recorded, Role, check_record
 from shards.shard import ShardRecord, ShardState, check_name
 from shards.window import Window
 from tests.support.readings import START, meter, register, vehicle
+from tests.support.shapes import METER_SHAPE, MIXED_SHAPE, VEHICLE_SHAPE, meters, vehicles
 
 
 def body_of(*items: object) -> bytes:
@@ -38,8 +39,8 @@ def body_of(*items: object) -> bytes:
     ],
 )
 def test_a_mixed_item_that_is_no_reading(item: object, pointer: str, code: str) -> None:
-    decoded = decode(body_of(meter("GOOD"), item, vehicle("GOOD")), MIXED_FORMAT, ndjson=False, readings_max=10)
-    assert (len(decoded.meters), len(decoded.vehicles)) == (1, 1)
+    decoded = decode(body_of(meter("GOOD"), item, vehicle("GOOD")), MIXED_SHAPE, ndjson=False, readings_max=10)
+    assert (len(meters(decoded)), len(vehicles(decoded))) == (1, 1)
     assert [(e.index, e.pointer, e.code) for e in decoded.errors] == [(1, pointer, code)]
 
 
@@ -58,16 +59,16 @@ def test_a_mixed_item_that_is_no_reading(item: object, pointer: str, code: str) 
 )
 def test_a_line_that_is_no_reading(text: bytes, pointer: str, code: str) -> None:
     lines = b"\n".join([orjson.dumps(meter("GOOD")), text])
-    decoded = decode(lines, METER_FORMAT, ndjson=True, readings_max=10)
+    decoded = decode(lines, METER_SHAPE, ndjson=True, readings_max=10)
     assert [(e.index, e.pointer, e.code) for e in decoded.errors] == [(1, pointer, code)]
     assert len(decoded) == 2
 
 
 def test_every_meter_has_one_energy() -> None:
     readings = [meter("A"), {**meter("B"), "registerKwh": 5}, {"meterId": "C", "timestamp": meter()["timestamp"]}]
-    for shape in (METER_FORMAT, MIXED_FORMAT):
+    for shape in (METER_SHAPE, MIXED_SHAPE):
         decoded = decode(body_of(*readings), shape, ndjson=False, readings_max=10)
-        assert [index for index, _ in decoded.meters] == [0]
+        assert [index for index, _ in meters(decoded)] == [0]
         assert [(error.index, error.pointer) for error in decoded.errors] == [
             (1, "/registerKwh"),
             (2, "/kwhConsumedAc"),
@@ -77,8 +78,8 @@ def test_every_meter_has_one_energy() -> None:
 def test_a_null_is_a_field_that_is_not_there_whatever_stands_beside_it() -> None:
     item = {**vehicle(), "kwhConsumedAc": None}
     for beside in ([], [5]):
-        decoded = decode(body_of(item, *beside), MIXED_FORMAT, ndjson=False, readings_max=10)
-        assert (len(decoded.vehicles), len(decoded.errors)) == (1, len(beside))
+        decoded = decode(body_of(item, *beside), MIXED_SHAPE, ndjson=False, readings_max=10)
+        assert (len(vehicles(decoded)), len(decoded.errors)) == (1, len(beside))
 
 
 @pytest.mark.parametrize(
@@ -92,11 +93,11 @@ def test_a_null_is_a_field_that_is_not_there_whatever_stands_beside_it() -> None
     ],
 )
 def test_a_leap_second_is_the_second_after_it(text: str, stored: str | None) -> None:
-    decoded = decode(body_of({**meter(), "timestamp": text}), METER_FORMAT, ndjson=False, readings_max=10)
+    decoded = decode(body_of({**meter(), "timestamp": text}), METER_SHAPE, ndjson=False, readings_max=10)
     if stored is None:
         assert [error.pointer for error in decoded.errors] == ["/timestamp"]
     else:
-        assert [reading.timestamp.isoformat() for _, reading in decoded.meters] == [stored.replace("Z", "+00:00")]
+        assert [cells[1].isoformat() for _, cells in meters(decoded)] == [stored.replace("Z", "+00:00")]
 
 
 @pytest.mark.parametrize(
@@ -105,7 +106,7 @@ def test_a_leap_second_is_the_second_after_it(text: str, stored: str | None) -> 
 )
 def test_a_body_that_cannot_be_parsed(body: bytes, detail: str) -> None:
     with pytest.raises(ProblemError) as refused:
-        decode(body, METER_FORMAT, ndjson=False, readings_max=10)
+        decode(body, METER_SHAPE, ndjson=False, readings_max=10)
     assert refused.value.problem is MALFORMED_BODY
     assert detail in refused.value.detail
 
@@ -115,19 +116,19 @@ def test_too_many_readings(ndjson: bool) -> None:
     readings = [meter(f"M-{n}") for n in range(11)]
     body = b"\n".join(map(orjson.dumps, readings)) if ndjson else body_of(*readings)
     with pytest.raises(ProblemError) as refused:
-        decode(body, METER_FORMAT, ndjson=ndjson, readings_max=10)
+        decode(body, METER_SHAPE, ndjson=ndjson, readings_max=10)
     assert refused.value.problem is CONTENT_TOO_LARGE
     assert "11 readings in one request" in refused.value.detail
 
 
 def test_one_reading_and_readings_of_one_kind() -> None:
-    assert len(decode(orjson.dumps(vehicle()), VEHICLE_FORMAT, ndjson=False, readings_max=1).vehicles) == 1
-    assert len(decode(b" [] ", METER_FORMAT, ndjson=False, readings_max=1)) == 0
+    assert len(vehicles(decode(orjson.dumps(vehicle()), VEHICLE_SHAPE, ndjson=False, readings_max=1))) == 1
+    assert len(decode(b" [] ", METER_SHAPE, ndjson=False, readings_max=1)) == 0
 
 
 def test_readings_outside_their_time_are_told_which_limit() -> None:
     late, early = vehicle("V", 5), vehicle("V", -5)
-    decoded = decode(body_of(late, early, meter("M", -5)), MIXED_FORMAT, ndjson=False, readings_max=10)
+    decoded = decode(body_of(late, early, meter("M", -5)), MIXED_SHAPE, ndjson=False, readings_max=10)
     chunks, errors = route(decoded, ShardMap(1, ("a",)), 0, START, START + timedelta(minutes=1))
     assert chunks == {}
     assert sorted((e.index, e.code) for e in errors) == [(0, "in_future"), (1, "too_old"), (2, "too_old")]
@@ -168,10 +169,10 @@ def test_a_record_takes_only_legal_steps() -> None:
 
 def test_a_prefix_keeps_readings_of_its_devices_alone() -> None:
     items = [meter("A-1"), meter("B-1"), vehicle("A-2"), vehicle("AB"), {"meterId": "A-3"}, 5]
-    decoded = decode(orjson.dumps(items), MIXED_FORMAT, ndjson=False, readings_max=10)
+    decoded = decode(orjson.dumps(items), MIXED_SHAPE, ndjson=False, readings_max=10)
     keep_prefix(decoded, "A-")
-    assert [index for index, _ in decoded.meters] == [0]
-    assert [index for index, _ in decoded.vehicles] == [2]
+    assert [index for index, _ in meters(decoded)] == [0]
+    assert [index for index, _ in vehicles(decoded)] == [2]
     errors = {error.index: (error.pointer, error.code) for error in decoded.errors}
     assert errors == {
         1: ("/meterId", "foreign_device"),
@@ -183,8 +184,8 @@ def test_a_prefix_keeps_readings_of_its_devices_alone() -> None:
 
 def test_meters_with_energies_and_registers_in_one_batch() -> None:
     items = [register("R"), meter("M"), {**meter("X"), "registerKwh": 1.0}]
-    decoded = decode(orjson.dumps(items), METER_FORMAT, ndjson=False, readings_max=10)
-    assert [index for index, _ in decoded.meters] == [0, 1]
+    decoded = decode(orjson.dumps(items), METER_SHAPE, ndjson=False, readings_max=10)
+    assert [index for index, _ in meters(decoded)] == [0, 1]
     assert [(error.index, error.code) for error in decoded.errors] == [(2, "ambiguous_energy")]
-    whole = decode(orjson.dumps(items[:2]), METER_FORMAT, ndjson=False, readings_max=10)
-    assert ([index for index, _ in whole.meters], whole.errors) == ([0, 1], [])
+    whole = decode(orjson.dumps(items[:2]), METER_SHAPE, ndjson=False, readings_max=10)
+    assert ([index for index, _ in meters(whole)], whole.errors) == ([0, 1], [])

@@ -3,12 +3,12 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.ingest.decode import MIXED_FORMAT, decode
+from router.ingest.decode import decode
 from router.ingest.routing import Chunk, pieces, reroute, route
-from router.wire.readings import MeterReading
 from shards.catalog.shard_map import ShardMap
 from shards.kinds import METER, VALUES_AT, VEHICLE
 from tests.support.readings import START, meter, vehicle
+from tests.support.shapes import MIXED_SHAPE
 
 TENANT = 3
 NOW = START + timedelta(hours=1)
@@ -17,7 +17,7 @@ NOW = START + timedelta(hours=1)
 def decoded(items: list[dict[str, object]]) -> object:
     import orjson  # noqa: PLC0415
 
-    return decode(orjson.dumps(items), MIXED_FORMAT, ndjson=False, readings_max=10_000)
+    return decode(orjson.dumps(items), MIXED_SHAPE, ndjson=False, readings_max=10_000)
 
 
 @given(
@@ -84,4 +84,3 @@ def test_readings_outside_the_accepted_time() -> None:
 def test_a_small_chunk_is_not_copied() -> None:
     chunk = Chunk([(0, TENANT, "M", datetime.now(UTC), 1.0, 2.0)], [0])
     assert pieces(chunk, 5)[0] is chunk
-    assert MeterReading.__struct_fields__[0] == "meter_id"

@@ -1,0 +1,113 @@
+"""Readings of kinds that are declared: every type of field, alone and in batches of several kinds."""
+
+from typing import Any
+
+import msgspec
+import orjson
+import pytest
+
+from router.ingest.decode import Decoded, Shape, decode
+from router.wire.openapi import example
+from router.wire.readings import reading_type
+from router.wire.stored import history_type, status_type
+from shards.kinds import KINDS, METER, VEHICLE, Role
+from shards.postgres.sql import for_kind
+from shards.storage.write import _statement
+from tests.support.declared import CHARGER
+from tests.support.readings import START, meter, vehicle
+
+ALONE, ALL = Shape([CHARGER]), Shape((*KINDS, CHARGER))
+WHOLE = {
+    "chargerId": "C-1",
+    "timestamp": "2026-05-01T00:00:00Z",
+    "kwh": 0.5,
+    "powerKw": 11,
+    "voltage": 400.5,
+    "phases": 3,
+    "plugged": True,
+    "state": "charging",
+}
+CELLS = ("C-1", START, 0.5, 11.0, 400.5, 3, True, "charging")
+
+
+def taken(shape: Shape, *items: object) -> Decoded:
+    return decode(orjson.dumps(list(items)), shape, ndjson=False, readings_max=100)
+
+
+@pytest.mark.parametrize("shape", [ALONE, ALL], ids=["alone", "mixed"])
+@pytest.mark.parametrize("beside", [(), (5,)], ids=["all well", "one by one"])
+def test_a_whole_reading(shape: Shape, beside: tuple[int, ...]) -> None:
+    decoded = taken(shape, WHOLE, *beside)
+    assert decoded.readings == {CHARGER: [(0, CELLS)]}
+    assert [type(cell) for cell in decoded.readings[CHARGER][0][1]] == list(map(type, CELLS))
+    assert len(decoded.errors) == len(beside)
+
+
+@pytest.mark.parametrize("shape", [ALONE, ALL], ids=["alone", "mixed"])
+@pytest.mark.parametrize(
+    ("change", "pointer", "code", "detail"),
+    [
+        ({"kwh": "much"}, "/kwh", "wrong_type", "must be a number, not str"),
+        ({"kwh": -1}, "/kwh", "out_of_range", "must be >= 0"),
+        ({"powerKw": 501}, "/powerKw", "out_of_range", "must be <= 500"),
+        ({"voltage": 2001}, "/voltage", "out_of_range", "must be <= 2000"),
+        ({"phases": 4}, "/phases", "out_of_range", "must be <= 3"),
+        ({"phases": 1.5}, "/phases", "wrong_type", "must be a whole number, not float"),
+        ({"plugged": 1}, "/plugged", "wrong_type", "must be true or false, not int"),
+        ({"state": "flying"}, "/state", "not_a_choice", "must be one of idle, charging, faulted"),
+        ({"state": 1}, "/state", "wrong_type", "must be a string, not int"),
+        ({"soc": 5}, "/soc", "unknown_field", "is not a field of this reading"),
+    ],
+)
+def test_each_field_has_its_limits(shape: Shape, change: dict[str, Any], pointer: str, code: str, detail: str) -> None:
+    decoded = taken(shape, WHOLE, {**WHOLE, **change}, WHOLE)
+    assert [index for index, _ in decoded.readings[CHARGER]] == [0, 2]
+    (error,) = decoded.errors
+    assert (error.index, error.pointer, error.code, error.detail) == (1, pointer, code, detail)
+
+
+def test_kinds_with_a_name_in_common_keep_their_own_limits() -> None:
+    """`voltage` of a meter goes up to a million."""
+    high = {**meter("HIGH"), "voltage": 5_000}
+    decoded = taken(ALL, meter("M"), high, vehicle("V"), {**WHOLE, "voltage": 5_000}, WHOLE)
+    assert {kind: [at for at, _ in items] for kind, items in decoded.readings.items()} == {
+        METER: [0, 1],
+        VEHICLE: [2],
+        CHARGER: [4],
+    }
+    assert [(error.index, error.pointer, error.code) for error in decoded.errors] == [(3, "/voltage", "out_of_range")]
+
+
+def test_what_is_wrong_with_the_kind_is_told_by_all_names() -> None:
+    nobodys = {"timestamp": WHOLE["timestamp"]}
+    details = [error.detail for error in taken(ALL, nobodys, {**WHOLE, "meterId": "M"}).errors]
+    assert details == ["has neither meterId, vehicleId nor chargerId", "has both meterId and chargerId"]
+
+
+def test_examples_are_readings() -> None:
+    for kind in (*KINDS, CHARGER):
+        assert taken(Shape([kind]), example(kind)).valid == 1
+
+
+def test_stored_readings_are_told_by_their_names_in_json() -> None:
+    row = {"charger_id": "C-1", **dict(zip(CHARGER.values, CELLS[2:], strict=True))}
+    told = msgspec.to_builtins(history_type(CHARGER)(**row, timestamp=START, ingested_at=START))
+    assert told == {**WHOLE, "powerKw": 11.0, "ingestedAt": WHOLE["timestamp"]}
+    status = status_type(CHARGER)(**{**row, "phases": None}, last_updated=START, created_at=START)
+    assert msgspec.to_builtins(status)["phases"] is None
+
+
+def test_statements_have_an_array_of_its_type_for_each_field_that_is_there() -> None:
+    all_of = _statement(CHARGER, ())
+    for text in ("$5::float8[]", "$6::float4[]", "$8::int4[]", "$9::bool[]", "$10::text[]", "$11::boolean[]"):
+        assert text in all_of
+    few = _statement(CHARGER, CHARGER.optional)
+    assert "$5::float8[], $6::text[], $7::boolean[]" in few
+    assert '"power_kw" = excluded."power_kw"' in few  # what is not there is not the reading's before
+    assert for_kind("{temperature} {register}", CHARGER) == "0.0::float8 NULL::float8"
+
+
+def test_roles_and_names() -> None:
+    assert (METER.energy, METER.register, METER.column(Role.LEVEL)) == ("kwh_consumed_ac", "register_kwh", None)
+    assert (VEHICLE.temperature, VEHICLE.named(Role.LEVEL), str(VEHICLE)) == ("battery_temp", "soc", "vehicle")
+    assert reading_type(METER) is reading_type(METER)
