@@ -110,6 +110,7 @@ async def visit(
 
 
 @pytest.mark.long
+@pytest.mark.timeout(1_800)  # 50,000 requests each
 @pytest.mark.parametrize("pool_max", [1, 2])
 async def test_no_row_of_another_tenant_is_read_or_written(servers: list[str], pool_max: int) -> None:
     seen: Counter[object] = Counter()
