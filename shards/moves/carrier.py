@@ -1,12 +1,13 @@
 """Carrying a bucket's rows from one shard to another: table by table, then what was ingested since, or what differs."""
 
-from collections.abc import Iterable
+import asyncio
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from shards.errors import ClusterError
-from shards.kinds import KINDS, Kind
+from shards.errors import ClusterError, MoveError
+from shards.moves import fingerprints
 from shards.moves.fingerprints import CHANGED, Tables
 from shards.moves.phases import Recorded
 from shards.moves.pipe import pipe
@@ -16,6 +17,7 @@ from shards.postgres.pools import Connection
 from shards.postgres.sessions import MOVER
 from shards.postgres.sql import quote_identifier
 from shards.postgres.transactions import transaction
+from shards.storage.roots import StoredKind, stored_kinds
 from shards.storage.tables import BRIN_OF, Leaf, leaves
 
 _MAKE_LEAF: Final = "SELECT make_leaf($1, $2, $3, $4)"
@@ -41,12 +43,45 @@ class Direction:
     taker: Connection
     theirs: Tables
     ours: Tables
+    kinds: tuple[StoredKind, ...]
+
+    @classmethod
+    async def between(cls, giver: Connection, taker: Connection, theirs: Tables, ours: Tables) -> "Direction":
+        """MoveError when the two do not store the same kinds and fields: what one lacks could not be carried."""
+        kinds = await stored_kinds(giver)
+        if await stored_kinds(taker) != kinds:
+            message = "source and target do not store the same kinds and fields: has a change of them not ended?"
+            raise MoveError(message)
+        return cls(giver, taker, theirs, ours, kinds)
+
+    async def compare_history(self, window: tuple[datetime, datetime]) -> int:
+        """Number of readings ingested in `window` that are the same on both. Different when they are not."""
+        return await fingerprints.compare_history(*self._sides, self.kinds, window)
+
+    async def compare_changed_status(self, since: datetime) -> None:
+        """Different when statuses of devices with readings ingested since then are not the same."""
+        await fingerprints.compare_changed_status(*self._sides, self.kinds, since)
+
+    async def differing_hours(self) -> list[tuple[StoredKind, datetime]]:
+        """(kind, hour) in which the giver has readings that are not the taker's."""
+        return await fingerprints.differing_hours(*self._sides, self.kinds)
+
+    @property
+    def _sides(self) -> tuple[Connection, Connection, tuple[Tables, Tables]]:
+        return self.giver, self.taker, (self.theirs, self.ours)
+
+
+async def roots(connection: Connection) -> int:
+    """How many tables a bucket has."""
+    return 2 * len(await stored_kinds(connection))
 
 
 async def make_leaves(direction: Direction) -> list[Leaf]:
     """Make those leaves at the taker that it does not have yet; returns the giver's."""
-    wanted = await leaves(direction.giver, direction.theirs)
-    there = {(leaf.kind, leaf.lower, leaf.upper) for leaf in await leaves(direction.taker, direction.ours)}
+    wanted = await leaves(direction.giver, direction.theirs, direction.kinds)
+    there = {
+        (leaf.kind, leaf.lower, leaf.upper) for leaf in await leaves(direction.taker, direction.ours, direction.kinds)
+    }
     for leaf in wanted:
         if (leaf.kind, leaf.lower, leaf.upper) not in there:
             parent = direction.ours[leaf.kind.history]
@@ -63,17 +98,12 @@ async def low_water(giver: Connection, reader_login: str | None) -> tuple[dateti
     return record["mark"], record["clock"]
 
 
-def _columns(kind: Kind, *, of_status: bool) -> list[str]:
-    times = ["last_updated", "created_at"] if of_status else ["timestamp", "ingested_at"]
-    return [*times, *kind.values, "bucket", "tenant_id", kind.id_column]
-
-
 def _listed(names: Iterable[str]) -> str:
     return ", ".join(map(quote_identifier, names))
 
 
 async def copy_table(
-    direction: Direction, source: str, target: str, columns: list[str], token: Token, passed: Passed
+    direction: Direction, source: str, target: str, columns: Sequence[str], token: Token, passed: Passed
 ) -> int:
     """Copy one table in a transaction of the target, from its beginning; returns the number of rows."""
     async with transaction(direction.taker):
@@ -88,18 +118,18 @@ async def copy_table(
 async def copy_leaf(direction: Direction, leaf: Leaf, token: Token, passed: Passed) -> int:
     """Copy one leaf; returns the number of rows."""
     target = direction.ours[leaf.kind.history] + leaf.suffix
-    return await copy_table(direction, leaf.name, target, _columns(leaf.kind, of_status=False), token, passed)
+    return await copy_table(direction, leaf.name, target, leaf.kind.columns, token, passed)
 
 
-async def copy_status(direction: Direction, kind: Kind, token: Token, passed: Passed) -> int:
+async def copy_status(direction: Direction, kind: StoredKind, token: Token, passed: Passed) -> int:
     """Copy all statuses of one kind; the passes bring what changes from then on."""
     names = direction.theirs[kind.status], direction.ours[kind.status]
-    return await copy_table(direction, *names, _columns(kind, of_status=True), token, passed)
+    return await copy_table(direction, *names, kind.status_columns, token, passed)
 
 
 async def prepare_delta(taker: Connection) -> None:
     """Make the session's staging tables."""
-    for kind in KINDS:
+    for kind in await stored_kinds(taker):
         for root, name in ((kind.history, f"delta_{kind}"), (kind.status, f"delta_status_{kind}")):
             await taker.execute(
                 f"CREATE TEMP TABLE IF NOT EXISTS {quote_identifier(name)} (LIKE {root}) ON COMMIT DELETE ROWS"
@@ -109,12 +139,12 @@ async def prepare_delta(taker: Connection) -> None:
 async def carry_since(direction: Direction, since: datetime, passed: Passed = at_full_speed) -> int:
     """What the giver ingested since then, inside the taker's transaction; returns how many rows were new there."""
     new = 0
-    for kind in KINDS:
+    for kind in direction.kinds:
         new += await _carry(direction, kind, "ingested_at >= $1", CHANGED, since, passed)
     return new
 
 
-async def carry_hours(direction: Direction, hours: Iterable[tuple[Kind, datetime]], passed: Passed) -> int:
+async def carry_hours(direction: Direction, hours: Iterable[tuple[StoredKind, datetime]], passed: Passed) -> int:
     """Whole hours of readings, by key: those that are there already stay as they are. Returns how many were new."""
     new = 0
     for kind, hour in hours:
@@ -122,10 +152,12 @@ async def carry_hours(direction: Direction, hours: Iterable[tuple[Kind, datetime
     return new
 
 
-async def _carry(direction: Direction, kind: Kind, which: str, whose: str, argument: datetime, passed: Passed) -> int:
+async def _carry(
+    direction: Direction, kind: StoredKind, which: str, whose: str, argument: datetime, passed: Passed
+) -> int:
     """Readings that fit `which`, and the statuses of the devices `whose` readings they are."""
     giver, taker = direction.giver, direction.taker
-    columns, staged = _columns(kind, of_status=False), f"delta_{kind}"
+    columns, staged = kind.columns, f"delta_{kind}"
     table = quote_identifier(direction.theirs[kind.history])
     query = f"SELECT {_listed(columns)} FROM {table} WHERE {which}"
     if not await pipe(giver, query, (argument,), taker, staged, columns, passed):
@@ -142,20 +174,20 @@ async def _carry(direction: Direction, kind: Kind, which: str, whose: str, argum
 
 async def carry_all_status(direction: Direction, passed: Passed = at_full_speed) -> None:
     """Every status that is newer at the giver."""
-    for kind in KINDS:
+    for kind in direction.kinds:
         await _carry_status(direction, kind, "true", (), passed)
         await direction.taker.execute(f"TRUNCATE delta_status_{kind}")
 
 
 async def _carry_status(
-    direction: Direction, kind: Kind, which: str, arguments: tuple[object, ...], passed: Passed
+    direction: Direction, kind: StoredKind, which: str, arguments: tuple[object, ...], passed: Passed
 ) -> None:
     """Statuses never go back: of two, the one with the newer reading stays, and the giver's when both have the same."""
-    columns, staged = _columns(kind, of_status=True), f"delta_status_{kind}"
+    columns, staged = kind.status_columns, f"delta_status_{kind}"
     table = quote_identifier(direction.theirs[kind.status])
     query = f"SELECT {_listed(columns)} FROM {table} WHERE {which}"
     await pipe(direction.giver, query, arguments, direction.taker, staged, columns, passed)
-    changed = ", ".join(f"{name} = excluded.{name}" for name in ["last_updated", "created_at", *kind.values])
+    changed = ", ".join(f"{name} = excluded.{name}" for name in map(quote_identifier, kind.changing))
     ours, key = quote_identifier(direction.ours[kind.status]), quote_identifier(kind.id_column)
     await direction.taker.execute(
         f"INSERT INTO {ours} AS known ({_listed(columns)}) SELECT {_listed(columns)} FROM {staged} "
@@ -164,9 +196,14 @@ async def _carry_status(
     )
 
 
-async def settle(connection: Connection, tables: Tables) -> None:
+async def settle(direction: Direction) -> None:
     """Summaries and statistics of a bucket as they should be before a fence, which then takes milliseconds."""
-    for leaf in await leaves(connection, tables):
+    sides = ((direction.giver, direction.theirs), (direction.taker, direction.ours))
+    await asyncio.gather(*(_settle(*side, direction.kinds) for side in sides))
+
+
+async def _settle(connection: Connection, tables: Tables, kinds: Iterable[StoredKind]) -> None:
+    for leaf in await leaves(connection, tables, kinds):
         index = await connection.fetchval(BRIN_OF, leaf.name)
         if index is not None:
             await connection.execute("SELECT brin_summarize_new_values($1::oid::regclass)", index)

@@ -123,7 +123,7 @@ async def _make_superset(work: Work, move: Move, sides: tuple[Connection, Connec
     """Carry what only the old copy has to the keeper, by key. Different when rows differ under one key."""
     giver_role = keeper.other
     theirs = await work.token(move, giver_role).tables(sides[0])
-    direction = Direction(*sides, theirs, await work.token(move, keeper).tables(sides[1]))
+    direction = await Direction.between(*sides, theirs, await work.token(move, keeper).tables(sides[1]))
     found = await difference(direction, work.throttle.passed)
     if found.missing or found.statuses_behind:
         await carrier.prepare_delta(direction.taker)
@@ -146,7 +146,7 @@ async def compare_kept(source: ShardRecord, target: ShardRecord, move: Move) -> 
             raise Held("the copy is not kept any more")
         theirs = await Token(move, Role.SOURCE, 0).tables(at_source)
         ours = await Token(move, Role.TARGET, 0).tables(at_target)
-        return await difference(Direction(at_source, at_target, theirs, ours))
+        return await difference(await Direction.between(at_source, at_target, theirs, ours))
 
 
 async def _remove(work: Work, move: Move, connection: Connection, role: Role, known: BucketMove) -> None:

@@ -5,13 +5,13 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
 
-from shards.kinds import KINDS, Kind
 from shards.moves.carrier import Direction, carry_all_status, carry_hours, make_leaves
-from shards.moves.fingerprints import differing_hours, hash_of
+from shards.moves.fingerprints import hash_of
 from shards.moves.pipe import pipe
 from shards.moves.throttle import Passed, at_full_speed
 from shards.postgres.sql import quote_identifier
 from shards.postgres.transactions import transaction
+from shards.storage.roots import StoredKind
 
 HOURS_AT_ONCE: Final = 24  # in a transaction
 _KEYS: Final = ("device", "timestamp", "tenant_id", "hash")
@@ -49,7 +49,7 @@ class Difference:
     missing: int = 0
     differ: int = 0
     statuses_behind: int = 0
-    hours: list[tuple[Kind, datetime]] = field(default_factory=list)
+    hours: list[tuple[StoredKind, datetime]] = field(default_factory=list)
 
     @property
     def is_superset(self) -> bool:
@@ -66,11 +66,11 @@ async def difference(direction: Direction, passed: Passed = at_full_speed) -> Di
     """What the taker (the keeper) lacks of the giver, over the whole bucket. The giver takes no writes meanwhile."""
     found = Difference()
     giver, keeper = direction.giver, direction.taker
-    hours = await differing_hours(giver, keeper, (direction.theirs, direction.ours))
+    hours = await direction.differing_hours()
     hashed = hash_of(giver, keeper)
     await keeper.execute(_PROBE)
     for kind, hour in hours:
-        names = {"id": quote_identifier(kind.id_column), "hash": hashed}
+        names = {"id": quote_identifier(kind.id_column), "hash": hashed.format(row=kind.row)}
         theirs = _ROWS.format(table=quote_identifier(direction.theirs[kind.history]), **names)
         ours = quote_identifier(direction.ours[kind.history])
         async with transaction(keeper):
@@ -83,12 +83,12 @@ async def difference(direction: Direction, passed: Passed = at_full_speed) -> Di
         found.only_kept += here - counts["matched"]
         if counts["missing"]:
             found.hours.append((kind, hour))
-    for kind in KINDS:
+    for kind in direction.kinds:
         found.statuses_behind += await _statuses_behind(direction, kind, passed)
     return found
 
 
-async def _statuses_behind(direction: Direction, kind: Kind, passed: Passed) -> int:
+async def _statuses_behind(direction: Direction, kind: StoredKind, passed: Passed) -> int:
     keeper, key = direction.taker, quote_identifier(kind.id_column)
     theirs = _STATUS_ROWS.format(id=key, table=quote_identifier(direction.theirs[kind.status]))
     async with transaction(keeper):
@@ -106,7 +106,7 @@ async def carry_difference(
     In transactions of its own on the taker, each of which begins with `hold`; the comparison is outside of them, as it
     may take longer than a transaction may stand idle. The staging tables are made (carrier.prepare_delta).
     """
-    hours = await differing_hours(direction.giver, direction.taker, (direction.theirs, direction.ours))
+    hours = await direction.differing_hours()
     new = 0
     async with transaction(direction.taker):
         await hold()

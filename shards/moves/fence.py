@@ -9,7 +9,7 @@ from typing import Final
 import asyncpg
 
 from shards.errors import MoveError, ShardUnavailable
-from shards.moves import carrier, fingerprints, rebalances
+from shards.moves import carrier, rebalances
 from shards.moves.passes import Passes, forward
 from shards.moves.phases import Move, Phase, Recorded, Role, Step
 from shards.moves.record import Held, Replaced
@@ -86,9 +86,8 @@ async def close(passes: Passes, max_s: float) -> tuple[int, int]:
             await sides.token(taker).hold(direction.taker, passes.taker_state)
             new = await passes.last(direction, since)
         # Compared before the giver's COMMIT: a difference still rolls the fence back.
-        window, tables = (min(compared, since), END), (direction.theirs, direction.ours)
-        tail = await fingerprints.compare_history(direction.giver, direction.taker, tables, window)
-        await fingerprints.compare_changed_status(direction.giver, direction.taker, tables, since)
+        tail = await direction.compare_history((min(compared, since), END))
+        await direction.compare_changed_status(since)
     # The COMMIT above is the point of no return.
     return new, tail
 

@@ -1,20 +1,21 @@
 """Comparing a bucket's rows on two shards: whole rows by hour ; differences.py goes on row by row."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Final, TypeAlias
 
 from shards.errors import MoveError
-from shards.kinds import KINDS, Kind
 from shards.postgres.pools import Connection
 from shards.postgres.sql import quote_identifier
+from shards.storage.roots import StoredKind
 
 Fingerprints: TypeAlias = Mapping[object, tuple[int, int, object]]  # hour -> count, xor and sum of the rows' hashes
 Tables: TypeAlias = Mapping[str, str]  # root -> table
+Kinds: TypeAlias = Sequence[StoredKind]
 
 # The hash of a record may differ between major versions; then the text of the row is hashed.
-SAME_MAJOR: Final = "hash_record_extended(h, 0)"
-ANY_MAJOR: Final = "('x' || substr(md5(h::text), 1, 16))::bit(64)::bigint"
+SAME_MAJOR: Final = "hash_record_extended({row}, 0)"
+ANY_MAJOR: Final = "('x' || substr(md5(({row})::text), 1, 16))::bit(64)::bigint"
 _HISTORY: Final = """
 SELECT date_trunc('hour', timestamp) AS at, count(*) AS rows, bit_xor({hash}) AS xor, sum({hash}::numeric) AS total
 FROM {table} AS h WHERE {where} GROUP BY 1
@@ -33,27 +34,31 @@ class Different(MoveError):
 
 
 def hash_of(one: Connection, other: Connection) -> str:
-    """The SQL expression that hashes a row alike on both."""
+    """The SQL expression that hashes a `{row}` of a kind alike on both."""
     same = one.get_server_version().major == other.get_server_version().major
     return SAME_MAJOR if same else ANY_MAJOR
 
 
 async def history(
-    connection: Connection, tables: Tables, kind: Kind, hashed: str, window: tuple[datetime, datetime] | None = None
+    connection: Connection,
+    tables: Tables,
+    kind: StoredKind,
+    hashed: str,
+    window: tuple[datetime, datetime] | None = None,
 ) -> Fingerprints:
     """Fingerprints of a bucket's history; `window`: only rows with start <= ingested_at < end."""
     table = quote_identifier(tables[kind.history])
-    sql = _HISTORY.format(table=table, hash=hashed, where=_BETWEEN if window else "true")
+    sql = _HISTORY.format(table=table, hash=hashed.format(row=kind.row), where=_BETWEEN if window else "true")
     records = await connection.fetch(sql, *(window or ()))
     return {record["at"]: (record["rows"], record["xor"], record["total"]) for record in records}
 
 
 async def compare_history(
-    one: Connection, other: Connection, tables: tuple[Tables, Tables], window: tuple[datetime, datetime]
+    one: Connection, other: Connection, tables: tuple[Tables, Tables], kinds: Kinds, window: tuple[datetime, datetime]
 ) -> int:
     """Number of rows ingested in `window` that are the same on both. Different when they are not the same rows."""
     hashed, total = hash_of(one, other), 0
-    for kind in KINDS:
+    for kind in kinds:
         theirs = await history(one, tables[0], kind, hashed, window)
         ours = await history(other, tables[1], kind, hashed, window)
         _check(f"{kind} readings", theirs, ours)
@@ -62,15 +67,17 @@ async def compare_history(
 
 
 async def compare_changed_status(
-    one: Connection, other: Connection, tables: tuple[Tables, Tables], since: datetime
+    one: Connection, other: Connection, tables: tuple[Tables, Tables], kinds: Kinds, since: datetime
 ) -> None:
     """Different when statuses of devices with readings ingested since then are not the same rows."""
     hashed = hash_of(one, other)
-    for kind in KINDS:
+    for kind in kinds:
         found: list[Fingerprints] = []
         for connection, own in zip((one, other), tables, strict=True):
             where = CHANGED.format(id=quote_identifier(kind.id_column), history=quote_identifier(own[kind.history]))
-            sql = _STATUS.format(table=quote_identifier(own[kind.status]), hash=hashed, where=where)
+            sql = _STATUS.format(
+                table=quote_identifier(own[kind.status]), hash=hashed.format(row=kind.status_row), where=where
+            )
             record = (await connection.fetch(sql, since))[0]
             found.append({"status": (record["rows"], record["xor"], record["total"])})
         _check(f"{kind} statuses", *found)
@@ -87,11 +94,11 @@ def _check(what: str, one: Fingerprints, other: Fingerprints) -> None:
 
 
 async def differing_hours(
-    giver: Connection, taker: Connection, tables: tuple[Tables, Tables]
-) -> list[tuple[Kind, datetime]]:
+    giver: Connection, taker: Connection, tables: tuple[Tables, Tables], kinds: Kinds
+) -> list[tuple[StoredKind, datetime]]:
     """(kind, hour) in which the giver has rows that are not the taker's, by content, whatever any clock said."""
     hashed, found = hash_of(giver, taker), []
-    for kind in KINDS:
+    for kind in kinds:
         # The giver first: what is carried meanwhile can only make the sides more alike.
         theirs = await history(giver, tables[0], kind, hashed)
         ours = await history(taker, tables[1], kind, hashed)

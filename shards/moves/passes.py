@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from shards.errors import MoveError
-from shards.moves import carrier, fingerprints
+from shards.moves import carrier
 from shards.moves.carrier import Direction
 from shards.moves.differences import carry_difference
 from shards.moves.phases import Recorded, Role, Step
@@ -44,7 +44,8 @@ class Passes:
         """Sessions and tables of both sides."""
         giver, taker = self.sides[self.giver], self.sides[self.taker]
         theirs = await self.sides.token(self.giver).tables(giver)
-        return Direction(giver, taker, theirs, await self.sides.token(self.taker).tables(taker))
+        ours = await self.sides.token(self.taker).tables(taker)
+        return await Direction.between(giver, taker, theirs, ours)
 
     async def catch_up(self, good_s: float, passes_max: int) -> int:
         """Passes until one takes less than `good_s`; returns how many readings were carried."""
@@ -108,8 +109,7 @@ class Passes:
         window = (known.verified or BEGINNING, await self.mark())
         if window[0] >= window[1]:
             return 0
-        tables = (direction.theirs, direction.ours)
-        rows = await fingerprints.compare_history(direction.giver, direction.taker, tables, window)
+        rows = await direction.compare_history(window)
         await token.set_verified(direction.giver, window[1])
         return rows
 

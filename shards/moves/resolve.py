@@ -6,7 +6,6 @@ bucket, then the map says so. From there the ordinary cleanup continues, which c
 
 from typing import Final
 
-from shards.kinds import KINDS
 from shards.moves import carrier, decisions, rebalances
 from shards.moves.carrier import Direction
 from shards.moves.cleanup import finish_detaches
@@ -43,7 +42,7 @@ async def resolve(work: Work, move: Move) -> Move:
             await work.token(move, other).forget(left)
             return await _end(work, move, kept, keeper)
         await _shut(work, move, left, other)
-        await _merge(work, move, Direction(left, kept, theirs, ours))
+        await _merge(work, move, await Direction.between(left, kept, theirs, ours))
         await _own(work, move, kept, keeper)
     phase = Phase.CLEANUP if keeper is Role.TARGET else Phase.ROLLBACK_CLEANUP
     return await _publish(work, move, move.shard(keeper), phase)
@@ -81,7 +80,7 @@ async def _tables(work: Work, move: Move, connection: Connection, role: Role) ->
     async with transaction(connection):
         if await token.take_over(connection) is None:
             await token.claim(connection)
-        if await connection.fetchval(_CLAIM_TABLES, move.bucket, move.move_id) != len(KINDS) * 2:
+        if await connection.fetchval(_CLAIM_TABLES, move.bucket, move.move_id) != await carrier.roots(connection):
             return None
     return await token.tables(connection)
 

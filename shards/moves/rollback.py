@@ -1,6 +1,5 @@
 """Undoing a cutover while the source's copy is still kept: the same passes and the same fence, the other way round."""
 
-import asyncio
 import time
 from typing import Final
 
@@ -34,7 +33,7 @@ async def roll_back(work: Work, move: Move) -> Move:
             await backward(sides).catch_up(CLOSE_GOOD_S, CLOSE_PASSES_MAX)
             # Otherwise the fence reads every page that has no summary yet: all that was just carried.
             back = await backward(sides).direction()
-            await asyncio.gather(carrier.settle(back.giver, back.theirs), carrier.settle(back.taker, back.ours))
+            await carrier.settle(back)
     async with work.both(move, FENCING) as sides:
         started = time.monotonic()
         if sides.records[Role.TARGET].state is Recorded.ATTACHED:

@@ -6,7 +6,6 @@ from datetime import UTC, datetime
 from typing import Final
 
 from shards.errors import ShardError
-from shards.kinds import KINDS, Kind
 from shards.moves import carrier, fingerprints, preflight, rebalances
 from shards.moves.carrier import Direction
 from shards.moves.passes import Passes, forward
@@ -16,6 +15,7 @@ from shards.moves.work import Work, enter
 from shards.postgres.dsn import login_of
 from shards.postgres.pools import Connection
 from shards.postgres.transactions import transaction
+from shards.storage.roots import StoredKind
 from shards.storage.tables import Leaf
 
 CATCHUP_GOOD_S: Final = 0.4  # a pass this short leaves little for the fence
@@ -37,7 +37,7 @@ async def begin(work: Work, move: Move) -> Move:
             known = await work.token(move, Role.SOURCE).claim(source, mark)
             if known.low_water == mark:  # ours, just now: nothing was carried by a mark of somebody else's
                 work.clocks[Role.SOURCE].trust()
-            if await source.fetchval(_CLAIM_TABLES, move.bucket, move.move_id) != len(KINDS) * 2:
+            if await source.fetchval(_CLAIM_TABLES, move.bucket, move.move_id) != await carrier.roots(source):
                 raise Held(f"{move.source} does not have all tables of bucket {move.bucket}: see `voltroute check`")
         await work.at(move, Step.AFTER_CLAIM)
         await _prepare(work, move, source, target)
@@ -70,8 +70,8 @@ async def backfill(work: Work, move: Move) -> Move:
     await progress.expect(sum(leaf.rows for leaf in wanted), sum(leaf.size_bytes for leaf in wanted))
     # What was empty when its size was read holds nothing from before the mark: the delta brings what came since.
     full = [leaf for leaf in wanted if leaf.size_bytes and ours[leaf.kind.history] + leaf.suffix not in copied]
-    todo: list[Leaf | Kind] = [*sorted(full, key=lambda leaf: leaf.size_bytes)]
-    todo += [kind for kind in KINDS if ours[kind.status] not in copied]
+    todo: list[Leaf | StoredKind] = [*sorted(full, key=lambda leaf: leaf.size_bytes)]
+    todo += [kind for kind in direction.kinds if ours[kind.status] not in copied]
     async with asyncio.TaskGroup() as group:
         for _ in range(min(COPIES_AT_ONCE, len(todo))):
             group.create_task(_copy(work, move, todo, (theirs, ours), progress))
@@ -82,12 +82,12 @@ async def backfill(work: Work, move: Move) -> Move:
 async def _copy(
     work: Work,
     move: Move,
-    todo: list[Leaf | Kind],
+    todo: list[Leaf | StoredKind],
     tables: tuple[fingerprints.Tables, fingerprints.Tables],
     progress: "_Progress",
 ) -> None:
     async with work.session(Role.SOURCE) as source, work.session(Role.TARGET) as target:
-        direction, token = Direction(source, target, *tables), work.token(move, Role.TARGET)
+        direction, token = await Direction.between(source, target, *tables), work.token(move, Role.TARGET)
         while todo:
             each = todo.pop()
             await work.at(move, Step.BEFORE_LEAF)
@@ -128,9 +128,7 @@ async def verify(work: Work, move: Move) -> Move:
     async with work.both(move) as sides:
         passes = forward(sides)
         direction = await passes.direction()
-        await asyncio.gather(
-            carrier.settle(direction.giver, direction.theirs), carrier.settle(direction.taker, direction.ours)
-        )
+        await carrier.settle(direction)
         await carrier.prepare_delta(direction.taker)
         await passes.once()
         rows = await passes.compare()

@@ -18,7 +18,7 @@ from shards.errors import (
     StaleMap,
     WriteConflict,
 )
-from shards.kinds import ROOT_TABLES
+from shards.kinds import HISTORY, STATUS
 
 NOT_AS_RECORDED: Final = "VRHLD"  # raised by the functions of a move that find another table than was recorded
 FENCED: Final = "VRFEN"  # raised by refuse_write(), the trigger that fences a bucket
@@ -56,7 +56,7 @@ def _stale(shard: str, error: asyncpg.PostgresError, detail: str) -> StaleMap:
 
 
 def _no_partition(shard: str, error: asyncpg.CheckViolationError) -> ShardError:
-    if error.table_name in ROOT_TABLES:
+    if (error.table_name or "").endswith((HISTORY, STATUS)):  # a root; a bucket's table has its number behind that
         return _stale(shard, error, "a bucket is not owned here")
     return MissingLeaf(shard, f"{error.table_name} has no partition for a reading's time", error.table_name)
 

@@ -4,10 +4,11 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
 from typing import Final
 
 from shards.errors import InvalidArgument, Refused
-from shards.kinds import KINDS, Kind
+from shards.kinds import Kind
 from shards.postgres.pools import Connection
 from shards.postgres.sql import for_kind, quote_identifier
 from shards.postgres.transactions import transaction
@@ -30,12 +31,10 @@ VALUES ($1, $2, $3, $4, $5, $6, $7)
 """
 
 
+@cache
 def _sql(template: str, kind: Kind) -> str:
     assignments = ", ".join(f"{quote_identifier(name)} = ${4 + at}" for at, name in enumerate(kind.values))
     return for_kind(template.replace("{assignments}", assignments), kind)
-
-
-_SQL: Final = {(each, kind): _sql(each, kind) for each in (_LOOK, _HISTORY, _STATUS) for kind in KINDS}
 
 
 @dataclass(frozen=True)
@@ -84,14 +83,14 @@ async def correct(
                 f"bucket {bucket} of {kind} {device_id} is in move {place['move_id']}: correct it when that has ended "
                 "(see `voltroute rebalance status`)"
             )
-        found = await connection.fetchrow(_SQL[_LOOK, kind], *key_values, tenant)
+        found = await connection.fetchrow(_sql(_LOOK, kind), *key_values, tenant)
         if found is None:
             raise Refused(f"there is no reading of {kind} {device_id} at {moment.isoformat()}")
         before = dict(found)
         after = _changed(kind, before, changed)
         values = [after[name] for name in kind.values]
         for statement in (_HISTORY, _STATUS):
-            await connection.execute(_SQL[statement, kind], *key_values, *values, tenant)
+            await connection.execute(_sql(statement, kind), *key_values, *values, tenant)
         told = (json.dumps(before), json.dumps(after))
         await connection.execute(_AUDIT, moment, kind.name, tenant, device_id, *told, reason)
         return Correction(before, after)

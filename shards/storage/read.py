@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from functools import cache
 from typing import Final
 
-from shards.kinds import KINDS, Kind
+from shards.kinds import Kind
 from shards.postgres.pools import Connection
 from shards.postgres.sql import for_kind
 from shards.ratings import Ratings
@@ -78,32 +79,26 @@ SELECT
      FROM leaf AS l JOIN pg_class AS c ON c.oid = l.leaf_oid) AS readings_estimate
 """
 
-_SQL: Final = {
-    (name, kind): for_kind(template, kind)
-    for kind in KINDS
-    for name, template in {
-        "status": _STATUS,
-        "devices": _DEVICES,
-        "history": _HISTORY,
-        "activity": _ACTIVITY,
-    }.items()
-}
+
+@cache
+def _sql(template: str, kind: Kind) -> str:
+    return for_kind(template, kind)
 
 
 async def status(reader: Reader, kind: Kind, bucket: int, device_id: str) -> Rows:
     """Current status of a device: one item or none."""
-    return await fetch_rows(reader, _SQL["status", kind], kind.id_column, bucket, device_id)
+    return await fetch_rows(reader, _sql(_STATUS, kind), kind.id_column, bucket, device_id)
 
 
 async def devices(reader: Reader, kind: Kind, buckets: Sequence[int], between: tuple[str, str], limit: int) -> Rows:
     """Current status of the devices whose IDs lie between two texts, in byte order, at most `limit`."""
-    return await fetch_rows(reader, _SQL["devices", kind], kind.id_column, buckets, *between, limit)
+    return await fetch_rows(reader, _sql(_DEVICES, kind), kind.id_column, buckets, *between, limit)
 
 
 async def history(reader: Reader, kind: Kind, place: tuple[int, str], window: Window, limit: int) -> Rows:
     """Readings in `window` of the device at `place` (bucket, ID), newest first, at most `limit`."""
     arguments = (*place, window.start, window.end, limit)
-    return await fetch_rows(reader, _SQL["history", kind], kind.id_column, *arguments)
+    return await fetch_rows(reader, _sql(_HISTORY, kind), kind.id_column, *arguments)
 
 
 def counts(kind: Kind, rows: Rows) -> list[Record]:
@@ -129,7 +124,7 @@ async def add_energies(
 
 async def activity(reader: Reader, kind: Kind, buckets: Sequence[int], since: datetime, limit: int) -> Rows:
     """The newest readings after `since` in `buckets`: by time, then device, descending."""
-    return await fetch_rows(reader, _SQL["activity", kind], kind.id_column, buckets, since, limit)
+    return await fetch_rows(reader, _sql(_ACTIVITY, kind), kind.id_column, buckets, since, limit)
 
 
 async def size(connection: Connection) -> Record:

@@ -8,9 +8,10 @@ nothing but history is looked at: the window, and LOOK_BACK readings of the devi
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from functools import cache
 from typing import Any, Final
 
-from shards.kinds import KINDS, Kind
+from shards.kinds import Kind
 from shards.postgres.sql import for_kind
 from shards.ratings import Ratings
 from shards.storage.rows import COVERED, Reader, Rows, fetch_rows
@@ -142,18 +143,19 @@ def _sql(devices: str, tail: str, kind: Kind) -> str:
     return for_kind(text, kind)
 
 
-_SQL: Final = {
-    (name, kind): _sql(devices, tail, kind)
-    for kind in KINDS
-    if kind.register
-    for name, (devices, tail) in {
-        "fleet": (_OF_ALL, _FLEET),
-        "series": (_OF_ALL, _SERIES),
-        "paired": (_OF_ENTRIES, _PAIRED),
-        "device": (_OF_ONE, _DEVICE),
-        "each": (_OF_ONE, _EACH),
-    }.items()
+# Name -> which devices, and what is made of their counts.
+_STATEMENTS: Final = {
+    "fleet": (_OF_ALL, _FLEET),
+    "series": (_OF_ALL, _SERIES),
+    "paired": (_OF_ENTRIES, _PAIRED),
+    "device": (_OF_ONE, _DEVICE),
+    "each": (_OF_ONE, _EACH),
 }
+
+
+@cache
+def _statement(name: str, kind: Kind) -> str:
+    return _sql(*_STATEMENTS[name], kind)
 
 
 async def _fetch(
@@ -167,7 +169,7 @@ async def _fetch(
     key: str = "energy",
 ) -> Rows:
     given = (window.start, window.end, ratings.as_json(), *arguments)
-    return await fetch_rows(reader, _SQL[name, kind], key, buckets, *given, anew=True)
+    return await fetch_rows(reader, _statement(name, kind), key, buckets, *given, anew=True)
 
 
 def columns(entries: Sequence[tuple[int, str, Window]]) -> tuple[list[int], list[str], list[datetime], list[datetime]]:

@@ -7,9 +7,10 @@ rating allows is left out of `energy`, and told as `suspect` and `suspect_energy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import cache
 from typing import Final
 
-from shards.kinds import KINDS, Kind
+from shards.kinds import Kind
 from shards.postgres.sql import for_kind
 from shards.ratings import Ratings
 from shards.storage import registers
@@ -142,17 +143,19 @@ def _sql(template: str, kind: Kind, ratings: str, *, judged: bool) -> str:
     return for_kind(template, kind)
 
 
-_SQL: Final = {
-    (name, kind, judged): _sql(template, kind, ratings, judged=judged)
-    for judged in (False, True)
-    for kind in KINDS
-    for name, (template, ratings) in {
-        "device": (_DEVICE, "$8"),
-        "fleet": (_FLEET, "$4"),
-        "series": (_SERIES, "$5"),
-        "paired": (_PAIRED, "$8"),
-    }.items()
+# Name -> statement, and the parameter of its ratings.
+_STATEMENTS: Final = {
+    "device": (_DEVICE, "$8"),
+    "fleet": (_FLEET, "$4"),
+    "series": (_SERIES, "$5"),
+    "paired": (_PAIRED, "$8"),
 }
+
+
+@cache
+def _statement(name: str, kind: Kind, *, judged: bool) -> str:
+    template, ratings = _STATEMENTS[name]
+    return _sql(template, kind, ratings, judged=judged)
 
 
 @dataclass(frozen=True)
@@ -191,7 +194,7 @@ async def _fetch(
 ) -> Rows:
     judged = not ratings.is_plain
     given = (*arguments, ratings.as_json()) if judged else arguments
-    return await fetch_rows(reader, _SQL[name, kind, judged], key, buckets, *given, anew=name != "device")
+    return await fetch_rows(reader, _statement(name, kind, judged=judged), key, buckets, *given, anew=name != "device")
 
 
 async def device(

@@ -5,9 +5,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from shards.kinds import KINDS, Kind
 from shards.postgres.pools import Connection
 from shards.postgres.sessions import MOVER
+from shards.storage.roots import StoredKind
 
 BRIN_OF: Final = """
 SELECT i.indexrelid FROM pg_index AS i JOIN pg_class AS c ON c.oid = i.indexrelid JOIN pg_am AS a ON a.oid = c.relam
@@ -109,7 +109,7 @@ ORDER BY 1, 2
 _LOOSE: Final = r"""
 SELECT c.relname::text AS name FROM pg_class AS c
 WHERE c.relkind IN ('r', 'p') AND c.relnamespace = 'public'::regnamespace
-    AND c.relname ~ '^(meter|vehicle)_(telemetry_history|current_status)_b\d{4,5}(_|$)'
+    AND c.relname ~ '^[a-z][a-z0-9_]*_(telemetry_history|current_status)_b\d{4,5}(_|$)'
     AND NOT EXISTS (SELECT FROM pg_inherits AS i WHERE i.inhrelid = c.oid)
     AND NOT EXISTS (SELECT FROM move_table AS m WHERE m.table_oid = c.oid)
 ORDER BY 1
@@ -129,7 +129,7 @@ _BOUND: Final = re.compile(r"FOR VALUES FROM \((.*)\) TO \((.*)\)")
 class Leaf:
     """A partition of one bucket's history. `suffix`: its name without its parent's; rows are PostgreSQL's estimate."""
 
-    kind: Kind
+    kind: StoredKind
     name: str
     suffix: str
     lower: str
@@ -151,10 +151,10 @@ async def attached_tables(connection: Connection, bucket: int) -> Mapping[str, s
     return {record["root"]: record["name"] for record in await connection.fetch(_BUCKET_TABLES, bucket)}
 
 
-async def leaves(connection: Connection, tables: Mapping[str, str]) -> list[Leaf]:
+async def leaves(connection: Connection, tables: Mapping[str, str], kinds: Iterable[StoredKind]) -> list[Leaf]:
     """The leaves of a bucket's history tables (`tables`: root -> name), but for those that are no range of time."""
     found = []
-    for kind in KINDS:
+    for kind in kinds:
         parent = tables[kind.history]
         for record in await connection.fetch(_LEAVES, parent):
             bound = _BOUND.fullmatch(record["bound"])

@@ -11,12 +11,13 @@ import pytest_asyncio
 
 from shards.catalog import lease
 from shards.clock import deadline_in
-from shards.kinds import KINDS, METER
+from shards.kinds import KINDS
 from shards.moves import fingerprints, rebalances
 from shards.moves.phases import Move, Phase, RebalanceState
 from shards.moves.placement import PlannedMove
 from shards.operations import check as invariants
 from shards.storage.partitions import month_of, next_month
+from shards.storage.roots import stored_kinds
 from shards.storage.tables import attached_tables
 from tests.support.ledger import execute, fetch, statuses, stored
 from tests.support.moving import Steps, ended, owner_of, reached, running, start
@@ -154,7 +155,11 @@ async def tampered(moving: Moving, step: str, statement: str) -> tuple[str, dict
         made = await fetch(moving.cluster.shards["s2"], "SELECT root, name FROM move_table")
         await execute(moving.cluster.shards["s2"], statement.format(**{r["root"]: r["name"] for r in made}))
 
-    async with running(moving.catalog, Steps(at={step: tamper})):
+    async def late(_move: Move) -> None:
+        """What was ingested just before the fence is what the comparison inside it looks at."""
+        await ingest(moving.client, meter(moving.device(0), 29))
+
+    async with running(moving.catalog, Steps(at={step: tamper, "after entering fence": late})):
         await start(moving.catalog, [TO_S2])
         state = await ended(moving.catalog)
     found = await rebalances.latest(moving.catalog, deadline_in(5))
@@ -228,14 +233,19 @@ async def test_both_ways_of_comparing_find_a_difference(moving: Moving) -> None:
         await start(moving.catalog, [TO_S2], keep_s=3600)
         await reached(moving.catalog, Phase.CLEANUP)
     sides = [await asyncpg.connect(moving.cluster.shards[name]) for name in ("s1", "s2")]
-    flip = "UPDATE meter_telemetry_history SET voltage = 231.5 WHERE bucket = 0 AND meter_id = $1"
+    flip = "UPDATE meter_telemetry_history SET voltage = {} WHERE bucket = 0 AND meter_id = $1"
+    for side in sides:
+        await side.execute(flip.format("0"), moving.device(0))
     try:
         for same in (True, False):
             if not same:
-                await sides[1].execute(flip, moving.device(0))
+                await sides[1].execute(flip.format("NULL"), moving.device(0))  # which PostgreSQL hashes as 0
             for hashed in (fingerprints.SAME_MAJOR, fingerprints.ANY_MAJOR):
                 one, other = [
-                    await fingerprints.history(side, await attached_tables(side, 0), METER, hashed) for side in sides
+                    await fingerprints.history(
+                        side, await attached_tables(side, 0), (await stored_kinds(side))[0], hashed
+                    )
+                    for side in sides
                 ]
                 assert (one == other) is same
                 assert sum(rows for rows, _, _ in one.values()) == sum(rows for rows, _, _ in other.values()) > 0

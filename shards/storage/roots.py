@@ -1,0 +1,71 @@
+"""The kinds that a shard stores, by its own catalogue of roots: what a move carries is what is there."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from shards.postgres.pools import Connection
+from shards.postgres.sql import quote_identifier
+
+# The device's ID is the first column of both primary keys.
+_ROOTS: Final = """
+SELECT r.kind, r.role, r.root,
+    (SELECT array_agg(a.attname::text ORDER BY a.attnum) FROM pg_attribute AS a
+     WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped) AS columns,
+    (SELECT coalesce(array_agg(a.attname::text ORDER BY a.attnum), '{}') FROM pg_attribute AS a
+     WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND NOT a.attnotnull) AS nullable,
+    (SELECT a.attname::text FROM pg_index AS i JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum = i.indkey[0]
+     WHERE i.indrelid = c.oid AND i.indisprimary) AS id_column
+FROM root_table AS r JOIN pg_class AS c ON c.oid = to_regclass('public.' || r.root)
+ORDER BY r.lock_order
+"""
+_KEY: Final = ("bucket", "tenant_id")  # beside the device's ID
+
+
+@dataclass(frozen=True)
+class StoredKind:
+    """A kind's root tables, and all their columns in their order, which a whole row is hashed in."""
+
+    name: str
+    id_column: str
+    history: str
+    status: str
+    columns: tuple[str, ...]
+    status_columns: tuple[str, ...]
+    row: str  # a row `h` of its history as it is hashed
+    status_row: str
+
+    @property
+    def changing(self) -> tuple[str, ...]:
+        """The columns of a status that a newer one replaces."""
+        return tuple(each for each in self.status_columns if each not in {self.id_column, *_KEY})
+
+    def __str__(self) -> str:
+        return self.name
+
+
+async def stored_kinds(connection: Connection) -> tuple[StoredKind, ...]:
+    """What the shard stores, in the order in which its tables are locked."""
+    by_kind: dict[str, dict[str, Any]] = {}
+    for record in await connection.fetch(_ROOTS):
+        by_kind.setdefault(record["kind"], {})[record["role"]] = record
+    return tuple(_stored(name, roles["history"], roles["status"]) for name, roles in by_kind.items())
+
+
+def _stored(name: str, history: Mapping[str, Any], status: Mapping[str, Any]) -> StoredKind:
+    return StoredKind(
+        name,
+        str(history["id_column"]),
+        str(history["root"]),
+        str(status["root"]),
+        tuple(history["columns"]),
+        tuple(status["columns"]),
+        _row(history["nullable"]),
+        _row(status["nullable"]),
+    )
+
+
+def _row(nullable: Iterable[str]) -> str:
+    """PostgreSQL's hash of NULL is that of 0: what is not there is told beside the values."""
+    absent = [f"h.{quote_identifier(name)} IS NULL" for name in nullable]
+    return f"ROW({', '.join(['h.*', *absent])})" if absent else "h"
