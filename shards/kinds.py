@@ -12,13 +12,15 @@ Value: TypeAlias = float | str | None
 Row: TypeAlias = tuple[int, int, str, datetime, *tuple[Value, ...]]
 VALUES_AT: Final = 4  # where a row's values begin
 INTERVAL_S: Final = 60.0
+# How the names of root tables end.
+HISTORY: Final = "_telemetry_history"
+STATUS: Final = "_current_status"
 
 
 class Type(StrEnum):
     """What a field's values are, as PostgreSQL calls it."""
 
     FLOAT8 = "float8"
-    FLOAT4 = "float4"
     INT = "int4"
     BOOL = "bool"
     TEXT = "text"
@@ -101,11 +103,11 @@ class Kind:
 
     @cached_property
     def history(self) -> str:
-        return f"{self.name}_telemetry_history"
+        return self.name + HISTORY
 
     @cached_property
     def status(self) -> str:
-        return f"{self.name}_current_status"
+        return self.name + STATUS
 
     def __str__(self) -> str:
         return self.name
@@ -161,4 +163,3 @@ VEHICLE: Final = Kind(
     ),
 )
 KINDS: Final = (METER, VEHICLE)
-ROOT_TABLES: Final = frozenset({kind.history for kind in KINDS} | {kind.status for kind in KINDS})

@@ -31,7 +31,7 @@ Timestamp = Annotated[datetime, Meta(tz=True, description="RFC 3339 with offset;
 Reading: TypeAlias = Struct
 # As its row has it: device ID, timestamp, and the values in the order of its kind's.
 Cells: TypeAlias = tuple[Any, ...]
-_PYTHON: Final = {Type.FLOAT8: float, Type.FLOAT4: float, Type.INT: int, Type.BOOL: bool}
+_PYTHON: Final = {Type.FLOAT8: float, Type.INT: int, Type.BOOL: bool}
 
 
 def annotation(field: Field) -> Any:
@@ -59,7 +59,7 @@ def _defined(name: str, fields: Iterable[Any], doc: str) -> type[Reading]:
 class Mixed:
     """Readings of any of these kinds, for decoding a mixed batch in one pass; the ID's name tells the kind.
 
-    A name that two kinds have is not checked in that pass: `own` finds no reading with such a field whole.
+    A name that two kinds have cannot be checked in that pass: `own` finds no reading of such kinds whole.
     """
 
     def __init__(self, kinds: Iterable[Kind]) -> None:
@@ -71,7 +71,8 @@ class Mixed:
             start = 1 + len(fields)
             fields.append((kind.id_name, DeviceId | UnsetType, UNSET))
             fields += [_optional(field) for field in kind.fields if uses[field.name] == 1]
-            places.append((kind, start, 1 + len(fields)))
+            if all(uses[field.name] == 1 for field in kind.fields):
+                places.append((kind, start, 1 + len(fields)))
         fields += [(name, Any, UNSET) for name, count in uses.items() if count > 1]
         self.type = _defined("MixedReading", [("timestamp", Timestamp), *fields], "A reading of some kind.")
         absent = (None, *(default for _, _, default in fields))

@@ -12,7 +12,6 @@ from shards.kinds import Field, Kind, Type
 
 _PYTHON: Final[dict[Type, Any]] = {
     Type.FLOAT8: float,
-    Type.FLOAT4: float,
     Type.INT: int,
     Type.BOOL: bool,
     Type.TEXT: str,

@@ -3,13 +3,13 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from functools import lru_cache
+from functools import cache, lru_cache
 from operator import itemgetter
 from typing import Final, TypeAlias
 
 import asyncpg
 
-from shards.kinds import KINDS, VALUES_AT, Kind, Row
+from shards.kinds import VALUES_AT, Kind, Row
 from shards.postgres.pools import Connection
 from shards.postgres.sql import for_kind
 
@@ -76,7 +76,11 @@ def _statement(kind: Kind, left_out: tuple[int, ...]) -> str:
     )
 
 
-_STORED_SQL: Final = {kind: for_kind(_STORED, kind) for kind in KINDS}
+@cache
+def _stored_statement(kind: Kind) -> str:
+    return for_kind(_STORED, kind)
+
+
 _by_key: Final = itemgetter(0, 1, 2, 3)
 
 
@@ -132,7 +136,7 @@ async def _stored(
     """
     columns = zip(*map(_by_key, rows), strict=True)
     try:
-        records = await connection.fetch(_STORED_SQL[kind], *columns, timeout=timeout_s)
+        records = await connection.fetch(_stored_statement(kind), *columns, timeout=timeout_s)
     except asyncpg.PostgresError:
         return {}
     return {(record[0], record[1], record[2]): tuple(record)[3:] for record in records}

@@ -11,7 +11,7 @@ CHARGER: Final = Kind(
     "One interval of a charger.",
     (
         Field("kwh", "kwh", "kWh delivered", role=Role.ENERGY, minimum=0, maximum=1_000, required=True),
-        Field("powerKw", "power_kw", "kW", Type.FLOAT4, Role.POWER, -500, 500),
+        Field("powerKw", "power_kw", "kW", role=Role.POWER, minimum=-500, maximum=500),
         Field("voltage", "voltage", "volts of the DC side", minimum=0, maximum=2_000),
         Field("phases", "phases", "phases in use", Type.INT, minimum=1, maximum=3),
         Field("plugged", "plugged", "whether a vehicle is plugged in", Type.BOOL),

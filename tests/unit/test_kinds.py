@@ -1,5 +1,6 @@
 """Readings of kinds that are declared: every type of field, alone and in batches of several kinds."""
 
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -76,6 +77,18 @@ def test_kinds_with_a_name_in_common_keep_their_own_limits() -> None:
         CHARGER: [4],
     }
     assert [(error.index, error.pointer, error.code) for error in decoded.errors] == [(3, "/voltage", "out_of_range")]
+    assert decoded.readings[CHARGER] == [(4, CELLS)]
+
+
+def test_a_name_in_common_may_be_left_out() -> None:
+    without = {name: value for name, value in WHOLE.items() if name != "voltage"}
+    nobodys = {name: value for name, value in meter("M").items() if name != "voltage"}
+    decoded = taken(ALL, without, nobodys)
+    assert decoded.readings[CHARGER] == [(0, (*CELLS[:4], None, *CELLS[5:]))]
+    assert decoded.readings[METER] == [(1, ("M", START, 0.5, None, None))]
+    needed = replace(CHARGER, fields=tuple(replace(each, required=True) for each in CHARGER.fields))
+    (error,) = taken(Shape((*KINDS, needed)), without).errors
+    assert (error.pointer, error.code) == ("/voltage", "missing_field")
 
 
 def test_what_is_wrong_with_the_kind_is_told_by_all_names() -> None:
@@ -99,7 +112,7 @@ def test_stored_readings_are_told_by_their_names_in_json() -> None:
 
 def test_statements_have_an_array_of_its_type_for_each_field_that_is_there() -> None:
     all_of = _statement(CHARGER, ())
-    for text in ("$5::float8[]", "$6::float4[]", "$8::int4[]", "$9::bool[]", "$10::text[]", "$11::boolean[]"):
+    for text in ("$5::float8[]", "$6::float8[]", "$8::int4[]", "$9::bool[]", "$10::text[]", "$11::boolean[]"):
         assert text in all_of
     few = _statement(CHARGER, CHARGER.optional)
     assert "$5::float8[], $6::text[], $7::boolean[]" in few
