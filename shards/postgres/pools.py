@@ -150,12 +150,12 @@ class ShardPool:
         try:
             with translated(self.shard):
                 async with asyncio.timeout(deadline - now):
-                    patience = min(deadline - now, self.limits.acquire_timeout_s)
+                    until = now + min(deadline - now, self.limits.acquire_timeout_s)
                     if not self._turns.take_free():
-                        await self._wait_for_turn(turn if tenant is None else tenant, patience)
+                        await self._wait_for_turn(turn if tenant is None else tenant, until)
                     try:
-                        pool = await self._open(patience)
-                        connection = self._at_hand() or await self._acquire(pool, patience)
+                        pool = self._pool or await self._open(until)
+                        connection = self._at_hand() or await self._acquire(pool, until)
                         try:
                             if tenant is not None:
                                 await cast("_Session", connection).serve(tenant)
@@ -196,18 +196,18 @@ class ShardPool:
             self._cause = cause
             self._options.changed(self.shard, self._options.application_name, error)
 
-    async def _wait_for_turn(self, whose: int | None, patience: float) -> None:
+    async def _wait_for_turn(self, whose: int | None, until: float) -> None:
         try:
-            async with asyncio.timeout(patience):
+            async with asyncio.timeout(until - time.monotonic()):
                 await self._turns.take(whose)
         except TimeoutError:
+            if self._pool is None:
+                raise  # those before it still wait for the first connection: the database is silent, not busy
             busy = f"all {self.limits.max_size} connections are busy"
             raise ShardUnavailable(self.shard, busy, cause=Cause.BUSY) from None
 
-    async def _open(self, patience: float) -> Pool:
-        if self._pool is not None:
-            return self._pool
-        async with asyncio.timeout(patience), self._opening:
+    async def _open(self, until: float) -> Pool:
+        async with asyncio.timeout(until - time.monotonic()), self._opening:
             if self._closed:
                 raise ShardUnavailable(self.shard, "the pool is closed")
             if self._pool is None:
@@ -291,16 +291,15 @@ class ShardPool:
                 self._releases.add(task)
                 task.add_done_callback(self._releases.discard)
 
-    async def _acquire(self, pool: Pool, patience: float) -> _Pooled:
-        deadline = time.monotonic() + patience
+    async def _acquire(self, pool: Pool, until: float) -> _Pooled:
         self._waiting += 1
         try:
             while True:
                 try:
-                    return await pool.acquire(timeout=max(deadline - time.monotonic(), 0.001))
+                    return await pool.acquire(timeout=max(until - time.monotonic(), 0.001))
                 except asyncpg.TooManyConnectionsError:
                     # The server has no room for another one: wait for one of those that are in use, if there are any.
-                    if pool.get_size() == 0 or time.monotonic() + _FULL_PAUSE_S >= deadline:
+                    if pool.get_size() == 0 or time.monotonic() + _FULL_PAUSE_S >= until:
                         raise
                     await asyncio.sleep(_FULL_PAUSE_S * random.uniform(0.5, 1.0))
         finally:

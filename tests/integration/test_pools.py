@@ -65,6 +65,32 @@ async def test_who_waits_gets_the_connection(cluster: TestCluster) -> None:
     await pool.close()
 
 
+async def test_a_server_that_says_nothing_is_silent_not_busy() -> None:
+    """Even to those who wait behind the ones that wait for the first connection."""
+
+    async def say_nothing(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+
+    server = await asyncio.start_server(say_nothing, "127.0.0.1", 0)
+    host, port = server.sockets[0].getsockname()
+    pool = ShardPool(
+        "s1", f"postgresql://u:p@{host}:{port}/d", PoolLimits(min_size=1, max_size=3, acquire_timeout_s=0.5)
+    )
+
+    async def use() -> Cause:
+        with pytest.raises(ShardUnavailable) as failed:
+            async with pool.connection(deadline_in(5)):
+                pass
+        return failed.value.cause
+
+    try:
+        assert set(await asyncio.gather(*(use() for _ in range(12)))) <= {Cause.SILENT, Cause.BREAKER_OPEN}
+        assert pool.use().breaker.value == "open"
+    finally:
+        await pool.close()
+        server.close()
+
+
 async def test_idle_connections_are_closed(cluster: TestCluster) -> None:
     pool = new_pool(cluster, idle_s=0.05)
 
