@@ -111,5 +111,5 @@ def shared(
     name: str, spans: Iterable[Span | None], attributes: Mapping[str, Attribute]
 ) -> AbstractContextManager[object]:
     """What is done for many requests at once: a piece of the first whose trace is kept, linked to the others."""
-    kept = [span for span in spans if span is not None]
+    kept = [span for span in dict.fromkeys(spans) if span is not None]
     return kept[0].child(name, attributes, kept[1:]) if kept else NOTHING

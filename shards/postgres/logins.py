@@ -38,6 +38,12 @@ SELECT EXISTS (
     SELECT FROM pg_settings WHERE name = 'shared_preload_libraries' AND setting ~ '\mpg_stat_statements\M'
 ) AND NOT EXISTS (SELECT FROM pg_extension WHERE extname = 'pg_stat_statements')
 """
+# Of an extension: only a superuser may make it, the provider does not allow it, its files are not installed.
+_NOT_TO_BE_HAD: Final = (
+    asyncpg.InsufficientPrivilegeError,
+    asyncpg.FeatureNotSupportedError,
+    asyncpg.UndefinedFileError,
+)
 _COUNT_STATEMENTS: Final = "CREATE EXTENSION IF NOT EXISTS pg_stat_statements"
 _RETIRE: Final = "SELECT retire_reader($1)"
 # Roles belong to a server, and advisory locks to a database: two shards on one server can only try again.
@@ -152,7 +158,7 @@ async def _make(connection: Connection, logins: Logins) -> None:
             async with transaction(connection):
                 await connection.execute(await connection.fetchval(_STATISTICS, logins.monitor))
         if await connection.fetchval(COUNTS_NO_STATEMENTS):
-            with contextlib.suppress(asyncpg.InsufficientPrivilegeError):
+            with contextlib.suppress(*_NOT_TO_BE_HAD):
                 async with transaction(connection):
                     await connection.execute(_COUNT_STATEMENTS)
 
