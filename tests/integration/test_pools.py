@@ -68,7 +68,10 @@ async def test_who_waits_gets_the_connection(cluster: TestCluster) -> None:
 async def test_a_server_that_says_nothing_is_silent_not_busy() -> None:
     """Even to those who wait behind the ones that wait for the first connection."""
 
-    async def say_nothing(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
+    left: list[asyncio.StreamWriter] = []
+
+    async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        left.append(writer)
         await reader.read()
 
     server = await asyncio.start_server(say_nothing, "127.0.0.1", 0)
@@ -89,6 +92,9 @@ async def test_a_server_that_says_nothing_is_silent_not_busy() -> None:
     finally:
         await pool.close()
         server.close()
+        for writer in left:
+            writer.close()
+            await writer.wait_closed()
 
 
 async def test_idle_connections_are_closed(cluster: TestCluster) -> None:
