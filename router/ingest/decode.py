@@ -3,10 +3,10 @@
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Final, TypeAlias
+from typing import Final
 
 import msgspec
 from msgspec.structs import astuple
@@ -22,7 +22,17 @@ _LEAP_SECOND: Final = re.compile(r"(.{10}[Tt ]..:..:)60((?:\.[0-9]{1,6})?(?:[Zz]
 _VALUES_MAX: Final = 16  # of a reading, on average: what has more commas or lines than that is not looked at
 
 
-Items: TypeAlias = list[tuple[int, Cells]]  # each with its index in the request
+@dataclass(slots=True)
+class Items:
+    """Readings of one kind, and the index of each in the request. A pair for each would be one object more."""
+
+    indexes: Sequence[int]
+    cells: list[Cells]
+
+    def without(self, refused: Collection[int]) -> "Items":
+        """Those whose index is not among these."""
+        kept = [each for each in zip(self.indexes, self.cells, strict=True) if each[0] not in refused]
+        return Items([index for index, _ in kept], [cells for _, cells in kept])
 
 
 @dataclass(slots=True)
@@ -35,14 +45,10 @@ class Decoded:
     @property
     def valid(self) -> int:
         """Number of valid readings."""
-        return sum(map(len, self.readings.values()))
+        return sum(len(items.cells) for items in self.readings.values())
 
     def __len__(self) -> int:
         return self.valid + len(self.errors)
-
-    def add(self, kind: Kind, index: int, cells: Cells) -> None:
-        """One valid reading more."""
-        self.readings.setdefault(kind, []).append((index, cells))
 
 
 class KindShape:
@@ -78,13 +84,13 @@ class KindShape:
         """These are the readings of this kind, but for those with something wrong."""
         if self.energies:
             energy, register = self.energies
-            energies, registers = [cells[energy] for _, cells in items], [cells[register] for _, cells in items]
+            energies, registers = [cells[energy] for cells in items.cells], [cells[register] for cells in items.cells]
             if None in energies or registers.count(None) < len(registers):
-                errors = [wrong for each in items if (wrong := self.check(*each)) is not None]
-                refused = {error.index for error in errors}
+                told = map(self.check, items.indexes, items.cells)
+                errors = [wrong for wrong in told if wrong is not None]
                 decoded.errors += errors
-                items = [each for each in items if each[0] not in refused]
-        if items:
+                items = items.without({error.index for error in errors})
+        if items.cells:
             decoded.readings[self.kind] = items
 
 
@@ -143,23 +149,25 @@ def _fast(body: bytes, shape: Shape, *, ndjson: bool, readings_max: int) -> Deco
     decoded = Decoded()
     if shape.mixed is None:
         only = next(iter(shape.kinds.values()))
-        only.settle(list(enumerate(map(astuple, found))), decoded)
+        only.settle(Items(range(len(found)), list(map(astuple, found))), decoded)
     else:
         _sort_out(found, shape, shape.mixed, decoded)
     return decoded
 
 
 def _sort_out(found: Sequence[Reading], shape: Shape, mixed: Mixed, decoded: Decoded) -> None:
-    items: dict[Kind, Items] = {kind: [] for kind in shape.kinds}
+    items: dict[Kind, tuple[list[int], list[Cells]]] = {kind: ([], []) for kind in shape.kinds}
     own = mixed.own
     for index, reading in enumerate(found):
         told = own(reading) or _convert(reading, shape)
         if isinstance(told, ItemError):
             decoded.errors.append(msgspec.structs.replace(told, index=index))
         else:
-            items[told[0]].append((index, told[1]))
+            indexes, cells = items[told[0]]
+            indexes.append(index)
+            cells.append(told[1])
     for kind, mine in items.items():
-        shape.kinds[kind].settle(mine, decoded)
+        shape.kinds[kind].settle(Items(*mine), decoded)
 
 
 def _convert(reading: Reading, shape: Shape) -> tuple[Kind, Cells] | ItemError:
@@ -177,9 +185,10 @@ def keep_prefix(decoded: Decoded, prefix: str) -> None:
     """Readings of devices whose IDs do not begin so become errors: the key that sent them is not for these devices."""
     text = f"must begin with {prefix}: the key is for such devices alone"
     for kind, items in decoded.readings.items():
-        foreign = {index for index, cells in items if not cells[0].startswith(prefix)}
+        pairs = zip(items.indexes, items.cells, strict=True)
+        foreign = {index for index, cells in pairs if not cells[0].startswith(prefix)}
         decoded.errors += [ItemError(index, f"/{kind.id_name}", "foreign_device", text) for index in sorted(foreign)]
-        decoded.readings[kind] = [each for each in items if each[0] not in foreign]
+        decoded.readings[kind] = items.without(foreign) if foreign else items
 
 
 def _lines(body: bytes) -> list[bytes | object]:
@@ -220,6 +229,7 @@ def _broken_text(error: Exception) -> str:
 
 def _one_by_one(items: list[bytes | object], shape: Shape) -> Decoded:
     decoded = Decoded()
+    valid: dict[Kind, tuple[list[int], list[Cells]]] = {kind: ([], []) for kind in shape.kinds}
     for index, item in enumerate(items):
         try:
             found = _item(item, shape)
@@ -231,7 +241,10 @@ def _one_by_one(items: list[bytes | object], shape: Shape) -> Decoded:
             if isinstance(found, ItemError):
                 decoded.errors.append(msgspec.structs.replace(found, index=index))
             else:
-                decoded.add(found[0], index, found[1])
+                indexes, cells = valid[found[0]]
+                indexes.append(index)
+                cells.append(found[1])
+    decoded.readings = {kind: Items(*mine) for kind, mine in valid.items() if mine[0]}
     return decoded
 
 

@@ -38,7 +38,7 @@ def route(
     start, count = mine.start, mine.count
     for kind, items in decoded.readings.items():
         by_owner: defaultdict[str, Chunk] = defaultdict(Chunk)
-        for index, cells in items:
+        for index, cells in zip(items.indexes, items.cells, strict=True):
             if earliest <= cells[1] <= latest:
                 bucket = start + bucket_of(cells[0], count)
                 chunk = by_owner[owners[bucket]]

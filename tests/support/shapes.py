@@ -3,16 +3,23 @@
 from typing import Final
 
 from router.ingest.decode import Decoded, Items, Shape
-from shards.kinds import KINDS, METER, VEHICLE
+from router.wire.readings import Cells
+from shards.kinds import KINDS, METER, VEHICLE, Kind
 
 METER_SHAPE: Final = Shape([METER])
 VEHICLE_SHAPE: Final = Shape([VEHICLE])
 MIXED_SHAPE: Final = Shape(KINDS)
 
 
-def meters(decoded: Decoded) -> Items:
-    return decoded.readings.get(METER, [])
+def of(decoded: Decoded, kind: Kind) -> list[tuple[int, Cells]]:
+    """(index, cells) of a kind's readings."""
+    items = decoded.readings.get(kind, Items([], []))
+    return list(zip(items.indexes, items.cells, strict=True))
 
 
-def vehicles(decoded: Decoded) -> Items:
-    return decoded.readings.get(VEHICLE, [])
+def meters(decoded: Decoded) -> list[tuple[int, Cells]]:
+    return of(decoded, METER)
+
+
+def vehicles(decoded: Decoded) -> list[tuple[int, Cells]]:
+    return of(decoded, VEHICLE)

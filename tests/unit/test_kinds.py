@@ -16,6 +16,7 @@ from shards.postgres.sql import for_kind
 from shards.storage.write import _statement
 from tests.support.declared import CHARGER
 from tests.support.readings import START, meter, vehicle
+from tests.support.shapes import of
 
 ALONE, ALL = Shape([CHARGER]), Shape((*KINDS, CHARGER))
 WHOLE = {
@@ -39,8 +40,8 @@ def taken(shape: Shape, *items: object) -> Decoded:
 @pytest.mark.parametrize("beside", [(), (5,)], ids=["all well", "one by one"])
 def test_a_whole_reading(shape: Shape, beside: tuple[int, ...]) -> None:
     decoded = taken(shape, WHOLE, *beside)
-    assert decoded.readings == {CHARGER: [(0, CELLS)]}
-    assert [type(cell) for cell in decoded.readings[CHARGER][0][1]] == list(map(type, CELLS))
+    assert (list(decoded.readings), of(decoded, CHARGER)) == ([CHARGER], [(0, CELLS)])
+    assert [type(cell) for cell in of(decoded, CHARGER)[0][1]] == list(map(type, CELLS))
     assert len(decoded.errors) == len(beside)
 
 
@@ -62,7 +63,7 @@ def test_a_whole_reading(shape: Shape, beside: tuple[int, ...]) -> None:
 )
 def test_each_field_has_its_limits(shape: Shape, change: dict[str, Any], pointer: str, code: str, detail: str) -> None:
     decoded = taken(shape, WHOLE, {**WHOLE, **change}, WHOLE)
-    assert [index for index, _ in decoded.readings[CHARGER]] == [0, 2]
+    assert [index for index, _ in of(decoded, CHARGER)] == [0, 2]
     (error,) = decoded.errors
     assert (error.index, error.pointer, error.code, error.detail) == (1, pointer, code, detail)
 
@@ -71,21 +72,21 @@ def test_kinds_with_a_name_in_common_keep_their_own_limits() -> None:
     """`voltage` of a meter goes up to a million."""
     high = {**meter("HIGH"), "voltage": 5_000}
     decoded = taken(ALL, meter("M"), high, vehicle("V"), {**WHOLE, "voltage": 5_000}, WHOLE)
-    assert {kind: [at for at, _ in items] for kind, items in decoded.readings.items()} == {
+    assert {kind: list(items.indexes) for kind, items in decoded.readings.items()} == {
         METER: [0, 1],
         VEHICLE: [2],
         CHARGER: [4],
     }
     assert [(error.index, error.pointer, error.code) for error in decoded.errors] == [(3, "/voltage", "out_of_range")]
-    assert decoded.readings[CHARGER] == [(4, CELLS)]
+    assert of(decoded, CHARGER) == [(4, CELLS)]
 
 
 def test_a_name_in_common_may_be_left_out() -> None:
     without = {name: value for name, value in WHOLE.items() if name != "voltage"}
     nobodys = {name: value for name, value in meter("M").items() if name != "voltage"}
     decoded = taken(ALL, without, nobodys)
-    assert decoded.readings[CHARGER] == [(0, (*CELLS[:4], None, *CELLS[5:]))]
-    assert decoded.readings[METER] == [(1, ("M", START, 0.5, None, None))]
+    assert of(decoded, CHARGER) == [(0, (*CELLS[:4], None, *CELLS[5:]))]
+    assert of(decoded, METER) == [(1, ("M", START, 0.5, None, None))]
     needed = replace(CHARGER, fields=tuple(replace(each, required=True) for each in CHARGER.fields))
     (error,) = taken(Shape((*KINDS, needed)), without).errors
     assert (error.pointer, error.code) == ("/voltage", "missing_field")
