@@ -31,12 +31,12 @@ Timestamp = Annotated[datetime, Meta(tz=True, description="RFC 3339 with offset;
 Reading: TypeAlias = Struct
 # As its row has it: device ID, timestamp, and the values in the order of its kind's.
 Cells: TypeAlias = tuple[Any, ...]
-_PYTHON: Final = {Type.FLOAT8: float, Type.INT: int, Type.BOOL: bool}
+PYTHON_TYPES: Final[dict[Type, Any]] = {Type.FLOAT8: float, Type.INT: int, Type.BOOL: bool, Type.TEXT: str}
 
 
 def annotation(field: Field) -> Any:
     """The type of a field's values, with its limits, as msgspec checks them."""
-    base = Literal[field.choices] if field.type is Type.TEXT else _PYTHON[field.type]
+    base = Literal[field.choices] if field.type is Type.TEXT else PYTHON_TYPES[field.type]
     return Annotated[base, Meta(ge=field.minimum, le=field.maximum, description=field.description)]
 
 

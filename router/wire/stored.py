@@ -8,14 +8,9 @@ from typing import Any, Final
 import msgspec
 
 from router.wire.answers import Answer
-from shards.kinds import Field, Kind, Type
+from router.wire.readings import PYTHON_TYPES
+from shards.kinds import Field, Kind
 
-_PYTHON: Final[dict[Type, Any]] = {
-    Type.FLOAT8: float,
-    Type.INT: int,
-    Type.BOOL: bool,
-    Type.TEXT: str,
-}
 _TIMES: Final = {"timestamp": "timestamp", "ingested_at": "ingestedAt"}
 _STATUS_TIMES: Final = {"last_updated": "lastUpdated", "created_at": "createdAt"}
 
@@ -44,7 +39,7 @@ def _answer(name: str, kind: Kind, times: dict[str, str], doc: str) -> type[Answ
 
 
 def _held(field: Field) -> Any:
-    known = _PYTHON[field.type]
+    known = PYTHON_TYPES[field.type]
     return known if field.required else known | None
 
 

@@ -17,10 +17,8 @@ from shards.moves.phases import Move, Phase, RebalanceState
 from shards.moves.placement import PlannedMove
 from shards.operations import check as invariants
 from shards.storage.partitions import month_of, next_month
-from shards.storage.roots import stored_kinds
-from shards.storage.tables import attached_tables
 from tests.support.ledger import execute, fetch, statuses, stored
-from tests.support.moving import Steps, ended, owner_of, reached, running, start
+from tests.support.moving import Steps, ended, fingerprint, owner_of, reached, running, start
 from tests.support.moving_cluster import TO_S2, Moving, moving_cluster
 from tests.support.readings import ingest, meter
 
@@ -241,12 +239,7 @@ async def test_both_ways_of_comparing_find_a_difference(moving: Moving) -> None:
             if not same:
                 await sides[1].execute(flip.format("NULL"), moving.device(0))  # which PostgreSQL hashes as 0
             for hashed in (fingerprints.SAME_MAJOR, fingerprints.ANY_MAJOR):
-                one, other = [
-                    await fingerprints.history(
-                        side, await attached_tables(side, 0), (await stored_kinds(side))[0], hashed
-                    )
-                    for side in sides
-                ]
+                one, other = [await fingerprint(side, 0, hashed) for side in sides]
                 assert (one == other) is same
                 assert sum(rows for rows, _, _ in one.values()) == sum(rows for rows, _, _ in other.values()) > 0
     finally:

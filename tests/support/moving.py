@@ -11,10 +11,13 @@ import pytest
 from shards.catalog.database import Catalog
 from shards.clock import deadline_in
 from shards.duties.leader import Leader
-from shards.moves import rebalances
+from shards.moves import fingerprints, rebalances
 from shards.moves.phases import ENDED, Move, Phase
 from shards.moves.placement import PlannedMove
 from shards.moves.runner import Moves, Watcher
+from shards.postgres.pools import Connection
+from shards.storage.roots import stored_kinds
+from shards.storage.tables import attached_tables
 from tests.support.ledger import fetch
 from tests.support.servers import TestCluster
 
@@ -103,6 +106,12 @@ async def ended(catalog: Catalog, timeout_s: float = WAIT_S) -> str:
             if found[0].ended_at is not None:
                 return found[0].state
             await asyncio.sleep(0.02)
+
+
+async def fingerprint(connection: Connection, bucket: int, hashed: str) -> fingerprints.Fingerprints:
+    """Of a bucket's meter readings on a shard, by one of the two ways of hashing."""
+    meters = (await stored_kinds(connection))[0]
+    return await fingerprints.history(connection, await attached_tables(connection, bucket), meters, hashed)
 
 
 async def leftovers(cluster: TestCluster) -> list[str]:
