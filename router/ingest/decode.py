@@ -61,7 +61,6 @@ class KindShape:
         self.array: msgspec.json.Decoder[list[Reading]] = msgspec.json.Decoder(list[self.type])  # type: ignore[name-defined]
         # Where a device may send its count instead of an energy, a reading has one of them.
         self.energies = tuple(2 + kind.values.index(column) for column in kind.alternatives or ())
-
         self.choices = {f"/{field.name}": field.choices for field in kind.fields if field.choices}
 
     def convert(self, value: object) -> Cells | ItemError:
