@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.support.routers import read_json, start_command
 
 COMMAND_TIMEOUT_S = 120
@@ -28,12 +30,30 @@ class Finished:
         return json.loads(self.out)
 
 
-async def run_command(*arguments: object, env: dict[str, str] | None = None) -> Finished:
+async def run_command(
+    *arguments: object, env: dict[str, str] | None = None, timeout_s: float = COMMAND_TIMEOUT_S
+) -> Finished:
     """Run to the end, with a limit."""
     process = await start_command(*map(str, arguments), env=env, stderr=asyncio.subprocess.PIPE)
-    async with asyncio.timeout(COMMAND_TIMEOUT_S):
-        out, err = await process.communicate()
-    return Finished(process.returncode, out.decode(), err.decode())
+    assert process.stdout is not None
+    assert process.stderr is not None
+    said: list[bytearray] = [bytearray(), bytearray()]
+    streams = zip((process.stdout, process.stderr), said, strict=True)
+    try:
+        async with asyncio.timeout(timeout_s):
+            await asyncio.gather(*(_gather(stream, into) for stream, into in streams))
+            await process.wait()
+    except TimeoutError:  # what it said until then is the only hint at what it waits for
+        process.kill()
+        await process.wait()
+        out, err = (part[-4_000:].decode(errors="replace") for part in said)
+        pytest.fail(f"no end after {timeout_s} s: {' '.join(map(str, arguments))}\n{out}\n{err}")
+    return Finished(process.returncode, said[0].decode(), said[1].decode())
+
+
+async def _gather(stream: asyncio.StreamReader, into: bytearray) -> None:
+    while part := await stream.read(65_536):
+        into += part
 
 
 @dataclass
