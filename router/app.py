@@ -12,66 +12,52 @@ import structlog
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
-from starlette.responses import HTMLResponse, Response
-from starlette.routing import Mount, Route
-from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
-from swagger_ui_bundle import swagger_ui_path
 
 from router.access.keys import Access
 from router.background import leader_of, told
 from router.context import Router
 from router.figures import Figures, HeavyFigures
-from router.http import analytics, devices, health, middleware, pairings, rebalance, settings, shards
-from router.http.endpoint import COMPRESSED, Endpoint, routes_of
+from router.http import middleware
 from router.http.protocol import ConnectionLimits, Connections
+from router.http.surface import Surface, surface
 from router.ingest.batcher import LaneLimits
 from router.ingest.body import BodyLimits
 from router.ingest.budget import BodyBudget
 from router.ingest.dispatch import Dispatcher
-from router.ingest.endpoint import ENDPOINTS, OPERATIONS
 from router.ingest.intake import Intake
 from router.reads.overall import FleetEfficiency
-from router.settings import Settings
+from router.settings import Settings, UnknownFields
 from router.tracing import Tracing, open_tracing
-from router.wire import openapi
 from router.wire.problems import ProblemError
 from shards.catalog.database import Catalog
 from shards.cluster.live import Cluster
 from shards.errors import ClusterError, NoCluster, ShardError
+from shards.kinds import BUILT_IN, Kinds
 
 _log: Final = structlog.stdlib.get_logger(__name__)
 RESTART_PAUSE_S: Final = 1.0
-
-DOCUMENTED: Final[tuple[Endpoint, ...]] = (
-    *devices.ENDPOINTS,
-    *settings.ENDPOINTS,
-    *analytics.ENDPOINTS,
-    *pairings.ENDPOINTS,
-    *shards.ENDPOINTS,
-    *rebalance.ENDPOINTS,
-    *health.ENDPOINTS,
-)
-ROUTES: Final = [
-    *(Route(path, endpoint, methods=["POST"]) for path, endpoint in ENDPOINTS.items()),
-    *routes_of((*DOCUMENTED, *health.UNDOCUMENTED)),
-    Mount("/docs/assets", StaticFiles(directory=swagger_ui_path)),
-]
 
 
 class RouterApp(Starlette):
     """Starlette behind the middleware, which lets the hot path around it."""
 
     gate = middleware.Gate(None, frozenset())
+    direct = middleware.Direct({})
     origins: tuple[str, ...] = ()
     tracing: Tracing | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._outermost(scope, receive, send)
 
+    def serve(self, answers: Surface) -> None:
+        """Answer this from now on. Requests that have found their endpoint are answered by it."""
+        self.direct.endpoints = answers.direct
+        self.router.routes = answers.routes
+
     @cached_property
     def _outermost(self) -> ASGIApp:
-        ours = middleware.Middleware(super().__call__, self, self.gate, self.tracing)
+        ours = middleware.Middleware(super().__call__, self, self.gate, self.direct, self.tracing)
         if not self.origins:
             return ours
         return CORSMiddleware(
@@ -89,6 +75,7 @@ def create_app(settings: Settings, connections: Connections | None = None) -> St
         raise NoCluster("no cluster to serve: set VOLTROUTE_CATALOG_DSN, or use --data with an embedded cluster")
     catalog_dsn = settings.catalog_dsn.get_secret_value()
     tracing = open_tracing(settings.traces_ratio)
+    ignoring = settings.unknown_fields is UnknownFields.IGNORE
     connections = connections or Connections(ConnectionLimits(2**31, 2**31, 3600, 3600, 3600))
 
     @asynccontextmanager
@@ -96,6 +83,13 @@ def create_app(settings: Settings, connections: Connections | None = None) -> St
         catalog = Catalog(catalog_dsn, changed=told, apart=True)
         cluster = Cluster(catalog, settings.pool_limits(), settings.query_timeout_s, told)
         intake, figures = _intake(settings, cluster), Figures(cluster)
+
+        def follow(kinds: Kinds) -> None:
+            if kinds.all != BUILT_IN.all:
+                router_app.serve(surface(kinds, ignoring=ignoring))
+            intake.dispatcher.follow(kinds)
+
+        cluster.on_kinds = follow
         router = Router(settings, cluster, intake, figures, connections=lambda: len(connections.open))
         app.state.router, app.state.intake = router, router.intake
         try:
@@ -111,8 +105,9 @@ def create_app(settings: Settings, connections: Connections | None = None) -> St
             if tracing is not None:
                 await asyncio.to_thread(tracing.close)
 
-    app = RouterApp(
-        routes=[*ROUTES, *_document()],
+    first = surface(BUILT_IN, ignoring=ignoring)
+    router_app = RouterApp(
+        routes=first.routes,
         exception_handlers={
             ProblemError: middleware.on_problem,
             HTTPException: middleware.on_http_exception,
@@ -122,29 +117,13 @@ def create_app(settings: Settings, connections: Connections | None = None) -> St
         },
         lifespan=lifespan,
     )
-    app.gate = middleware.Gate(settings.hosts(), _open_paths(settings))
-    app.origins = settings.origins()
-    app.tracing = tracing
-    app.router.redirect_slashes = False
-    return app
-
-
-def _open_paths(settings: Settings) -> frozenset[str]:
-    found = {endpoint.operation.path for endpoint in DOCUMENTED if endpoint.operation.needs == openapi.NO_KEY}
-    return frozenset(found | {"/docs", "/openapi.json"} | ({"/metrics"} if settings.metrics_open else set()))
-
-
-def _document() -> list[Route]:
-    """The OpenAPI document, made once, and its page."""
-    content = openapi.encoded_document([*OPERATIONS, *(endpoint.operation for endpoint in DOCUMENTED)])
-
-    async def document(_request: object) -> Response:
-        return Response(content, media_type="application/json")
-
-    async def page(_request: object) -> Response:
-        return HTMLResponse(openapi.PAGE)
-
-    return [Route("/openapi.json", document, middleware=[COMPRESSED]), Route("/docs", page)]
+    open_paths = first.open_paths | ({"/metrics"} if settings.metrics_open else set())
+    router_app.gate = middleware.Gate(settings.hosts(), open_paths)
+    router_app.direct = middleware.Direct(first.direct)
+    router_app.origins = settings.origins()
+    router_app.tracing = tracing
+    router_app.router.redirect_slashes = False
+    return router_app
 
 
 def _intake(settings: Settings, cluster: Cluster) -> Intake:

@@ -28,6 +28,11 @@ READINGS: Final = Counter(
     "Readings by kind and outcome (accepted, duplicate, conflict, rejected, unavailable, overloaded)",
     ("kind", "outcome"),
 )
+IGNORED: Final = Counter(
+    "voltroute_ingest_ignored_values_total",
+    "Values of fields that nobody declared, left out because VOLTROUTE_UNKNOWN_FIELDS says so",
+    ("kind",),
+)
 KEY_READINGS: Final = Counter(
     "voltroute_key_readings_total",
     "Readings by key: stored (accepted or known), and refused or failed",

@@ -27,6 +27,13 @@ class LogFormat(StrEnum):
     CONSOLE = "console"
 
 
+class UnknownFields(StrEnum):
+    """What becomes of a reading with fields that nobody declared."""
+
+    REFUSE = "refuse"
+    IGNORE = "ignore"
+
+
 class Settings(BaseSettings):
     """Read from the environment, then from what the command line overrides. Units come last in the names."""
 
@@ -75,6 +82,9 @@ class Settings(BaseSettings):
     body_bytes_max: int = Field(8 * 2**20, ge=1024, description="a request body, also after decompression")
     bodies_bytes_max: int = Field(256 * 2**20, ge=1024, description="all request bodies being worked on; then 429")
     readings_max: int = Field(20_000, ge=1, description="readings in one request")
+    unknown_fields: UnknownFields = Field(
+        UnknownFields.REFUSE, description="fields that nobody declared: refuse the reading, or ignore (and count) them"
+    )
     reading_age_max_days: float = Field(10_958, gt=0, le=36_525, description="older readings are refused")
     reading_ahead_max_s: float = Field(300, ge=0, le=86_400, description="readings further in the future are refused")
 

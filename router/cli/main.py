@@ -6,7 +6,21 @@ from typing import Annotated
 
 import typer
 
-from router.cli import cluster, correct, demo, doctor, key, post, rebalance, schema, shard, simulate, status, tenant
+from router.cli import (
+    cluster,
+    correct,
+    demo,
+    doctor,
+    key,
+    kind,
+    post,
+    rebalance,
+    schema,
+    shard,
+    simulate,
+    status,
+    tenant,
+)
 from router.cli.show.output import errors, print_line
 from shards.errors import ClusterError, InvalidArgument, Refused, ShardError
 from shards.postgres.dsn import redact_text
@@ -45,6 +59,8 @@ app.add_typer(shard.shard_app, name="shard")
 app.add_typer(rebalance.rebalance_app, name="rebalance")
 app.add_typer(tenant.tenant_app, name="tenant")
 app.add_typer(key.key_app, name="key")
+app.add_typer(kind.kind_app, name="kind")
+app.add_typer(kind.field_app, name="field")
 app.add_typer(schema.map_app, name="map")
 app.add_typer(schema.config_app, name="config")
 app.command()(post.post)

@@ -1,5 +1,6 @@
 """/v1/analytics: performance of a vehicle, the fleet, recent activity."""
 
+from collections.abc import Iterable
 from typing import Final
 
 import msgspec
@@ -9,6 +10,8 @@ from router.reads import activity, fleet, performance
 from router.wire import answers as wire
 from router.wire.openapi import Operation
 from router.wire.queries import ActivityQuery, FleetQuery, PerformanceQuery
+from router.wire.stored import activity_list
+from shards.kinds import Kind
 
 
 async def _performance(call: Call) -> msgspec.Struct:
@@ -23,7 +26,7 @@ async def _activity(call: Call) -> msgspec.Struct:
     return await activity.activity(call.scope_for(), call.query)
 
 
-ENDPOINTS: Final = (
+_SUMS: Final = (
     Endpoint(
         Operation(
             "get",
@@ -48,16 +51,18 @@ ENDPOINTS: Final = (
         ),
         _fleet,
     ),
-    Endpoint(
-        Operation(
-            "get",
-            "/v1/analytics/activity",
-            "activity",
-            "Newest readings of all devices",
-            "analytics",
-            wire.Activity,
-            query=ActivityQuery,
-        ),
-        _activity,
-    ),
 )
+
+
+def endpoints(kinds: Iterable[Kind]) -> list[Endpoint]:
+    """All of them; what is recent may be of any kind."""
+    recent = Operation(
+        "get",
+        "/v1/analytics/activity",
+        "activity",
+        "Newest readings of all devices",
+        "analytics",
+        activity_list(tuple(kinds)),
+        query=ActivityQuery,
+    )
+    return [*_SUMS, Endpoint(recent, _activity)]

@@ -1,6 +1,6 @@
-"""/v1/meters and /v1/vehicles: status and history of one device."""
+"""/v1/meters, /v1/vehicles, and so on for every kind: devices, status and history of one."""
 
-from typing import Final
+from collections.abc import Iterable
 
 import msgspec
 
@@ -10,7 +10,8 @@ from router.wire.answers import DeviceList, Page
 from router.wire.openapi import Operation
 from router.wire.queries import DeviceQuery, DevicesQuery, HistoryQuery
 from router.wire.stored import history_type, status_type
-from shards.kinds import KINDS, Kind
+from shards.declaration import camel_case
+from shards.kinds import Kind
 
 
 def _status(kind: Kind) -> Handler:
@@ -35,11 +36,11 @@ def _devices(kind: Kind) -> Handler:
 
 
 def _endpoints(kind: Kind) -> list[Endpoint]:
-    base, name = f"/v1/{kind.name}s/{{id}}", kind.name
+    base, name = f"/v1/{kind.plural}/{{id}}", camel_case(kind.name)
     status_of, reading_of = status_type(kind), history_type(kind)
     all_ = Operation(
         "get",
-        f"/v1/{name}s",
+        f"/v1/{kind.plural}",
         f"{name}s",
         "Devices by ID, with their newest readings",
         "devices",
@@ -61,4 +62,6 @@ def _endpoints(kind: Kind) -> list[Endpoint]:
     return [Endpoint(all_, _devices(kind)), Endpoint(status, _status(kind)), Endpoint(history, _history(kind))]
 
 
-ENDPOINTS: Final = tuple(endpoint for kind in KINDS for endpoint in _endpoints(kind))
+def endpoints(kinds: Iterable[Kind]) -> list[Endpoint]:
+    """Those of all kinds."""
+    return [endpoint for kind in kinds for endpoint in _endpoints(kind)]

@@ -1,5 +1,6 @@
 """Liveness, readiness, metrics, and the texts behind the problems."""
 
+from collections import Counter
 from collections.abc import Iterable
 from importlib import metadata
 from typing import Any, Final
@@ -64,6 +65,7 @@ def gauges(router: Router) -> Gauges:
         owned = [((name,), float(len(buckets))) for name, buckets in cluster.map.by_shard.items()]
         yield "voltroute_shard_buckets", "Buckets that a shard owns", ("shard",), owned
         yield "voltroute_map_epoch", "Epoch of the map in use", (), [((), cluster.map.epoch)]
+        yield "voltroute_kinds_epoch", "Epoch of the kinds in use", (), [((), cluster.kinds.epoch)]
     phases = router.moves.phases.items() if router.moves else ()
     moves = [((phase.value,), float(count)) for phase, count in phases]
     yield "voltroute_moves_open", "Open moves, where this router leads", ("phase",), moves
@@ -83,18 +85,23 @@ def gauges(router: Router) -> Gauges:
 
 
 def _lane_gauges(router: Router) -> Gauges:
-    lanes, labels = router.intake.dispatcher.lanes.items(), ("shard", "kind")
+    labels = ("shard", "kind")
+    queued: Counter[tuple[str, str]] = Counter()  # of a kind that was just declared anew there may be two lanes
+    in_flight: Counter[tuple[str, str]] = Counter()
+    for (shard, kind), lane in router.intake.dispatcher.lanes.items():
+        queued[shard, kind.name] += lane.queued
+        in_flight[shard, kind.name] += lane.in_flight
     yield (
         "voltroute_queue_readings",
         "Readings waiting for a transaction",
         labels,
-        [((shard, kind.name), lane.queued) for (shard, kind), lane in lanes],
+        list(queued.items()),
     )
     yield (
         "voltroute_batches_in_flight",
         "Transactions under way",
         labels,
-        [((shard, kind.name), lane.in_flight) for (shard, kind), lane in lanes],
+        list(in_flight.items()),
     )
 
 

@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from router.ingest.endpoint import ENDPOINTS
+from router.ingest.endpoint import IngestEndpoint
 from router.log import REQUEST_ID, TRACE_ID
 from router.metrics import REQUEST_SECONDS
 from router.tracing import ACTIVE, Parent, Span, Tracing, parse_traceparent
@@ -52,14 +52,24 @@ class Gate:
     open_paths: frozenset[str]
 
 
+@dataclass
+class Direct:
+    """Paths whose POSTs go around Starlette; others when the cluster's kinds are others."""
+
+    endpoints: dict[str, IngestEndpoint]
+
+
 class Middleware:
     """The outermost ASGI application: everything passes it, POSTs to the ingest paths go straight to their endpoints.
 
     Takes a client's X-Request-ID if it is harmless, makes one otherwise, and sends it back.
     """
 
-    def __init__(self, app: ASGIApp, owner: Starlette, gate: Gate, tracing: Tracing | None = None) -> None:
+    def __init__(
+        self, app: ASGIApp, owner: Starlette, gate: Gate, direct: Direct, tracing: Tracing | None = None
+    ) -> None:
         self._app = app
+        self._direct = direct
         self._tracing = tracing
         self._gate = gate
         self._hosts = gate.hosts
@@ -76,7 +86,7 @@ class Middleware:
         span = None if self._tracing is None else self._tracing.begin(scope["method"], parent)
         token = REQUEST_ID.set(request_id)
         tokens = None if parent is None and span is None else _set_trace(parent, span)
-        direct = ENDPOINTS.get(scope["path"]) if scope["method"] == "POST" else None
+        direct = self._direct.endpoints.get(scope["path"]) if scope["method"] == "POST" else None
         status = 500
         try:
             if self._hosts is not None and not self._is_ours(scope):
@@ -94,7 +104,7 @@ class Middleware:
                     status = await self._through_starlette(scope, receive, send, request_id)
         finally:
             route = scope["path"] if direct is not None else getattr(scope.get("route"), "path", _UNMATCHED)
-            _finish(scope, route, status, time.monotonic() - started)
+            _finish(scope, route, status, time.monotonic() - started, quiet=direct is not None or route in _QUIET)
             REQUEST_ID.reset(token)
             if tokens is not None:
                 TRACE_ID.reset(tokens[0])
@@ -162,14 +172,14 @@ async def _refuse(send: Send, error: ProblemError, request_id: str) -> int:
     return status
 
 
-def _finish(scope: Scope, route: str, status: int, seconds: float) -> None:
+def _finish(scope: Scope, route: str, status: int, seconds: float, *, quiet: bool) -> None:
     """Metrics, and a line; ingest has its own lines (a POST of one reading has none), probes have none."""
     key = (route, scope["method"], status)
     observed = _OBSERVERS.get(key)
     if observed is None:
         observed = _OBSERVERS[key] = REQUEST_SECONDS.labels(route, scope["method"], str(status))
     observed.observe(seconds)
-    if seconds < SLOW_S and status < 400 and (route in _QUIET or route in ENDPOINTS):
+    if seconds < SLOW_S and status < 400 and quiet:
         return
     level = _log.warning if status >= 500 or seconds >= SLOW_S else _log.info
     level("request", method=scope["method"], path=scope["path"], status=status, duration_ms=round(seconds * 1000, 2))

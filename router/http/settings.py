@@ -1,6 +1,7 @@
-"""/v1/meters/{id}, /v1/vehicles/{id}, /v1/defaults: what is known of devices beside what they send."""
+"""/v1/meters/{id}, /v1/vehicles/{id}, ..., /v1/defaults: what is known of devices beside what they send."""
 
-from typing import Any, Final
+from collections.abc import Iterable
+from typing import Any
 
 import msgspec
 from starlette.responses import Response
@@ -9,21 +10,21 @@ from router.http.bodies import read_object
 from router.http.endpoint import Call, Endpoint, Handler
 from router.reads.devices import find_status
 from router.wire import devices as wire
+from router.wire import stored
 from router.wire.answers import json_response
 from router.wire.openapi import Operation
 from router.wire.problems import NOT_FOUND, ProblemError
 from router.wire.queries import DeviceQuery
 from shards.catalog import devices
 from shards.catalog.devices import ALL, DeviceSetting
-from shards.kinds import METER, VEHICLE, Kind
-
-_ANSWERS: Final[dict[Kind, Any]] = {METER: wire.Meter, VEHICLE: wire.Vehicle}
+from shards.declaration import camel_case
+from shards.kinds import Kind
 
 
 def _answer(kind: Kind, device_id: str, setting: DeviceSetting) -> msgspec.Struct:
-    fields = {field.name for field in msgspec.structs.fields(_ANSWERS[kind])} - {kind.id_column}
-    answer: msgspec.Struct = _ANSWERS[kind](device_id, **{name: getattr(setting, name) for name in fields})
-    return answer
+    known, values = wire.answer_type(kind), [device_id]
+    values += [getattr(setting, name) for name in known.__struct_fields__[1:]]
+    return known(*values)
 
 
 def _put(kind: Kind, body_type: type[msgspec.Struct]) -> Handler:
@@ -35,8 +36,8 @@ def _put(kind: Kind, body_type: type[msgspec.Struct]) -> Handler:
         at, created = await devices.put(
             router.cluster.catalog, tenant, kind, device_id, setting, router.query_deadline()
         )
-        stored = DeviceSetting(**{**vars(setting), "updated_at": at})
-        return json_response(_answer(kind, device_id, stored), 201 if created else 200)
+        saved = DeviceSetting(**{**vars(setting), "updated_at": at})
+        return json_response(_answer(kind, device_id, saved), 201 if created else 200)
 
     return handle
 
@@ -87,14 +88,14 @@ def _get_defaults(kind: Kind, body_type: type[msgspec.Struct]) -> Handler:
     return handle
 
 
-def _endpoints(kind: Kind, body_type: Any, defaults_type: Any) -> list[Endpoint]:
-    name, path = kind.name, f"/v1/{kind.name}s/{{id}}"
-    title, every = name.capitalize(), f"/v1/defaults/{name}s"
+def _endpoints(kind: Kind) -> list[Endpoint]:
+    body_type, defaults_type, answer = wire.body_type(kind), wire.defaults_type(kind), wire.answer_type(kind)
+    name, path = camel_case(kind.name), f"/v1/{kind.plural}/{{id}}"
+    title, every = stored.title(kind), f"/v1/defaults/{kind.plural}"
 
     def operation(method: str, called: str, summary: str, **more: Any) -> Operation:
         return Operation(method, path, called, summary, "devices", query=DeviceQuery, **more)
 
-    answer = _ANSWERS[kind]
     return [
         Endpoint(operation("get", name, f"What is known of a {name}", answer=answer), _get(kind)),
         Endpoint(
@@ -121,7 +122,6 @@ def _endpoints(kind: Kind, body_type: Any, defaults_type: Any) -> list[Endpoint]
     ]
 
 
-ENDPOINTS: Final = (
-    *_endpoints(METER, wire.MeterBody, wire.MeterDefaults),
-    *_endpoints(VEHICLE, wire.VehicleBody, wire.VehicleDefaults),
-)
+def endpoints(kinds: Iterable[Kind]) -> list[Endpoint]:
+    """Those of all kinds."""
+    return [endpoint for kind in kinds for endpoint in _endpoints(kind)]

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import struct
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -11,15 +12,17 @@ from typing import Final
 import msgspec
 from msgspec.structs import astuple
 
-from router.wire.complaints import ItemError, explain
+from router.wire.complaints import UNKNOWN_FIELD, ItemError, explain, pointer_of
 from router.wire.problems import CONTENT_TOO_LARGE, MALFORMED_BODY, ProblemError
 from router.wire.readings import Cells, Mixed, Reading, energy_error, reading_type
-from shards.kinds import Kind
+from shards.kinds import Kind, Type
 
 _BROKEN: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _WHITESPACE: Final = b" \t\r\n"
 _LEAP_SECOND: Final = re.compile(r"(.{10}[Tt ]..:..:)60((?:\.[0-9]{1,6})?(?:[Zz]|[+-]..:..))")
-_VALUES_MAX: Final = 16  # of a reading, on average: what has more commas or lines than that is not looked at
+_VALUES_MAX: Final = 16  # of a reading of few fields, on average: what has more commas or lines is not looked at
+_SINGLE: Final = struct.Struct("f")
+_DECLARABLE: Final = re.compile(r"[a-z][A-Za-z0-9]{0,39}")
 
 
 @dataclass(slots=True)
@@ -41,6 +44,7 @@ class Decoded:
 
     readings: dict[Kind, Items] = field(default_factory=dict)
     errors: list[ItemError] = field(default_factory=list)
+    ignored: int = 0  # values of fields that nobody declared, left out because a setting says so
 
     @property
     def valid(self) -> int:
@@ -62,13 +66,36 @@ class KindShape:
         # Where a device may send its count instead of an energy, a reading has one of them.
         self.energies = tuple(2 + kind.values.index(column) for column in kind.alternatives or ())
         self.choices = {f"/{field.name}": field.choices for field in kind.fields if field.choices}
+        self.names = frozenset(self.type.__struct_fields__)
+        self.retired = {field.name: field.retired for field in kind.retired}
+        # What a column of half the width holds: a repeat must be equal to what is stored.
+        self.singles = tuple(2 + at for at, field in enumerate(kind.fields) if field.type is Type.FLOAT4)
 
     def convert(self, value: object) -> Cells | ItemError:
         """A reading that was parsed as any JSON."""
         try:
-            return astuple(msgspec.convert(value, self.type))
+            return self.rounded(astuple(msgspec.convert(value, self.type)))
         except msgspec.ValidationError as error:
-            return ItemError(0, *explain(str(error), self.choices))
+            told = explain(str(error), self.choices)
+            return self._not_taken(value) if told[1] == UNKNOWN_FIELD else ItemError(0, *told)
+
+    def _not_taken(self, value: object) -> ItemError:
+        """The first field that is none, and what could be done about it."""
+        name = next((name for name in value if name not in self.names), "") if isinstance(value, dict) else ""
+        if name in self.retired:
+            return ItemError(0, f"/{name}", "retired_field", f"was retired on {self.retired[name]}: it is refused")
+        hint = f"; `voltroute field add {self.kind} {name}` declares it" if _DECLARABLE.fullmatch(name) else ""
+        return ItemError(0, pointer_of(name), UNKNOWN_FIELD, f"is not a field of this reading{hint}")
+
+    def rounded(self, cells: Cells) -> Cells:
+        """The cells as the columns of half the width have them."""
+        if not self.singles:
+            return cells
+        changed = list(cells)
+        for at in self.singles:
+            if changed[at] is not None:
+                (changed[at],) = _SINGLE.unpack(_SINGLE.pack(changed[at]))
+        return tuple(changed)
 
     def check(self, index: int, cells: Cells) -> ItemError | None:
         """What is wrong with a reading beside its fields' own limits."""
@@ -81,6 +108,8 @@ class KindShape:
 
     def settle(self, items: Items, decoded: Decoded) -> None:
         """These are the readings of this kind, but for those with something wrong."""
+        if self.singles:
+            items = Items(items.indexes, list(map(self.rounded, items.cells)))
         if self.energies:
             energy, register = self.energies
             energies, registers = [cells[energy] for cells in items.cells], [cells[register] for cells in items.cells]
@@ -94,9 +123,14 @@ class KindShape:
 
 
 class Shape:
-    """What an endpoint takes: readings of one kind or of several, and how to decode one, an array, or lines of them."""
+    """What an endpoint takes: readings of one kind or of several, and how to decode one, an array, or lines of them.
 
-    def __init__(self, kinds: Sequence[Kind]) -> None:
+    `ignoring`: fields that nobody declared are left out, and counted, instead of refused.
+    """
+
+    def __init__(self, kinds: Sequence[Kind], *, ignoring: bool = False) -> None:
+        self.ignoring = ignoring
+        self.values_max = max(_VALUES_MAX, *(4 + len(kind.fields) for kind in kinds))
         self.kinds = {kind: KindShape(kind) for kind in kinds}
         self.by_id = {kind.id_name: kind for kind in kinds}
         self.kind = kinds[0] if len(kinds) == 1 else None
@@ -111,7 +145,7 @@ class Shape:
 
 def decode(body: bytes, shape: Shape, *, ndjson: bool, readings_max: int) -> Decoded:
     """Readings of a body. ProblemError when it cannot be parsed at all, or holds more than `readings_max`."""
-    _check_size(body, ndjson=ndjson, readings_max=readings_max)
+    _check_size(body, readings_max * shape.values_max, readings_max, ndjson=ndjson)
     try:
         return _fast(body, shape, ndjson=ndjson, readings_max=readings_max)
     except _BROKEN:
@@ -120,13 +154,11 @@ def decode(body: bytes, shape: Shape, *, ndjson: bool, readings_max: int) -> Dec
         return _one_by_one(items, shape)
 
 
-def _check_size(body: bytes, *, ndjson: bool, readings_max: int) -> None:
+def _check_size(body: bytes, values_max: int, readings_max: int, *, ndjson: bool) -> None:
     """Refuse, before any of it becomes an object, a small body of very many values: `[0,0,...]`, or empty lines."""
     values = body.count(b",") + (body.count(b"\n") if ndjson else 0) + 1
-    if values > readings_max * _VALUES_MAX:
-        detail = (
-            f"more than {readings_max * _VALUES_MAX} values in one request; at most {readings_max} readings are stored"
-        )
+    if values > values_max:
+        detail = f"more than {values_max} values in one request; at most {readings_max} readings are stored"
         raise ProblemError(CONTENT_TOO_LARGE, detail)
 
 
@@ -158,7 +190,7 @@ def _sort_out(found: Sequence[Reading], shape: Shape, mixed: Mixed, decoded: Dec
     items: dict[Kind, tuple[list[int], list[Cells]]] = {kind: ([], []) for kind in shape.kinds}
     own = mixed.own
     for index, reading in enumerate(found):
-        told = own(reading) or _convert(reading, shape)
+        told = own(reading) or _convert(reading, shape, decoded)
         if isinstance(told, ItemError):
             decoded.errors.append(msgspec.structs.replace(told, index=index))
         else:
@@ -169,15 +201,23 @@ def _sort_out(found: Sequence[Reading], shape: Shape, mixed: Mixed, decoded: Dec
         shape.kinds[kind].settle(Items(*mine), decoded)
 
 
-def _convert(reading: Reading, shape: Shape) -> tuple[Kind, Cells] | ItemError:
+def _convert(reading: Reading, shape: Shape, decoded: Decoded) -> tuple[Kind, Cells] | ItemError:
     """A mixed reading by the limits of its own kind, or what it lacks, or has too much of."""
     values = ((name, getattr(reading, name)) for name in reading.__struct_fields__)
     given = {name: value for name, value in values if value is not None and value is not msgspec.UNSET}
     kind = _kind_of_object(given, shape)
     if isinstance(kind, ItemError):
         return kind
-    cells = shape.kinds[kind].convert(given)
+    known = shape.kinds[kind]
+    cells = known.convert(_taken(given, known, decoded) if shape.ignoring else given)
     return cells if isinstance(cells, ItemError) else (kind, cells)
+
+
+def _taken(value: dict[str, object], known: KindShape, decoded: Decoded) -> dict[str, object]:
+    """What was declared; the rest is counted."""
+    taken = {name: given for name, given in value.items() if name in known.names}
+    decoded.ignored += len(value) - len(taken)
+    return taken
 
 
 def keep_prefix(decoded: Decoded, prefix: str) -> None:
@@ -231,7 +271,7 @@ def _one_by_one(items: list[bytes | object], shape: Shape) -> Decoded:
     valid: dict[Kind, tuple[list[int], list[Cells]]] = {kind: ([], []) for kind in shape.kinds}
     for index, item in enumerate(items):
         try:
-            found = _item(item, shape)
+            found = _item(item, shape, decoded)
         except ProblemError as error:
             decoded.errors.append(ItemError(index, "", "malformed", error.detail))
         except UnicodeError:  # half of a surrogate pair, written as an escape
@@ -247,7 +287,7 @@ def _one_by_one(items: list[bytes | object], shape: Shape) -> Decoded:
     return decoded
 
 
-def _item(item: bytes | object, shape: Shape) -> tuple[Kind, Cells] | ItemError:
+def _item(item: bytes | object, shape: Shape, decoded: Decoded) -> tuple[Kind, Cells] | ItemError:
     """One reading, or what is wrong with it. ProblemError when it is no JSON."""
     value = item
     if isinstance(item, bytes):
@@ -269,6 +309,8 @@ def _item(item: bytes | object, shape: Shape) -> tuple[Kind, Cells] | ItemError:
     if isinstance(kind, ItemError):
         return kind
     known = shape.kinds[kind]
+    if shape.ignoring and isinstance(value, dict):
+        value = _taken(value, known, decoded)
     cells = known.convert(value)
     return cells if isinstance(cells, ItemError) else known.check(0, cells) or (kind, cells)
 

@@ -4,11 +4,13 @@ import asyncio
 import itertools
 import random
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 from typing import Final
+
+from prometheus_client import Counter
 
 from router.ingest.batcher import Committed, Lane, LaneFull, LaneLimits
 from router.ingest.decode import Decoded
@@ -18,13 +20,30 @@ from router.wire.complaints import ItemError
 from shards.clock import remaining
 from shards.cluster.live import Cluster
 from shards.errors import BucketUnavailable, ClusterError, ShardError, ShardUnavailable, StaleMap
-from shards.kinds import KINDS, Kind
+from shards.kinds import Kind, Kinds
 
 _STALE_PAUSE_S: Final = 0.02
 _STALE_PAUSE_MAX_S: Final = 0.1
-_OUTCOMES: Final = ("accepted", "duplicate", "conflict", "rejected", "unavailable", "overloaded")
-_COUNTERS: Final = {(kind, outcome): READINGS.labels(kind.name, outcome) for kind in KINDS for outcome in _OUTCOMES}
 _UNEXPECTED_RETRY_S: Final = 5.0
+
+
+class _Counters(dict[tuple[Kind, str], Counter]):
+    """The time series of each kind and outcome, found once."""
+
+    def __missing__(self, key: tuple[Kind, str]) -> Counter:
+        found = self[key] = READINGS.labels(key[0].name, key[1])
+        return found
+
+
+_COUNTERS: Final = _Counters()
+_OUTCOMES: Final = ("accepted", "duplicate", "conflict", "rejected", "unavailable", "overloaded")
+
+
+def count_from_zero(kinds: Iterable[Kind]) -> None:
+    """Let every outcome be seen before it happens: a rate needs a beginning."""
+    for kind in kinds:
+        for outcome in _OUTCOMES:
+            _COUNTERS[kind, outcome].inc(0)
 
 
 @dataclass(slots=True)
@@ -172,6 +191,14 @@ class Dispatcher:
         except (ShardError, ClusterError):
             MAP_REFRESH_FAILURES.inc()
             await asyncio.sleep(_STALE_PAUSE_S)  # no catalog: the old map, until the deadline
+
+    def follow(self, kinds: Kinds) -> None:
+        """Lanes of kinds that are declared otherwise by now go when they are empty; what they hold is stored."""
+        count_from_zero(kinds)
+        current = set(kinds)
+        for (shard, kind), lane in list(self._lanes.items()):
+            if kind not in current and not lane.queued and not lane.in_flight:
+                del self._lanes[shard, kind]
 
     async def drain(self) -> None:
         """Wait until every lane is empty."""

@@ -14,6 +14,7 @@ from router.ingest.decode import Decoded, Shape, decode, keep_prefix
 from router.ingest.dispatch import Outcome, count_rejected
 from router.ingest.intake import Intake
 from router.log import REQUEST_ID
+from router.metrics import IGNORED
 from router.wire import problems
 from router.wire.answers import IngestAnswer, encode
 from router.wire.complaints import ItemError
@@ -29,8 +30,9 @@ from router.wire.problems import (
 )
 from router.wire.queries import IngestQuery
 from router.wire.readings import reading_type
+from router.wire.stored import title
 from shards.errors import NoMap
-from shards.kinds import KINDS, Kind
+from shards.kinds import Kind
 
 ERRORS_LISTED_MAX: Final = 100
 LINES_MAX: Final = 20  # of batches, in a second
@@ -84,6 +86,8 @@ class IngestEndpoint:
             except ProblemError:
                 caller.charge(1, started)
                 raise
+            if decoded.ignored:
+                IGNORED.labels(self._shape.kind.name if self._shape.kind else "mixed").inc(decoded.ignored)
             del received, body  # a small body may have been a large one: nobody waits for a shard with it in hand
             if caller.prefix is not None:
                 keep_prefix(decoded, caller.prefix)
@@ -154,10 +158,12 @@ def _log_batch(shape: Shape, outcome: Outcome, seconds: float) -> None:
 
 
 PATH: Final = "/v1/ingest"
-ENDPOINTS: Final = {
-    **{f"{PATH}/{kind}": IngestEndpoint(Shape([kind])) for kind in KINDS},
-    PATH: IngestEndpoint(Shape(KINDS)),
-}
+
+
+def endpoints(kinds: Sequence[Kind], *, ignoring: bool = False) -> dict[str, IngestEndpoint]:
+    """Path -> endpoint: of each kind, and of all together. `ignoring`: fields that nobody declared."""
+    found = {f"{PATH}/{kind.path}": IngestEndpoint(Shape([kind], ignoring=ignoring)) for kind in kinds}
+    return {**found, PATH: IngestEndpoint(Shape(kinds, ignoring=ignoring))}
 
 
 _BATCH_TEXT: Final = (
@@ -183,10 +189,10 @@ def _operation(path: str, name: str, whose: str, kinds: Sequence[Kind]) -> Opera
     )
 
 
-OPERATIONS: Final = (
-    *(_operation(f"{PATH}/{kind}", f"ingest{kind.name.capitalize()}", f"{kind}s", [kind]) for kind in KINDS),
-    _operation(PATH, "ingestMixed", "any kind", KINDS),
-)
+def operations(kinds: Sequence[Kind]) -> tuple[Operation, ...]:
+    """What the endpoints are, for the document."""
+    found = [_operation(f"{PATH}/{kind.path}", f"ingest{title(kind)}", f"{kind}s", [kind]) for kind in kinds]
+    return (*found, _operation(PATH, "ingestMixed", "any kind", kinds))
 
 
 async def _store(

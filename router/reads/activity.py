@@ -2,30 +2,42 @@
 
 from collections.abc import Iterable
 from datetime import timedelta
-from typing import Final
+from typing import Any, Final
 
 from router.reads import merge
 from router.reads.fanout import fan_out
 from router.reads.scope import Scope
-from router.wire.answers import Activity, ActivityItem
+from router.wire.answers import Activity, Answer
 from router.wire.queries import ActivityQuery
-from shards.kinds import KINDS, Kind
+from router.wire.stored import activity_type
+from shards.kinds import Kind, Kinds
 from shards.storage import read
-from shards.storage.rows import Reader, Rows
+from shards.storage.rows import Reader, Record, Rows
 
 PERIOD_DEFAULT: Final = timedelta(hours=1)
 
 
-async def activity(scope: Scope, query: ActivityQuery) -> Activity:
+async def activity(scope: Scope, query: ActivityQuery) -> Activity[Any]:
     """By time, kind and device, descending. ProblemError 503 when a shard is missing, unless `partial` allows it."""
     since = query.since or scope.now - PERIOD_DEFAULT
+    kinds = scope.cluster.kinds
 
     async def ask(reader: Reader, buckets: list[int]) -> Iterable[Rows]:
-        return [_named(kind, await read.activity(reader, kind, buckets, since, query.limit)) for kind in KINDS]
+        return [_named(kind, await read.activity(reader, kind, buckets, since, query.limit)) for kind in kinds]
 
     merged = await fan_out(scope, ask, partial=query.partial == "allow")
     rows = merge.newest([part.rows for part in merged.parts], query.limit)
-    return Activity([ActivityItem(**row) for row in rows], None, merged.is_partial, merged.shards())
+    wire_type = activity_type(kinds.all)
+    return Activity([_item(wire_type, kinds, row) for row in rows], None, merged.is_partial, merged.shards())
+
+
+def _item(wire_type: type[Answer], kinds: Kinds, row: Record) -> Answer:
+    """A row as an answer has it: by the names that its kind's fields have in JSON."""
+    kind = kinds.by_name[row["kind"]]
+    values = {field.name: row[field.column] for field in kind.stored}
+    return wire_type(
+        kind=kind.name, deviceId=row["device_id"], timestamp=row["timestamp"], ingestedAt=row["ingested_at"], **values
+    )
 
 
 def _named(kind: Kind, rows: Rows) -> Rows:

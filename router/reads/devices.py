@@ -11,7 +11,7 @@ from router.wire.answers import Answer, DeviceList, Page
 from router.wire.parameters import decode_cursor, encode_cursor, read_moment, window
 from router.wire.problems import NOT_FOUND, ProblemError
 from router.wire.queries import DevicesQuery, HistoryQuery
-from router.wire.stored import history_type, status_type
+from router.wire.stored import history_type, status_of
 from shards.catalog import devices as settings
 from shards.clock import deadline_in
 from shards.errors import ShardError
@@ -31,8 +31,7 @@ async def status(scope: Scope, kind: Kind, device_id: str) -> Answer:
     row = await find_status(scope, kind, device_id)
     if row is None:
         raise _unknown(kind, device_id)
-    fields = {name: value for name, value in row.items() if name not in {"bucket", "tenant_id"}}
-    return status_type(kind)(**fields)
+    return status_of(kind, row)
 
 
 def _unknown(kind: Kind, device_id: str) -> ProblemError:
@@ -64,9 +63,8 @@ async def devices(scope: Scope, kind: Kind, query: DevicesQuery) -> DeviceList[A
     merged = await fan_out(scope, ask, partial=query.partial == "allow")
     rows = sorted((row for part in merged.parts for row in part.rows), key=lambda row: str(row[kind.id_column]))
     page, rest = rows[: query.limit], rows[query.limit :]
-    wire_type = status_type(kind)
     following = encode_cursor(page[-1][kind.id_column]) if rest else None
-    return DeviceList([wire_type(**row) for row in page], following, merged.is_partial, merged.shards())
+    return DeviceList([status_of(kind, row) for row in page], following, merged.is_partial, merged.shards())
 
 
 def _before(prefix: str) -> str:

@@ -18,7 +18,7 @@ from router.wire.queries import FleetQuery
 from shards.buckets import BucketRange
 from shards.catalog import devices, pairings
 from shards.catalog.pairings import Pairing
-from shards.kinds import KINDS, METER, VEHICLE, Kind
+from shards.kinds import Kind, Kinds, Side
 from shards.ratings import Ratings
 from shards.storage import registers, sums
 from shards.storage.rows import Reader, Record, Rows
@@ -36,6 +36,7 @@ class _Asked:
 
     period: Window
     bounds: list[datetime] | None
+    kinds: Kinds
     ratings: Mapping[Kind, Ratings]
     windows: _Windows
     pairing_count: int
@@ -46,18 +47,19 @@ async def fleet(scope: Scope, query: FleetQuery) -> Fleet:
     """ProblemError 503 when a shard does not answer, unless `partial` allows that."""
     period = window(query.start, query.end, scope.now)
     bounds = None if query.interval is None else calendar.bounds(period, query.interval, query.tz)
-    catalog = scope.cluster.catalog
-    ratings = {kind: await devices.ratings(catalog, scope.tenant, kind, scope.deadline) for kind in KINDS}
+    catalog, kinds = scope.cluster.catalog, scope.cluster.kinds
+    counted = (*kinds.on(Side.AC), *kinds.on(Side.DC))
+    ratings = {kind: await devices.ratings(catalog, scope.tenant, kind, scope.deadline) for kind in counted}
     paired = await pairings.in_window(catalog, scope.tenant, period, scope.deadline)
     buckets_of_tenant = scope.cluster.map.range_of(scope.tenant)
     if len(paired) > PAIRED_AT_ONCE:
-        windows = await asyncio.to_thread(paired_windows, buckets_of_tenant, paired, period)
+        windows = await asyncio.to_thread(paired_windows, kinds, buckets_of_tenant, paired, period)
     else:
-        windows = paired_windows(buckets_of_tenant, paired, period)
-    asked = _Asked(period, bounds, ratings, windows, len(paired), query.include == "suspect")
+        windows = paired_windows(kinds, buckets_of_tenant, paired, period)
+    asked = _Asked(period, bounds, kinds, ratings, windows, len(paired), query.include == "suspect")
 
     async def ask(reader: Reader, buckets: list[int]) -> Iterable[_Part]:
-        return [part for kind in KINDS for part in await _of_kind(reader, kind, buckets, asked)]
+        return [part for kind in ratings for part in await _of_kind(reader, kind, buckets, asked)]
 
     merged = await fan_out(scope, ask, partial=query.partial == "allow")
     return _fleet(scope, asked, merged)
@@ -68,7 +70,8 @@ async def _of_kind(reader: Reader, kind: Kind, buckets: list[int], asked: _Asked
     period, ratings = asked.period, asked.ratings[kind]
     found, has_registers = await sums.fleet(reader, kind, buckets, period, ratings)
     parts = [Tagged((kind, "sums"), rows) for rows in found]
-    mine = [entry for bucket in buckets for entry in asked.windows[kind].get(bucket, ())]
+    windows = asked.windows.get(kind, {})
+    mine = [entry for bucket in buckets for entry in windows.get(bucket, ())]
     for start in range(0, len(mine), PAIRED_AT_ONCE):
         some = mine[start : start + PAIRED_AT_ONCE]
         for source in (sums, registers) if has_registers else (sums,):
@@ -81,14 +84,14 @@ async def _of_kind(reader: Reader, kind: Kind, buckets: list[int], asked: _Asked
     return parts
 
 
-def paired_windows(buckets: BucketRange, paired: Sequence[Pairing], period: Window) -> _Windows:
+def paired_windows(kinds: Kinds, buckets: BucketRange, paired: Sequence[Pairing], period: Window) -> _Windows:
     """Kind -> bucket -> (bucket, device, window) of each device's pairings; a vehicle on two meters counts once."""
     by_device: dict[tuple[Kind, str], list[Window]] = {}
     for pairing in paired:
         clipped = pairing.clipped(period)
-        by_device.setdefault((METER, pairing.meter_id), []).append(clipped)
-        by_device.setdefault((VEHICLE, pairing.vehicle_id), []).append(clipped)
-    entries: dict[Kind, dict[int, list[_Entry]]] = {kind: {} for kind in KINDS}
+        by_device.setdefault((kinds.meter, pairing.meter_id), []).append(clipped)
+        by_device.setdefault((kinds.vehicle, pairing.vehicle_id), []).append(clipped)
+    entries: dict[Kind, dict[int, list[_Entry]]] = {kinds.meter: {}, kinds.vehicle: {}}
     for (kind, device), windows in by_device.items():
         bucket = buckets.bucket(device)
         mine = entries[kind].setdefault(bucket, [])
@@ -101,11 +104,15 @@ def _rows(merged: Merged[_Part], kind: Kind, what: str) -> list[Record]:
 
 
 def _fleet(scope: Scope, asked: _Asked, merged: Merged[_Part]) -> Fleet:
-    def add(kind: Kind, what: str) -> Sums:
-        return merge.add(_rows(merged, kind, what), asked.ratings[kind], all_energy=asked.all_energy)
+    def add(side: Side, what: str) -> Sums:
+        every = asked.all_energy
+        parts = (
+            merge.add(_rows(merged, kind, what), asked.ratings[kind], all_energy=every) for kind in asked.kinds.on(side)
+        )
+        return merge.together(parts)
 
-    meter, vehicle = (add(kind, "sums") for kind in KINDS)
-    paired_ac, paired_dc = (add(kind, "paired") for kind in KINDS)
+    meter, vehicle = (add(side, "sums") for side in Side)
+    paired_ac, paired_dc = (add(side, "paired") for side in Side)
     efficiency = _ratio(meter, vehicle)
     verdict = health(efficiency, vehicle.energy, meter.readings, vehicle.readings, scope.warning, scope.critical)
     return Fleet(
@@ -142,12 +149,14 @@ def _ratio(meter: Sums, vehicle: Sums) -> float | None:
 def _series(bounds: list[datetime], asked: _Asked, merged: Merged[_Part]) -> list[FleetInterval]:
     """Every interval of the period, also those without readings."""
     by_kind = {
-        kind: merge.add_series(_rows(merged, kind, "series"), asked.ratings[kind], all_energy=asked.all_energy)
-        for kind in KINDS
+        kind: merge.add_series(_rows(merged, kind, "series"), ratings, all_energy=asked.all_energy)
+        for kind, ratings in asked.ratings.items()
     }
     series = []
     for at, (start, end) in enumerate(pairwise(bounds), 1):
-        meter, vehicle = (by_kind[kind].get(at, Sums()) for kind in (METER, VEHICLE))
+        meter, vehicle = (
+            merge.together(by_kind[kind].get(at, Sums()) for kind in asked.kinds.on(side)) for side in Side
+        )
         series.append(
             FleetInterval(
                 from_=start,

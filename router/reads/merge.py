@@ -11,7 +11,7 @@ from shards.storage.rows import Record
 
 @dataclass(frozen=True)
 class Sums:
-    """Sums over readings of one kind. Energy in kWh; `temperature` only for vehicles.
+    """Sums over readings. Energy in kWh; `temperature` only of kinds that have one.
 
     `mixed`: devices that sent both energies and registers; `per_minute`: readings that all should send.
     """
@@ -41,6 +41,22 @@ def add(items: Iterable[Record], ratings: Ratings, *, all_energy: bool = False) 
         per_minute=math.fsum(row.get("per_minute") or row.get("devices", 0) * expected for row in rows),
         energy=math.fsum(energies),
         temperature=math.fsum(row.get("temperature", 0.0) for row in rows),
+    )
+
+
+def together(parts: Iterable[Sums]) -> Sums:
+    """The sums of several kinds."""
+    found = list(parts)
+    if len(found) == 1:
+        return found[0]
+    return Sums(
+        devices=sum(each.devices for each in found),
+        readings=sum(each.readings for each in found),
+        mixed=sum(each.mixed for each in found),
+        suspect=sum(each.suspect for each in found),
+        per_minute=math.fsum(each.per_minute for each in found),
+        energy=math.fsum(each.energy for each in found),
+        temperature=math.fsum(each.temperature for each in found),
     )
 
 

@@ -13,7 +13,7 @@ from router.wire.parameters import window
 from router.wire.problems import NOT_FOUND, ProblemError
 from router.wire.queries import PerformanceQuery
 from shards.catalog import devices, pairings
-from shards.kinds import KINDS, METER, VEHICLE, Kind
+from shards.kinds import Kind
 from shards.ratings import Ratings
 from shards.storage import sums
 from shards.storage.rows import Reader
@@ -24,16 +24,19 @@ _DeviceSums: TypeAlias = Tagged[tuple[Kind, str], DeviceSums]
 
 
 async def performance(scope: Scope, query: PerformanceQuery) -> Performance:
-    """ProblemError 404 when the vehicle was never heard of, 503 when a shard that is needed does not answer."""
+    """ProblemError 404 when the vehicle was never heard of, 503 when a shard that is needed does not answer.
+
+    `ratings` are those of the vehicle and then of its meters, by their kinds as they were when the request came.
+    """
     period = window(query.start, query.end, scope.now)
-    catalog = scope.cluster.catalog
+    catalog, kinds = scope.cluster.catalog, scope.cluster.kinds
     paired = await pairings.of_vehicle(catalog, scope.tenant, query.id, period, scope.deadline)
     meters: dict[str, list[Window]] = {}
     for pairing in paired:
         meters.setdefault(pairing.meter_id, []).append(pairing.clipped(period))
     ratings = {
-        VEHICLE: await devices.ratings_of(catalog, scope.tenant, VEHICLE, [query.id], scope.deadline),
-        METER: await devices.ratings_of(catalog, scope.tenant, METER, sorted(meters), scope.deadline),
+        each: await devices.ratings_of(catalog, scope.tenant, each, ids, scope.deadline)
+        for each, ids in ((kinds.vehicle, [query.id]), (kinds.meter, sorted(meters)))
     }
     merged = await _sums(scope, query, meters, (period, ratings))
     if not paired and not any(each.part.readings for each in merged.parts) and not merged.is_partial:
@@ -43,7 +46,7 @@ async def performance(scope: Scope, query: PerformanceQuery) -> Performance:
 
 async def _check_known(scope: Scope, vehicle_id: str) -> None:
     """404 unless the vehicle was ever heard of; only asked when a period holds nothing of it."""
-    if await find_status(scope, VEHICLE, vehicle_id) is not None:
+    if await find_status(scope, scope.cluster.kinds.vehicle, vehicle_id) is not None:
         return
     if await pairings.known(scope.cluster.catalog, scope.tenant, vehicle_id, scope.deadline):
         return
@@ -58,9 +61,10 @@ async def _sums(
     over: tuple[Window, Mapping[Kind, Ratings]],
 ) -> Merged[_DeviceSums]:
     shard_map, (period, ratings) = scope.cluster.map, over
+    vehicle_kind, meter_kind = ratings
     together = union([each for windows in meters.values() for each in windows])
-    asked = [(shard_map.bucket(scope.tenant, query.id), VEHICLE, query.id, together)]
-    asked += [(shard_map.bucket(scope.tenant, meter), METER, meter, union(own)) for meter, own in meters.items()]
+    asked = [(shard_map.bucket(scope.tenant, query.id), vehicle_kind, query.id, together)]
+    asked += [(shard_map.bucket(scope.tenant, meter), meter_kind, meter, union(own)) for meter, own in meters.items()]
 
     async def ask(reader: Reader, buckets: list[int]) -> Iterable[_DeviceSums]:
         return [
@@ -81,8 +85,8 @@ def _performance(
     merged: Merged[_DeviceSums],
 ) -> Performance:
     period, ratings = over
-    by_kind = {kind: [each.part for each in merged.parts if each.tag[0] is kind] for kind in KINDS}
-    vehicle, meter = by_kind[VEHICLE], by_kind[METER]
+    vehicle_kind, meter_kind = ratings
+    vehicle, meter = ([each.part for each in merged.parts if each.tag[0] is kind] for kind in ratings)
     every = query.include == "suspect"
     readings = sum(part.readings for part in vehicle)
     meter_readings = sum(part.paired_readings for part in meter)
@@ -90,7 +94,7 @@ def _performance(
         sum(part.paired_energy + every * part.paired_suspect_energy for part in parts) for parts in (meter, vehicle)
     )
     efficiency = ratio(consumed, delivered, meter_readings, sum(part.paired_readings for part in vehicle))
-    per_minute = 60 / ratings[VEHICLE].interval_s(query.id)
+    per_minute = 60 / ratings[vehicle_kind].interval_s(query.id)
     return Performance(
         vehicle_id=query.id,
         from_=period.start,
@@ -109,7 +113,7 @@ def _performance(
         mixed_meter_ids=sorted(
             each.tag[1]
             for each in merged.parts
-            if each.tag[0] is METER and each.part.paired_registers and each.part.paired_intervals
+            if each.tag[0] is meter_kind and each.part.paired_registers and each.part.paired_intervals
         ),
         health_status=health(efficiency, delivered, meter_readings, readings, scope.warning, scope.critical),
         is_partial=merged.is_partial,

@@ -142,25 +142,10 @@ class Fleet(Answer, frozen=True):
     shards: Shards
 
 
-class ActivityItem(Answer, frozen=True):
-    """A recent reading of either kind; the fields of the other kind are null."""
-
-    kind: str
-    device_id: str
-    timestamp: datetime
-    ingested_at: datetime
-    kwh_consumed_ac: float | None = None
-    register_kwh: float | None = None
-    voltage: float | None = None
-    soc: float | None = None
-    kwh_delivered_dc: float | None = None
-    battery_temp: float | None = None
-
-
-class Activity(Answer, frozen=True):
+class Activity(Answer, Generic[Item], frozen=True):
     """The newest readings over all shards, newest first."""
 
-    items: list[ActivityItem]
+    items: list[Item]
     next: str | None
     is_partial: bool
     shards: Shards

@@ -16,6 +16,7 @@ class ItemError(Struct, frozen=True):
     detail: str
 
 
+UNKNOWN_FIELD: Final = "unknown_field"
 _COMPLAINT: Final = re.compile(r"(?P<text>.*?)(?: - at `\$(?P<path>[^`]*)`)?", re.DOTALL)
 _UNKNOWN: Final = re.compile(r"Object contains unknown field `(.*)`", re.DOTALL)
 _MISSING: Final = re.compile(r"Object missing required field `(.*)`", re.DOTALL)
@@ -55,7 +56,8 @@ def _article(type_name: str) -> str:
     return _NAMES.get(name, type_name)
 
 
-def _field(name: str) -> str:
+def pointer_of(name: str) -> str:
+    """A JSON Pointer to a field, however long its name is."""
     shown = name if len(name) <= 64 else name[:64] + "..."
     return "/" + shown.replace("~", "~0").replace("/", "~1")
 
@@ -67,9 +69,9 @@ def explain(message: str, choices: Mapping[str, Sequence[str]] | None = None) ->
     """
     message = message.encode("utf-8", "replace").decode()
     if unknown := _UNKNOWN.search(message):
-        return _field(unknown[1]), "unknown_field", "is not a field of this reading"
+        return pointer_of(unknown[1]), UNKNOWN_FIELD, "is not a field of this reading"
     if missing := _MISSING.search(message):
-        return _field(missing[1]), "missing_field", "is required"
+        return pointer_of(missing[1]), "missing_field", "is required"
     parts = _COMPLAINT.fullmatch(message)
     text, path = (parts["text"], parts["path"] or "") if parts else (message, "")
     pointer = path.replace(".", "/")

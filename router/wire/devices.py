@@ -1,13 +1,17 @@
 """The wire types of devices: what they sent, what is known of them, and how they are paired."""
 
 from datetime import datetime
-from typing import Annotated
+from functools import cache
+from typing import Annotated, Any
 
+import msgspec
 from msgspec import Meta, Struct
 
 from router.wire.answers import Answer
 from router.wire.readings import DeviceId, Timestamp
-from shards.kinds import REGISTER_MAX_KWH
+from router.wire.stored import title
+from shards.declaration import camel_case
+from shards.kinds import REGISTER_MAX_KWH, Kind, Role
 
 
 class PairingBody(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
@@ -19,7 +23,6 @@ class PairingBody(Struct, frozen=True, forbid_unknown_fields=True, rename="camel
     valid_to: Timestamp | None = None
 
 
-IntervalS = Annotated[float, Meta(ge=1, le=86_400 * 31, description="seconds between two readings; default 60")]
 PowerKw = Annotated[
     float, Meta(ge=0.001, le=1_000_000, description="largest power; more energy than it allows is suspect")
 ]
@@ -30,51 +33,59 @@ BatteryKwh = Annotated[float, Meta(ge=0.1, le=100_000, description="capacity of 
 Label = Annotated[str, Meta(max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$(?!\n)", description="what people call it")]
 
 
-class MeterDefaults(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
-    """What is expected of every meter of which nothing else is known."""
-
-    interval_s: IntervalS | None = None
-    power_max_kw: PowerKw | None = None
-    register_max_kwh: RegisterMax | None = None
+def _interval(kind: Kind) -> Any:
+    text = f"seconds between two readings; default {kind.interval_s:g}"
+    return Annotated[float, Meta(ge=1, le=86_400 * 31, description=text)]
 
 
-class VehicleDefaults(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
-    """What is expected of every vehicle of which nothing else is known."""
-
-    interval_s: IntervalS | None = None
-    power_max_kw: PowerKw | None = None
-
-
-class MeterBody(MeterDefaults, frozen=True, forbid_unknown_fields=True, rename="camel"):
-    """What a meter is. Null: not known, then the default holds."""
-
-    label: Label | None = None
+def _expected(kind: Kind) -> list[tuple[str, Any]]:
+    """What may be known of all devices of a kind at once."""
+    found = [("interval_s", _interval(kind))]
+    if kind.energy or kind.register:
+        found.append(("power_max_kw", PowerKw))
+    if kind.register:
+        found.append(("register_max_kwh", RegisterMax))
+    return found
 
 
-class VehicleBody(VehicleDefaults, frozen=True, forbid_unknown_fields=True, rename="camel"):
-    """What a vehicle is. Null: not known, then the default holds."""
-
-    battery_kwh: BatteryKwh | None = None
-    label: Label | None = None
-
-
-class Meter(Answer, frozen=True):
-    """What is known of a meter, beside what it sends."""
-
-    meter_id: str
-    interval_s: float | None
-    power_max_kw: float | None
-    register_max_kwh: float | None
-    label: str | None
-    updated_at: datetime | None
+def _known(kind: Kind) -> list[tuple[str, Any]]:
+    """What may be known of one device."""
+    battery = [("battery_kwh", BatteryKwh)] if kind.column(Role.LEVEL) else []
+    return [*_expected(kind), *battery, ("label", Label)]
 
 
-class Vehicle(Answer, frozen=True):
-    """What is known of a vehicle, beside what it sends."""
+@cache
+def defaults_type(kind: Kind) -> type[Struct]:
+    """What is expected of every device of a kind."""
+    doc = f"What is expected of every {kind} of which nothing else is known."
+    return _body(f"{title(kind)}Defaults", _expected(kind), doc)
 
-    vehicle_id: str
-    interval_s: float | None
-    power_max_kw: float | None
-    battery_kwh: float | None
-    label: str | None
-    updated_at: datetime | None
+
+@cache
+def body_type(kind: Kind) -> type[Struct]:
+    """What somebody says of a device."""
+    return _body(f"{title(kind)}Body", _known(kind), f"What a {kind} is. Null: not known, then the default holds.")
+
+
+def _body(name: str, fields: list[tuple[str, Any]], doc: str) -> type[Struct]:
+    given = [(name, known | None, None) for name, known in fields]
+    return msgspec.defstruct(
+        name, given, namespace={"__doc__": doc}, frozen=True, forbid_unknown_fields=True, rename="camel"
+    )
+
+
+@cache
+def answer_type(kind: Kind) -> type[Answer]:
+    """What is known of a device; its attributes are those of a DeviceSetting, and the ID first."""
+    plain = [(name, str | None if name == "label" else float | None) for name, _ in _known(kind)]
+    fields = [(kind.id_column, str), *plain, ("updated_at", datetime | None)]
+    names = {name: camel_case(name) for name, _ in fields}
+    doc = f"What is known of a {kind}, beside what it sends."
+    return msgspec.defstruct(  # type: ignore[return-value]
+        title(kind),
+        fields,
+        bases=(Answer,),
+        namespace={"__doc__": doc},
+        frozen=True,
+        rename={**names, kind.id_column: kind.id_name},
+    )

@@ -31,7 +31,13 @@ Timestamp = Annotated[datetime, Meta(tz=True, description="RFC 3339 with offset;
 Reading: TypeAlias = Struct
 # As its row has it: device ID, timestamp, and the values in the order of its kind's.
 Cells: TypeAlias = tuple[Any, ...]
-PYTHON_TYPES: Final[dict[Type, Any]] = {Type.FLOAT8: float, Type.INT: int, Type.BOOL: bool, Type.TEXT: str}
+PYTHON_TYPES: Final[dict[Type, Any]] = {
+    Type.FLOAT8: float,
+    Type.FLOAT4: float,
+    Type.INT: int,
+    Type.BOOL: bool,
+    Type.TEXT: str,
+}
 
 
 def annotation(field: Field) -> Any:

@@ -23,7 +23,7 @@ NAME: Final = "catalog"
 MAP_CHANNEL: Final = "voltroute_map"
 
 _CLUSTER: Final = "SELECT cluster_id::text AS cluster_id, bucket_count, epoch, first_month, hash_seed FROM cluster"
-_EPOCHS: Final = "SELECT epoch, keys_epoch FROM cluster"
+_EPOCHS: Final = "SELECT epoch, keys_epoch, kinds_epoch FROM cluster"
 _MAP: Final = """
 SELECT c.epoch, c.bucket_count, m.bucket, s.name,
     (
@@ -163,11 +163,11 @@ class Catalog:
         except ValueError as error:  # routers go on with the map that they have
             raise NoMap(f"the catalog's map cannot be used: {error}") from None
 
-    async def epochs(self, deadline: float) -> tuple[int, int]:
-        """The current epoch of the map, and that of tenants and keys."""
+    async def epochs(self, deadline: float) -> tuple[int, int, int]:
+        """The current epochs of the map, of tenants and keys, and of kinds."""
         async with self.knowing.connection(deadline) as connection:
             record = (await connection.fetch(_EPOCHS))[0]
-        return record["epoch"], record["keys_epoch"]
+        return record["epoch"], record["keys_epoch"], record["kinds_epoch"]
 
     async def shards(self, deadline: float) -> list[ShardRecord]:
         """Registered shards, in the order of their registration."""

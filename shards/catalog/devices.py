@@ -83,17 +83,16 @@ async def ratings(catalog: Catalog, tenant: int, kind: Kind, deadline: float) ->
                 break
             after = records[-1]["device_id"]
     found.update((ALL, Rating(*record[1:])) for record in default)
-    return _ratings(found)
+    return _ratings(kind, found)
 
 
 async def ratings_of(catalog: Catalog, tenant: int, kind: Kind, device_ids: list[str], deadline: float) -> Ratings:
     """The ratings of a few devices."""
     async with catalog.pool.connection(deadline, turn=tenant) as connection:
         records = await connection.fetch(_RATINGS_OF, kind.name, [ALL, *device_ids], tenant)
-    return _ratings({record["device_id"]: Rating(*record[1:]) for record in records})
+    return _ratings(kind, {record["device_id"]: Rating(*record[1:]) for record in records})
 
 
-def _ratings(found: Mapping[str, Rating]) -> Ratings:
-    plain = Ratings()
-    default = found.get(ALL, Rating()).over(plain.default)
+def _ratings(kind: Kind, found: Mapping[str, Rating]) -> Ratings:
+    default = found.get(ALL, Rating()).over(Rating(kind.interval_s))
     return Ratings(default, {device: rating for device, rating in found.items() if device != ALL})

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from shards.catalog import keys
+from shards.catalog import kinds as catalogued
 from shards.catalog.database import Catalog
 from shards.catalog.keys import Keyring
 from shards.catalog.shard_map import ShardMap
@@ -24,7 +25,7 @@ from shards.errors import (
     Unusable,
     WriteConflict,
 )
-from shards.kinds import Kind, Row
+from shards.kinds import BUILT_IN, Kind, Kinds, Row
 from shards.postgres.pools import PoolLimits, PoolOptions, ShardPool
 from shards.shard import ShardRecord
 from shards.storage import rows, tables, write
@@ -117,6 +118,8 @@ class Cluster:
         self._cluster_id: str | None = None
         self._map: ShardMap | None = None
         self._keyring: Keyring | None = None
+        self._kinds = BUILT_IN
+        self.on_kinds: Callable[[Kinds], None] = lambda _kinds: None  # told when the cluster's kinds are others
         self._shards: dict[str, Shard] = {}
         self._refreshing: asyncio.Task[ShardMap] | None = None
         self._closing: set[asyncio.Task[None]] = set()
@@ -140,6 +143,11 @@ class Cluster:
         if self._keyring is None:
             raise NoMap("no keys were read from the catalog yet")
         return self._keyring
+
+    @property
+    def kinds(self) -> Kinds:
+        """The kinds that every shard has; the built-in ones before the catalog was asked."""
+        return self._kinds
 
     @property
     def shards(self) -> Mapping[str, Shard]:
@@ -191,6 +199,8 @@ class Cluster:
             raise NoCluster("the catalog has no shard map: `voltroute init` was not finished")
         if self._keyring is None:
             self._keyring = await keys.ring(self.catalog, deadline)
+        if self._kinds is BUILT_IN:
+            await self._read_kinds(deadline)
         retired = self._adopt({record.name: record for record in await self.catalog.shards(deadline)})
         # Any other map, also one with a lower epoch: reads do not overlap, so it is the later word of a catalog that
         # was restored from a backup. Its epochs are counted again, and say nothing beside the contents.
@@ -204,6 +214,10 @@ class Cluster:
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
         return self._map
+
+    async def _read_kinds(self, deadline: float) -> None:
+        self._kinds = (await catalogued.known(self.catalog, deadline)).keeping(self._kinds)
+        self.on_kinds(self._kinds)
 
     def _adopt(self, records: Mapping[str, ShardRecord]) -> list[Shard]:
         """Take over what the catalog says; returns the shards that are not used any more. Pools that fit are kept."""
@@ -249,10 +263,12 @@ class Cluster:
 
     async def _follow(self, poll_s: float) -> None:
         try:
-            map_epoch, keys_epoch = await self.catalog.epochs(deadline_in(poll_s))
+            map_epoch, keys_epoch, kinds_epoch = await self.catalog.epochs(deadline_in(poll_s))
             # Keys first: a bucket that is not found is asked for again, a revoked key must be refused in time.
             if self._keyring is None or keys_epoch != self._keyring.epoch:
                 self._keyring = await keys.ring(self.catalog, deadline_in(poll_s))
+            if kinds_epoch != self._kinds.epoch:
+                await self._read_kinds(deadline_in(poll_s))
             if self._map is None or map_epoch != self._map.epoch:
                 await self.refresh()
             else:

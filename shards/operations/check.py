@@ -3,10 +3,11 @@
 import asyncio
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from shards.catalog.database import Catalog
+from shards.catalog.kinds import Declared, declared
 from shards.catalog.shard_map import ShardMap
 from shards.clock import deadline_in
 from shards.errors import ClusterError, ShardError
@@ -16,7 +17,8 @@ from shards.operations.finding import Finding, rule
 from shards.postgres import migrate
 from shards.postgres.sessions import BRIEF, owner_session
 from shards.shard import ShardRecord
-from shards.storage import tables
+from shards.storage import shaping, tables
+from shards.storage.shaping import Shape
 
 _FACTS: Final = """
 SELECT
@@ -47,6 +49,7 @@ class Facts:
     half_detached: int
     strangers: tuple[str, ...]
     moves: Mapping[int, tuple[int, str]]
+    shapes: Mapping[str, Shape] = field(default_factory=dict)
 
 
 async def look(record: ShardRecord) -> Facts:
@@ -54,6 +57,7 @@ async def look(record: ShardRecord) -> Facts:
     async with owner_session(record, BRIEF) as connection:
         found = (await connection.fetch(_FACTS))[0]
         foreign = [each.what for each in await tables.foreign(connection)]
+        shapes = await shaping.shapes(connection)
         loose = [f"{name} is attached nowhere" for name in await tables.loose(connection)]
     moves = {each["bucket"]: (each["move"], each["state"]) for each in json.loads(found["moves"])}
     return Facts(
@@ -64,6 +68,7 @@ async def look(record: ShardRecord) -> Facts:
         half_detached=found["half_detached"],
         strangers=(*foreign, *loose, *(f"{name} is recorded for no move" for name in found["orphans"])),
         moves=moves,
+        shapes=shapes,
     )
 
 
@@ -74,6 +79,7 @@ async def check(catalog: Catalog, timeout_s: float = 30.0) -> list[Finding]:
     records = await catalog.shards(deadline)
     shard_map = await catalog.shard_map(deadline)
     moves = await rebalances.open_moves(catalog, deadline)
+    kinds = await declared(catalog, deadline)
     reports = await migrate.status(catalog.dsn, {record.name: record.owner_dsn for record in records})
     behind = [report.database for report in reports if report.pending or report.error]
     found = [rule("every database has this release's schema", behind, "voltroute migrate up")]
@@ -89,7 +95,7 @@ async def check(catalog: Catalog, timeout_s: float = 30.0) -> list[Finding]:
             raise answer
     if shard_map is None:
         return [*found, Finding("there is a map", False, "`voltroute init` was not finished", "repeat it")]
-    return found + judge(info.cluster_id, shard_map, facts, moves)
+    return found + judge(info.cluster_id, shard_map, facts, moves) + judge_kinds(kinds, facts)
 
 
 def judge(cluster_id: str, shard_map: ShardMap, facts: Mapping[str, Facts], moves: Sequence[Move]) -> list[Finding]:
@@ -130,6 +136,31 @@ def judge(cluster_id: str, shard_map: ShardMap, facts: Mapping[str, Facts], move
             "no move waits for an operator", _held(moves, facts), "voltroute rebalance verify, then rebalance resolve"
         ),
     ]
+
+
+def judge_kinds(kinds: Sequence[Declared], facts: Mapping[str, Facts]) -> list[Finding]:
+    """The rules about what is declared. Pure."""
+    names = {each.whole.name for each in kinds}
+    lacking = [
+        f"{what} on {name}"
+        for name, each in facts.items()
+        for declaration in kinds
+        for what in _lacking(declaration, each.shapes.get(declaration.whole.name))
+    ]
+    unknown = [f"{kind} on {name}" for name, each in facts.items() for kind in sorted(each.shapes.keys() - names)]
+    begun = [each.whole.name for each in kinds if each.is_open]
+    resume = "voltroute kind resume"
+    return [
+        rule("every shard stores the kinds and fields that are declared", lacking, resume),
+        rule("no shard has a kind that nobody declared", unknown, "the catalog was restored: declare it again"),
+        rule("no change of kinds is left half done", begun, resume),
+    ]
+
+
+def _lacking(declaration: Declared, shape: Shape | None) -> list[str]:
+    if declaration.is_open:
+        return []  # told by itself
+    return [declaration.whole.name] if shape is None else shape.lacks(declaration.whole)
 
 
 def _leftovers(facts: Mapping[str, Facts], open_: Mapping[int, Move]) -> list[str]:

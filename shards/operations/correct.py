@@ -7,7 +7,7 @@ from typing import Final
 from shards.catalog.database import Catalog
 from shards.clock import deadline_in
 from shards.errors import NoMap
-from shards.kinds import Kind
+from shards.kinds import Kind, Value
 from shards.postgres.sessions import BRIEF, owner_session
 from shards.storage.correction import Correction
 from shards.storage.correction import correct as replace
@@ -20,7 +20,7 @@ async def correct(
     tenant: int,
     kind: Kind,
     key: tuple[str, datetime],
-    changed: Mapping[str, float],
+    changed: Mapping[str, Value],
     reason: str | None,
 ) -> Correction:
     """Replace some values (column -> value) of a tenant's reading, whose `key` is (device, timestamp), on its shard.

@@ -4,12 +4,13 @@ from collections.abc import Mapping
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
-from shards.catalog import database, tenants
+from shards.catalog import database, kinds, tenants
 from shards.catalog.database import Catalog
 from shards.clock import deadline_in
 from shards.errors import Refused, SchemaError, ShardError
 from shards.operations.finding import Finding
 from shards.operations.identity import Identity, ask, sign
+from shards.operations.shape import bring
 from shards.postgres import migrate
 from shards.postgres.disk import disk_free
 from shards.postgres.dsn import check_dsn
@@ -101,7 +102,10 @@ async def add_shard(catalog: Catalog, name: str, dsn: str, weight: float) -> lis
     async with open_session(name, dsn, BRIEF) as connection:
         await sign(connection, info.cluster_id, name)
         await make_logins(connection, logins)
-    async with catalog.membership(deadline_in(TIMEOUT_S)) as connection:
+    async with catalog.membership(deadline_in(MIGRATE_TIMEOUT_S)) as connection:
+        # Nobody declares a kind meanwhile: what it has when it is registered is all that there is.
+        async with open_session(name, dsn, BRIEF) as shard:
+            await bring(shard, await kinds.declared(catalog, deadline_in(TIMEOUT_S)), logins, info.first_month)
         await database.register(connection, logins.record(name, dsn, weight))
     return findings
 

@@ -1,9 +1,9 @@
-"""SQL text: the one function that quotes identifiers, and statements written once for both kinds."""
+"""SQL text: the one function that quotes identifiers, and statements written once for all kinds."""
 
 import re
 from typing import Final
 
-from shards.kinds import VALUES_AT, Kind
+from shards.kinds import VALUES_AT, Field, Kind, Type
 
 
 def quote_identifier(name: str) -> str:
@@ -24,23 +24,41 @@ _REGISTER_OF_STATUS: Final = """CASE WHEN s.{energy} IS NULL THEN coalesce((
     ), s.{register}) END AS {register}"""
 
 
+def _shown(field: Field, alias: str) -> str:
+    """A column as its values are read. float4 by its text: 0.1 comes back as 0.1, and not as the double next to it."""
+    name = quote_identifier(field.column)
+    return f"{alias}{name}::text::float8 AS {name}" if field.type is Type.FLOAT4 else f"{alias}{name}"
+
+
+def _of_status(kind: Kind) -> str:
+    """What a status `s` shows: its values, and the times of those that are older than its newest reading."""
+    alternatives = kind.alternatives
+    shown = [
+        _REGISTER_OF_STATUS
+        if alternatives and field.column == alternatives[1] and not field.kept
+        else _shown(field, "s.")
+        for field in kind.in_status
+    ]
+    return ", ".join([*shown, *(f"s.{quote_identifier(field.time_column)}" for field in kind.kept)])
+
+
 def _quoted(column: str | None) -> str:
     return quote_identifier(column) if column else "NULL::float8"
 
 
 def for_kind(template: str, kind: Kind) -> str:
     """Fill a statement's placeholders with the names of one kind. `{tenant}` is the parameter after all others."""
-    known = (_REGISTER_OF_STATUS if name == kind.register else f"s.{quote_identifier(name)}" for name in kind.values)
-    template = template.replace("{known_values}", ", ".join(known))
+    template = template.replace("{known_values}", _of_status(kind))
+    status_columns = [each.column for each in kind.in_status] + [each.time_column for each in kind.kept]
     names = {
         "{history}": quote_identifier(kind.history),
         "{status}": quote_identifier(kind.status),
         "{id}": quote_identifier(kind.id_column),
         "{energy}": _quoted(kind.energy),
         "{values}": ", ".join(map(quote_identifier, kind.values)),
-        "{new_values}": ", ".join(f"{name} = excluded.{name}" for name in map(quote_identifier, kind.values)),
+        "{stored_values}": ", ".join(_shown(field, "") for field in kind.stored),
+        "{status_columns}": ", ".join(map(quote_identifier, status_columns)),
         "{value_arrays}": ", ".join(f"${_VALUES_FROM + at}::{field.type}[]" for at, field in enumerate(kind.fields)),
-        "{newest_array}": f"${_VALUES_FROM + len(kind.values)}::boolean[]",
         "{register}": _quoted(kind.register),
         "{temperature}": quote_identifier(kind.temperature) if kind.temperature else "0.0::float8",
     }

@@ -8,7 +8,7 @@ from functools import cache
 from typing import Final
 
 from shards.errors import InvalidArgument, Refused
-from shards.kinds import Kind
+from shards.kinds import Field, Kind, Value
 from shards.postgres.pools import Connection
 from shards.postgres.sql import for_kind, quote_identifier
 from shards.postgres.transactions import transaction
@@ -22,8 +22,19 @@ SELECT EXISTS (SELECT FROM owned_bucket WHERE bucket = $1) AS owned,
 _KEY: Final = "bucket = $1 AND {id} = $2 AND timestamp = $3 AND tenant_id = {tenant}"
 _LOOK: Final = "SELECT {values} FROM {history} WHERE " + _KEY + " FOR UPDATE"
 _HISTORY: Final = "UPDATE {history} SET {assignments}, ingested_at = now() WHERE " + _KEY
-_STATUS: Final = (
-    "UPDATE {status} SET {assignments} WHERE bucket = $1 AND {id} = $2 AND last_updated = $3 AND tenant_id = {tenant}"
+_DEVICE: Final = "bucket = $1 AND {id} = $2 AND tenant_id = {tenant}"
+_STATUS: Final = "UPDATE {status} SET {assignments} WHERE last_updated = $3 AND " + _DEVICE
+# What a status keeps is the newest value of the field, whichever reading had it.
+_KEPT: Final = (
+    """UPDATE {status} SET ({field}, {time}) = (
+    SELECT (array_agg({field}))[1], max(timestamp)
+    FROM (
+        SELECT {field}, timestamp FROM {history} WHERE {field} IS NOT NULL AND """
+    + _DEVICE
+    + """ ORDER BY timestamp DESC LIMIT 1
+    ) AS newest
+) WHERE """
+    + _DEVICE
 )
 _AUDIT: Final = """
 INSERT INTO correction (timestamp, kind, tenant_id, device_id, before, after, reason)
@@ -32,20 +43,30 @@ VALUES ($1, $2, $3, $4, $5, $6, $7)
 
 
 @cache
-def _sql(template: str, kind: Kind) -> str:
-    assignments = ", ".join(f"{quote_identifier(name)} = ${4 + at}" for at, name in enumerate(kind.values))
+def _sql(template: str, kind: Kind, columns: tuple[str, ...] = ()) -> str:
+    """A statement; `columns` are assigned from $4 on."""
+    assignments = ", ".join(f"{quote_identifier(name)} = ${4 + at}" for at, name in enumerate(columns))
     return for_kind(template.replace("{assignments}", assignments), kind)
+
+
+@cache
+def _kept_sql(kind: Kind, field: Field) -> str:
+    names = {"{field}": quote_identifier(field.column), "{time}": quote_identifier(field.time_column)}
+    template = _KEPT
+    for placeholder, name in names.items():
+        template = template.replace(placeholder, name)
+    return for_kind(template, kind)
 
 
 @dataclass(frozen=True)
 class Correction:
     """A reading before and after: column -> value."""
 
-    before: Mapping[str, float | None]
-    after: Mapping[str, float | None]
+    before: Mapping[str, Value]
+    after: Mapping[str, Value]
 
 
-def _changed(kind: Kind, before: Mapping[str, float | None], changed: Mapping[str, float]) -> dict[str, float | None]:
+def _changed(kind: Kind, before: Mapping[str, Value], changed: Mapping[str, Value]) -> dict[str, Value]:
     """The values with what changed. A reading has an energy or a register: to set the one takes the other away."""
     after = {**before, **changed}
     if kind.alternatives and (given := {*kind.alternatives} & changed.keys()):
@@ -53,7 +74,7 @@ def _changed(kind: Kind, before: Mapping[str, float | None], changed: Mapping[st
     return after
 
 
-def _check_one_way(kind: Kind, changed: Mapping[str, float]) -> None:
+def _check_one_way(kind: Kind, changed: Mapping[str, Value]) -> None:
     if kind.alternatives and {*kind.alternatives} <= changed.keys():
         raise InvalidArgument(f"a reading of a {kind} has either {kind.energy} or {kind.register}: set one of them")
 
@@ -62,7 +83,7 @@ async def correct(
     connection: Connection,
     kind: Kind,
     key: tuple[int, int, str, datetime],
-    changed: Mapping[str, float],
+    changed: Mapping[str, Value],
     reason: str | None,
 ) -> Correction:
     """Replace values of the reading with `key` (bucket, tenant, device, timestamp); the device's status follows.
@@ -88,9 +109,26 @@ async def correct(
             raise Refused(f"there is no reading of {kind} {device_id} at {moment.isoformat()}")
         before = dict(found)
         after = _changed(kind, before, changed)
-        values = [after[name] for name in kind.values]
-        for statement in (_HISTORY, _STATUS):
-            await connection.execute(_sql(statement, kind), *key_values, *values, tenant)
+        await _store(connection, kind, (*key_values, tenant), before, after)
         told = (json.dumps(before), json.dumps(after))
         await connection.execute(_AUDIT, moment, kind.name, tenant, device_id, *told, reason)
         return Correction(before, after)
+
+
+async def _store(
+    connection: Connection,
+    kind: Kind,
+    key: tuple[int, str, datetime, int],
+    before: Mapping[str, Value],
+    after: Mapping[str, Value],
+) -> None:
+    """History first, as writers lock; then the status, where it shows the reading, or keeps a value of it."""
+    *place, tenant = key
+    in_status = tuple(field.column for field in kind.in_status if not field.kept)
+    for statement, columns in ((_HISTORY, kind.values), (_STATUS, in_status)):
+        if columns:
+            values = [after[name] for name in columns]
+            await connection.execute(_sql(statement, kind, columns), *place, *values, tenant)
+    for field in kind.kept:
+        if before[field.column] != after[field.column]:
+            await connection.execute(_kept_sql(kind, field), place[0], place[1], tenant)

@@ -31,7 +31,7 @@ _DEVICES: Final = (
     + """, s.{id}, {known_values}, s.last_updated, s.created_at
 FROM (SELECT) AS one
 LEFT JOIN LATERAL (
-    SELECT {id}, {values}, last_updated, created_at, bucket, tenant_id
+    SELECT {id}, {status_columns}, last_updated, created_at, bucket, tenant_id
     FROM {status}
     WHERE bucket = ANY($1::smallint[]) AND tenant_id = {tenant} AND {id} > $2 AND {id} < $3
     ORDER BY {id}
@@ -46,7 +46,7 @@ _HISTORY: Final = (
     + """, h.*
 FROM readable_bucket AS o
 LEFT JOIN LATERAL (
-    SELECT {id}, timestamp, ingested_at, {values}
+    SELECT {id}, timestamp, ingested_at, {stored_values}
     FROM {history}
     WHERE bucket = $1 AND {id} = $2 AND tenant_id = {tenant} AND timestamp > $3 AND timestamp <= $4
     ORDER BY timestamp DESC
@@ -62,7 +62,7 @@ _ACTIVITY: Final = (
     + """, h.*
 FROM (SELECT) AS one
 LEFT JOIN LATERAL (
-    SELECT {id}, timestamp, ingested_at, {values}
+    SELECT {id}, timestamp, ingested_at, {stored_values}
     FROM {history}
     WHERE bucket = ANY($1::smallint[]) AND tenant_id = {tenant} AND timestamp > $2
     ORDER BY timestamp DESC, {id} DESC

@@ -1,7 +1,7 @@
 """The kinds that a shard stores, by its own catalogue of roots: what a move carries is what is there."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from shards.postgres.pools import Connection
@@ -24,7 +24,7 @@ _KEY: Final = ("bucket", "tenant_id")  # beside the device's ID
 
 @dataclass(frozen=True)
 class StoredKind:
-    """A kind's root tables, and all their columns in their order, which a whole row is hashed in."""
+    """A kind's root tables, and their columns."""
 
     name: str
     id_column: str
@@ -32,8 +32,17 @@ class StoredKind:
     status: str
     columns: tuple[str, ...]
     status_columns: tuple[str, ...]
-    row: str  # a row `h` of its history as it is hashed
-    status_row: str
+    nullable: frozenset[str]
+
+    @property
+    def row(self) -> str:
+        """A row `h` of its history as it is hashed."""
+        return _row(self.columns, self.nullable)
+
+    @property
+    def status_row(self) -> str:
+        """A row `h` of its statuses as it is hashed."""
+        return _row(self.status_columns, self.nullable)
 
     @property
     def changing(self) -> tuple[str, ...]:
@@ -52,6 +61,22 @@ async def stored_kinds(connection: Connection) -> tuple[StoredKind, ...]:
     return tuple(_stored(name, roles["history"], roles["status"]) for name, roles in by_kind.items())
 
 
+def in_common(one: Iterable[StoredKind], other: Iterable[StoredKind]) -> tuple[StoredKind, ...]:
+    """What two shards both store: kinds, and columns of them.
+
+    What one of them lacks is being added, and nobody writes it before all have it; then movers begin anew.
+    """
+    theirs = {kind.name: kind for kind in other}
+    found = []
+    for kind in one:
+        if (same := theirs.get(kind.name)) is not None:
+            columns = tuple(each for each in kind.columns if each in same.columns)
+            status = tuple(each for each in kind.status_columns if each in same.status_columns)
+            nullable = kind.nullable | same.nullable
+            found.append(replace(kind, columns=columns, status_columns=status, nullable=nullable))
+    return tuple(found)
+
+
 def _stored(name: str, history: Mapping[str, Any], status: Mapping[str, Any]) -> StoredKind:
     return StoredKind(
         name,
@@ -60,12 +85,12 @@ def _stored(name: str, history: Mapping[str, Any], status: Mapping[str, Any]) ->
         str(status["root"]),
         tuple(history["columns"]),
         tuple(status["columns"]),
-        _row(history["nullable"]),
-        _row(status["nullable"]),
+        frozenset(history["nullable"]) | frozenset(status["nullable"]),
     )
 
 
-def _row(nullable: Iterable[str]) -> str:
+def _row(columns: tuple[str, ...], nullable: frozenset[str]) -> str:
     """PostgreSQL's hash of NULL is that of 0: what is not there is told beside the values."""
-    absent = [f"h.{quote_identifier(name)} IS NULL" for name in nullable]
-    return f"ROW({', '.join(['h.*', *absent])})" if absent else "h"
+    hashed = [f"h.{quote_identifier(name)}" for name in columns]
+    hashed += [f"h.{quote_identifier(name)} IS NULL" for name in columns if name in nullable]
+    return f"ROW({', '.join(hashed)})"

@@ -1,6 +1,6 @@
 """Writing a batch of one kind to one shard: history and status in one statement, one round trip, one transaction."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cache, lru_cache
@@ -9,9 +9,9 @@ from typing import Final, TypeAlias
 
 import asyncpg
 
-from shards.kinds import VALUES_AT, Kind, Row
+from shards.kinds import VALUES_AT, Field, Kind, Row
 from shards.postgres.pools import Connection
-from shards.postgres.sql import for_kind
+from shards.postgres.sql import for_kind, quote_identifier
 
 Key: TypeAlias = tuple[int, str, datetime]  # tenant, device id, timestamp
 
@@ -24,23 +24,19 @@ class Written:
     stored: Mapping[Key, tuple[object, ...]] = field(default_factory=dict)
 
 
-# `stored` is aggregated only when something was a duplicate: the sub-selects of a CASE that is not taken never run.
-_WRITE: Final = """
+_INPUT: Final = """
 WITH input AS MATERIALIZED (
     SELECT * FROM unnest(
-        $1::smallint[], $2::smallint[], $3::varchar[], $4::timestamptz[], {value_arrays}, {newest_array}
-    ) AS t (bucket, tenant_id, {id}, timestamp, {values}, newest)
+        $1::smallint[], $2::smallint[], $3::varchar[], $4::timestamptz[], {value_arrays}{newest_array}
+    ) AS t (bucket, tenant_id, {id}, timestamp, {values}{newest})
 ), stored AS (
     INSERT INTO {history} (bucket, tenant_id, {id}, timestamp, {values})
     SELECT bucket, tenant_id, {id}, timestamp, {values} FROM input
     ON CONFLICT DO NOTHING
-    RETURNING tenant_id, {id}, timestamp
-), refreshed AS (
-    INSERT INTO {status} AS known (bucket, tenant_id, {id}, last_updated, {values})
-    SELECT bucket, tenant_id, {id}, timestamp, {values} FROM input WHERE newest
-    ON CONFLICT ({id}, tenant_id, bucket) DO UPDATE
-    SET last_updated = excluded.last_updated, {new_values}
-    WHERE excluded.last_updated > known.last_updated
+    RETURNING {returned}
+), refreshed AS ("""
+# It is aggregated only when something was a duplicate: the sub-selects of a CASE that is not taken never run.
+_NEW: Final = """
 ), counted AS (
     SELECT count(*) AS new_count FROM stored
 )
@@ -51,6 +47,25 @@ SELECT
     CASE WHEN new_count < cardinality($1) THEN (SELECT array_agg(timestamp) FROM stored) END AS timestamps
 FROM counted
 """
+_WHOLE: Final = """
+    INSERT INTO {status} AS known (bucket, tenant_id, {id}, last_updated, {current})
+    SELECT bucket, tenant_id, {id}, timestamp, {current} FROM input WHERE newest
+    ON CONFLICT ({id}, tenant_id, bucket) DO UPDATE
+    SET last_updated = excluded.last_updated, {new_values}
+    WHERE excluded.last_updated > known.last_updated"""
+# A status that keeps values has the time of each beside it. Only what was stored counts: a repeat with other values
+# must not bring in what its first one lacked. Times never go back, and greatest() skips NULL.
+_KEPT: Final = """
+    INSERT INTO {status} AS known (bucket, tenant_id, {id}, last_updated, {current}{times})
+    {newest_of_each}
+    ON CONFLICT ({id}, tenant_id, bucket) DO UPDATE
+    SET last_updated = greatest(excluded.last_updated, known.last_updated), {merged_values}
+    WHERE {has_newer}"""
+# Each device once in the batch.
+_SINGLE: Final = "SELECT bucket, tenant_id, {id}, timestamp, {current}{times_of_each} FROM stored"
+# In the order in which every batch locks: that of the input (see _ordered), which grouping loses.
+_SEVERAL: Final = """SELECT bucket, tenant_id, {id}, max(timestamp), {last_of_each}{times_of_each} FROM stored
+    GROUP BY bucket, tenant_id, {id} ORDER BY bucket DESC, tenant_id DESC, {id} DESC"""
 # LATERAL: a look by key for each; a plan that reads whole leaves must not be to choose from.
 _STORED: Final = """
 SELECT h.*
@@ -61,19 +76,65 @@ CROSS JOIN LATERAL (
     LIMIT 1
 ) AS h
 """
-_VARIANTS_MAX: Final = 64  # of statements: devices of a fleet leave out the same fields
+_VARIANTS_MAX: Final = 256  # of statements: devices of a fleet leave out the same fields
+_NEWER: Final = "excluded.last_updated > known.last_updated"
 
 
 @lru_cache(_VARIANTS_MAX)
-def _statement(kind: Kind, left_out: tuple[int, ...]) -> str:
+def _statement(kind: Kind, left_out: tuple[int, ...], *, several: bool = False) -> str:
     """The statement for batches in which nobody has these fields: arrays less to encode, to send and to unnest.
 
-    A status still gets all values anew: the register of the reading before is not this one's.
+    A status still gets all values anew, but for those that it keeps: the register of the reading before is not this
+    one's. `several`: some device has more than one reading in the batch; told only of kinds with kept fields.
     """
-    template = _WRITE.replace("{new_values}", for_kind("{new_values}", kind))
-    return for_kind(
-        template, replace(kind, fields=tuple(field for at, field in enumerate(kind.fields) if at not in left_out))
+    present = replace(kind, fields=tuple(field for at, field in enumerate(kind.fields) if at not in left_out))
+    if kind.kept:
+        template = _INPUT + _KEPT.replace("{newest_of_each}", _SEVERAL if several else _SINGLE) + _NEW
+        names = _kept_names(kind, present, several=several)
+    else:
+        template, names = _INPUT + _WHOLE + _NEW, {"{newest}": ", newest", "{returned}": "tenant_id, {id}, timestamp"}
+        names["{newest_array}"] = f", ${VALUES_AT + 1 + len(present.fields)}::boolean[]"
+        names["{new_values}"] = ", ".join(f"{name} = excluded.{name}" for name in _quoted(kind.in_status))
+    names["{current}"] = ", ".join(_quoted(present.in_status))
+    for placeholder, text in names.items():
+        template = template.replace(placeholder, text)
+    return for_kind(template, present)
+
+
+def _quoted(fields: Iterable[Field]) -> list[str]:
+    return [quote_identifier(each.column) for each in fields]
+
+
+def _kept_names(kind: Kind, present: Kind, *, several: bool) -> dict[str, str]:
+    """What fills the statement of a kind whose status keeps the newest value of some fields."""
+    plain = _quoted(each for each in kind.in_status if not each.kept)
+    merged = [f"{name} = CASE WHEN {_NEWER} THEN excluded.{name} ELSE known.{name} END" for name in plain]
+    newer = [_NEWER]
+    for each in present.kept:
+        name, time = quote_identifier(each.column), quote_identifier(each.time_column)
+        is_newer = f"excluded.{time} > coalesce(known.{time}, '-infinity')"
+        newer.append(is_newer)
+        merged.append(f"{name} = CASE WHEN {is_newer} THEN excluded.{name} ELSE known.{name} END")
+        merged.append(f"{time} = greatest(excluded.{time}, known.{time})")
+    last = "(array_agg({0} ORDER BY timestamp DESC){1})[1]"
+    of_each = [
+        last.format(name, f" FILTER (WHERE {name} IS NOT NULL)" if each.kept else "")
+        for each, name in zip(present.in_status, _quoted(present.in_status), strict=True)
+    ]
+    time_of_each = (
+        "max(timestamp) FILTER (WHERE {0} IS NOT NULL)" if several else "CASE WHEN {0} IS NOT NULL THEN timestamp END"
     )
+    times = [quote_identifier(each.time_column) for each in present.kept]
+    return {
+        "{newest}": "",
+        "{newest_array}": "",
+        "{returned}": "bucket, tenant_id, {id}, timestamp, {values}",
+        "{times}": "".join(f", {name}" for name in times),
+        "{times_of_each}": "".join(f", {time_of_each.format(name)}" for name in _quoted(present.kept)),
+        "{last_of_each}": ", ".join(of_each),
+        "{merged_values}": ", ".join(merged),
+        "{has_newer}": " OR ".join(newer),
+    }
 
 
 @cache
@@ -115,12 +176,15 @@ async def write(connection: Connection, kind: Kind, rows: Sequence[Row], timeout
     Raises what the driver raises: nothing of the batch is stored then.
     """
     ordered, newest = _ordered(rows)
+    several = bool(kind.kept) and not all(newest)
     columns: list[Sequence[object]] = [*zip(*ordered, strict=True)]
     left_out = [at for at in kind.optional if columns[VALUES_AT + at].count(None) == len(rows)]
     for at in reversed(left_out):
         del columns[VALUES_AT + at]
-    sql = _statement(kind, tuple(left_out))
-    result = (await connection.fetch(sql, *columns, newest, timeout=timeout_s))[0]
+    sql = _statement(kind, tuple(left_out), several=several)
+    if not kind.kept:
+        columns.append(newest)
+    result = (await connection.fetch(sql, *columns, timeout=timeout_s))[0]
     if result["new_count"] == len(rows):
         return Written(None)
     new = set(zip(*(result[name] or () for name in ("tenants", "ids", "timestamps")), strict=True))

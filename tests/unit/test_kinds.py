@@ -58,7 +58,12 @@ def test_a_whole_reading(shape: Shape, beside: tuple[int, ...]) -> None:
         ({"plugged": 1}, "/plugged", "wrong_type", "must be true or false, not int"),
         ({"state": "flying"}, "/state", "not_a_choice", "must be one of idle, charging, faulted"),
         ({"state": 1}, "/state", "wrong_type", "must be a string, not int"),
-        ({"soc": 5}, "/soc", "unknown_field", "is not a field of this reading"),
+        (
+            {"soc": 5},
+            "/soc",
+            "unknown_field",
+            "is not a field of this reading; `voltroute field add charger soc` declares it",
+        ),
     ],
 )
 def test_each_field_has_its_limits(shape: Shape, change: dict[str, Any], pointer: str, code: str, detail: str) -> None:

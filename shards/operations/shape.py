@@ -1,0 +1,29 @@
+"""Giving one shard every kind and field that the catalog declares."""
+
+from collections.abc import Iterable
+from datetime import UTC, date, datetime
+
+from shards.catalog.kinds import Declared
+from shards.postgres.logins import Logins
+from shards.postgres.pools import Connection
+from shards.storage import shaping
+from shards.storage.partitions import runway
+from shards.storage.shaping import Names
+
+
+def months_ahead(first_month: date) -> list[date]:
+    """The months for which a bucket of the cluster has partitions."""
+    return [month for month in runway(datetime.now(UTC)) if month >= first_month]
+
+
+async def bring(connection: Connection, declared: Iterable[Declared], logins: Logins, first_month: date) -> None:
+    """Make what the shard lacks, as its owner; nothing is changed where it has all of it."""
+    names = Names(logins.writer, logins.query, None if logins.reader_password is None else logins.reader)
+    there = await shaping.shapes(connection)
+    for each in declared:
+        shape = there.get(each.whole.name)
+        if shape is None or not shape.ready:
+            await shaping.make_kind(connection, each.kind_id, each.whole, names, months_ahead(first_month))
+            shape = (await shaping.shapes(connection))[each.whole.name]
+        if shape.lacks(each.whole):
+            await shaping.add_fields(connection, each.whole, each.whole.stored, names)
