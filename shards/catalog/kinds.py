@@ -57,7 +57,7 @@ UPDATE kind_field SET state = 'retired', retired_at = now() WHERE kind_id = $1 A
 """
 _TAKE_AGAIN: Final = """
 UPDATE kind_field
-SET state = 'adding', retired_at = NULL, description = $3, minimum = $4, maximum = $5, choices = $6, required = $7,
+SET state = 'active', retired_at = NULL, description = $3, minimum = $4, maximum = $5, choices = $6, required = $7,
     unit = $8
 WHERE kind_id = $1 AND name = $2 AND state = 'retired'
 """
@@ -197,6 +197,6 @@ async def retire(connection: Connection, kind_id: int, name: str) -> bool:
 
 
 async def take_again(connection: Connection, kind_id: int, field: Field) -> None:
-    """A retired field is to be taken again, within other limits perhaps; it is stored already."""
+    """A retired field is taken again, within other limits perhaps: every shard has it."""
     limits = (field.minimum, field.maximum, list(field.choices), field.required, field.unit)
     await connection.execute(_TAKE_AGAIN, kind_id, field.name, field.description, *limits)

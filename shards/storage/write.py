@@ -48,23 +48,23 @@ SELECT
 FROM counted
 """
 _WHOLE: Final = """
-    INSERT INTO {status} AS known (bucket, tenant_id, {id}, last_updated, {current})
-    SELECT bucket, tenant_id, {id}, timestamp, {current} FROM input WHERE newest
+    INSERT INTO {status} AS known (bucket, tenant_id, {id}, last_updated{current})
+    SELECT bucket, tenant_id, {id}, timestamp{current} FROM input WHERE newest
     ON CONFLICT ({id}, tenant_id, bucket) DO UPDATE
     SET last_updated = excluded.last_updated, {new_values}
     WHERE excluded.last_updated > known.last_updated"""
 # A status that keeps values has the time of each beside it. Only what was stored counts: a repeat with other values
 # must not bring in what its first one lacked. Times never go back, and greatest() skips NULL.
 _KEPT: Final = """
-    INSERT INTO {status} AS known (bucket, tenant_id, {id}, last_updated, {current}{times})
+    INSERT INTO {status} AS known (bucket, tenant_id, {id}, last_updated{current}{times})
     {newest_of_each}
     ON CONFLICT ({id}, tenant_id, bucket) DO UPDATE
-    SET last_updated = greatest(excluded.last_updated, known.last_updated), {merged_values}
+    SET last_updated = greatest(excluded.last_updated, known.last_updated){merged_values}
     WHERE {has_newer}"""
 # Each device once in the batch.
-_SINGLE: Final = "SELECT bucket, tenant_id, {id}, timestamp, {current}{times_of_each} FROM stored"
+_SINGLE: Final = "SELECT bucket, tenant_id, {id}, timestamp{current}{times_of_each} FROM stored"
 # In the order in which every batch locks: that of the input (see _ordered), which grouping loses.
-_SEVERAL: Final = """SELECT bucket, tenant_id, {id}, max(timestamp), {last_of_each}{times_of_each} FROM stored
+_SEVERAL: Final = """SELECT bucket, tenant_id, {id}, max(timestamp){last_of_each}{times_of_each} FROM stored
     GROUP BY bucket, tenant_id, {id} ORDER BY bucket DESC, tenant_id DESC, {id} DESC"""
 # LATERAL: a look by key for each; a plan that reads whole leaves must not be to choose from.
 _STORED: Final = """
@@ -95,7 +95,7 @@ def _statement(kind: Kind, left_out: tuple[int, ...], *, several: bool = False) 
         template, names = _INPUT + _WHOLE + _NEW, {"{newest}": ", newest", "{returned}": "tenant_id, {id}, timestamp"}
         names["{newest_array}"] = f", ${VALUES_AT + 1 + len(present.fields)}::boolean[]"
         names["{new_values}"] = ", ".join(f"{name} = excluded.{name}" for name in _quoted(kind.in_status))
-    names["{current}"] = ", ".join(_quoted(present.in_status))
+    names["{current}"] = "".join(f", {name}" for name in _quoted(present.in_status))
     for placeholder, text in names.items():
         template = template.replace(placeholder, text)
     return for_kind(template, present)
@@ -131,8 +131,8 @@ def _kept_names(kind: Kind, present: Kind, *, several: bool) -> dict[str, str]:
         "{returned}": "bucket, tenant_id, {id}, timestamp, {values}",
         "{times}": "".join(f", {name}" for name in times),
         "{times_of_each}": "".join(f", {time_of_each.format(name)}" for name in _quoted(present.kept)),
-        "{last_of_each}": ", ".join(of_each),
-        "{merged_values}": ", ".join(merged),
+        "{last_of_each}": "".join(f", {each}" for each in of_each),
+        "{merged_values}": "".join(f", {each}" for each in merged),
         "{has_newer}": " OR ".join(newer),
     }
 
@@ -179,6 +179,8 @@ async def write(connection: Connection, kind: Kind, rows: Sequence[Row], timeout
     several = bool(kind.kept) and not all(newest)
     columns: list[Sequence[object]] = [*zip(*ordered, strict=True)]
     left_out = [at for at in kind.optional if columns[VALUES_AT + at].count(None) == len(rows)]
+    if len(left_out) == len(kind.fields):  # a reading of nothing: only that it was there
+        del left_out[0]
     for at in reversed(left_out):
         del columns[VALUES_AT + at]
     sql = _statement(kind, tuple(left_out), several=several)

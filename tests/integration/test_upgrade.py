@@ -126,7 +126,7 @@ async def test_tenants_come_to_a_cluster_with_data(servers: list[str], monkeypat
     )
     count, files = (
         "SELECT count(*) FROM meter_telemetry_history",
-        "SELECT leaf_oid, pg_relation_filenode(leaf_oid) FROM leaf",
+        "SELECT leaf_oid, pg_relation_filenode(leaf_oid) FROM leaf ORDER BY leaf_oid",
     )
     try:
         await execute(writer, insert, device, 1, 500)

@@ -1,6 +1,7 @@
 """Readings of kinds that are declared: every type of field, alone and in batches of several kinds."""
 
 from dataclasses import replace
+from datetime import date, timedelta
 from typing import Any
 
 import msgspec
@@ -10,8 +11,8 @@ import pytest
 from router.ingest.decode import Decoded, Shape, decode
 from router.wire.openapi import example
 from router.wire.readings import reading_type
-from router.wire.stored import history_type, status_type
-from shards.kinds import KINDS, METER, VEHICLE, Role
+from router.wire.stored import history_type, status_of
+from shards.kinds import KINDS, METER, VEHICLE, Role, Type
 from shards.postgres.sql import for_kind
 from shards.storage.write import _statement
 from tests.support.declared import CHARGER
@@ -29,6 +30,7 @@ WHOLE = {
     "plugged": True,
     "state": "charging",
 }
+EARLIER = START - timedelta(hours=1)
 CELLS = ("C-1", START, 0.5, 11.0, 400.5, 3, True, "charging")
 
 
@@ -112,18 +114,46 @@ def test_stored_readings_are_told_by_their_names_in_json() -> None:
     row = {"charger_id": "C-1", **dict(zip(CHARGER.values, CELLS[2:], strict=True))}
     told = msgspec.to_builtins(history_type(CHARGER)(**row, timestamp=START, ingested_at=START))
     assert told == {**WHOLE, "powerKw": 11.0, "ingestedAt": WHOLE["timestamp"]}
-    status = status_type(CHARGER)(**{**row, "phases": None}, last_updated=START, created_at=START)
-    assert msgspec.to_builtins(status)["phases"] is None
+    times = {field.time_column: START for field in CHARGER.kept} | {"power_kw_at": EARLIER, "phases_at": None}
+    status = status_of(CHARGER, {**row, **times, "phases": None, "last_updated": START, "created_at": START})
+    shown = msgspec.to_builtins(status)
+    assert (shown["phases"], shown["powerKw"]) == (None, 11.0)
+    assert shown["valueTimes"] == {"powerKw": "2026-04-30T23:00:00Z"}
 
 
 def test_statements_have_an_array_of_its_type_for_each_field_that_is_there() -> None:
     all_of = _statement(CHARGER, ())
-    for text in ("$5::float8[]", "$6::float8[]", "$8::int4[]", "$9::bool[]", "$10::text[]", "$11::boolean[]"):
+    for text in ("$5::float8[]", "$6::float8[]", "$8::int4[]", "$9::bool[]", "$10::text[]"):
         assert text in all_of
     few = _statement(CHARGER, CHARGER.optional)
-    assert "$5::float8[], $6::text[], $7::boolean[]" in few
-    assert '"power_kw" = excluded."power_kw"' in few  # what is not there is not the reading's before
+    assert "$5::float8[], $6::text[]\n" in few
+    assert "power_kw" not in few  # what is not there stays in the status as it is
+    whole = _statement(METER, (1, 2))
+    assert "$5::float8[], $6::boolean[]" in whole
+    assert '"register_kwh" = excluded."register_kwh"' in whole  # what is not there is not the reading's before
     assert for_kind("{temperature} {register}", CHARGER) == "0.0::float8 NULL::float8"
+
+
+def test_a_float4_is_shown_by_its_text_and_taken_as_it_is_stored() -> None:
+    narrow = replace(CHARGER, fields=(replace(CHARGER.fields[1], type=Type.FLOAT4),))
+    assert for_kind("{stored_values}", narrow) == '"power_kw"::text::float8 AS "power_kw"'
+    (mine,) = of(taken(Shape([narrow]), {"chargerId": "C", "timestamp": WHOLE["timestamp"], "powerKw": 0.1}), narrow)
+    assert mine[1][2] == 0.10000000149011612
+
+
+@pytest.mark.parametrize("shape", [Shape([CHARGER], ignoring=True), Shape((*KINDS, CHARGER), ignoring=True)])
+def test_fields_that_nobody_declared_may_be_left_out(shape: Shape) -> None:
+    decoded = taken(shape, WHOLE, {**WHOLE, "soc": 5, "colour": "red"}, {**WHOLE, "state": "flying", "colour": "red"})
+    assert of(decoded, CHARGER) == [(0, CELLS), (1, CELLS)]
+    assert (decoded.ignored, [error.pointer for error in decoded.errors]) == (3, ["/state"])
+
+
+def test_a_retired_field_is_refused_with_that_reason() -> None:
+    gone = replace(CHARGER.fields[1], retired=date(2026, 11, 27))
+    kind = replace(CHARGER, fields=(CHARGER.fields[0], *CHARGER.fields[2:]), retired=(gone,))
+    (error,) = taken(Shape([kind]), WHOLE).errors
+    assert (error.pointer, error.code) == ("/powerKw", "retired_field")
+    assert error.detail == "was retired on 2026-11-27: it is refused"
 
 
 def test_roles_and_names() -> None:
