@@ -91,30 +91,40 @@ BEGIN
 END
 $$;
 
--- The tables of one bucket in a kind's roots.
-CREATE FUNCTION attach_tables(the_kind text, the_bucket smallint, earliest date, months date []) RETURNS void
+-- The first leaves of a bucket's history.
+CREATE FUNCTION make_first_leaves(own text, earliest date, months date []) RETURNS void
 LANGUAGE plpgsql
 SET search_path = public, pg_temp
 SET timezone = 'UTC' AS $$
 DECLARE
+    the_month date;
+BEGIN
+    PERFORM make_leaf(own, own || '_past', 'MINVALUE', quote_literal(earliest::timestamptz));
+    FOREACH the_month IN ARRAY months LOOP
+        CONTINUE WHEN the_month < earliest;
+        PERFORM make_leaf(
+            own,
+            own || to_char(the_month, '_YYYY_MM'),
+            quote_literal(the_month::timestamptz),
+            quote_literal((the_month + interval '1 month')::timestamptz)
+        );
+    END LOOP;
+END
+$$;
+
+-- The tables of one bucket in a kind's roots.
+CREATE FUNCTION attach_tables(the_kind text, the_bucket smallint, earliest date, months date []) RETURNS void
+LANGUAGE plpgsql
+SET search_path = public, pg_temp AS $$
+DECLARE
     each record;
     own text;
-    the_month date;
 BEGIN
     FOR each IN SELECT * FROM every_root WHERE kind = the_kind ORDER BY lock_order LOOP
         own := each.root || bucket_suffix(the_bucket);
         IF each.role = 'history' THEN
             EXECUTE format('CREATE TABLE %I (LIKE %I INCLUDING ALL) PARTITION BY RANGE (timestamp)', own, each.root);
-            PERFORM make_leaf(own, own || '_past', 'MINVALUE', quote_literal(earliest::timestamptz));
-            FOREACH the_month IN ARRAY months LOOP
-                CONTINUE WHEN the_month < earliest;
-                PERFORM make_leaf(
-                    own,
-                    own || to_char(the_month, '_YYYY_MM'),
-                    quote_literal(the_month::timestamptz),
-                    quote_literal((the_month + interval '1 month')::timestamptz)
-                );
-            END LOOP;
+            PERFORM make_first_leaves(own, earliest, months);
         ELSE
             EXECUTE format('CREATE TABLE %I (LIKE %I INCLUDING ALL) WITH (fillfactor = 50)', own, each.root);
         END IF;
@@ -159,10 +169,9 @@ $$;
 
 -- From now on the kind is one of the shard's. While no move changes what it has and no bucket changes hands: what was
 -- missed is made, what went away is dropped (nobody could write to it), and moves get the tables that they lack.
-CREATE FUNCTION finish_kind(the_kind text, months date []) RETURNS void
+CREATE FUNCTION finish_kind(the_kind text, earliest date, months date []) RETURNS void
 LANGUAGE plpgsql
 SET search_path = public, pg_temp
-SET timezone = 'UTC'
 SET lock_timeout = '500ms' AS $$
 DECLARE
     each record;
@@ -200,7 +209,8 @@ BEGIN
             each.name
         );
     END LOOP;
-    -- The target of a copy that is under way: tables beside the roots, as prepare_tables makes them.
+    -- The target of a copy that is under way: tables beside the roots, as prepare_tables makes them. With leaves: a move
+    -- that is past its last pass makes none any more.
     FOR each IN
         SELECT m.move_id, m.bucket, r.root, r.role
         FROM bucket_move AS m CROSS JOIN every_root AS r
@@ -216,6 +226,9 @@ BEGIN
         EXECUTE format('COMMENT ON TABLE %I IS %L', own, 'voltroute move ' || each.move_id);
         INSERT INTO move_table (move_id, table_oid, root, name)
         VALUES (each.move_id, to_regclass(format('public.%I', own)), each.root, own);
+        IF each.role = 'history' THEN
+            PERFORM make_first_leaves(own, earliest, months);
+        END IF;
     END LOOP;
     UPDATE stored_kind SET ready = true WHERE name = the_kind;
 END
@@ -379,7 +392,8 @@ REVOKE ALL ON FUNCTION make_roots(smallint, text, text, jsonb) FROM PUBLIC;
 REVOKE ALL ON FUNCTION attach_tables(text, smallint, date, date []) FROM PUBLIC;
 REVOKE ALL ON FUNCTION kind_tables(text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION attach_kind(text, integer, date []) FROM PUBLIC;
-REVOKE ALL ON FUNCTION finish_kind(text, date []) FROM PUBLIC;
+REVOKE ALL ON FUNCTION finish_kind(text, date, date []) FROM PUBLIC;
+REVOKE ALL ON FUNCTION make_first_leaves(text, date, date []) FROM PUBLIC;
 REVOKE ALL ON FUNCTION add_column(text, text, text, boolean, boolean) FROM PUBLIC;
 REVOKE ALL ON FUNCTION end_movers(text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION column_type(text) FROM PUBLIC;

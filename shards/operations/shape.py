@@ -23,7 +23,9 @@ async def bring(connection: Connection, declared: Iterable[Declared], logins: Lo
     for each in declared:
         shape = there.get(each.whole.name)
         if shape is None or not shape.ready:
-            await shaping.make_kind(connection, each.kind_id, each.whole, names, months_ahead(first_month))
+            await shaping.make_kind(
+                connection, each.kind_id, each.whole, names, (first_month, months_ahead(first_month))
+            )
             shape = (await shaping.shapes(connection))[each.whole.name]
         if shape.lacks(each.whole):
             await shaping.add_fields(connection, each.whole, each.whole.stored, names)

@@ -15,7 +15,7 @@ BUCKETS_AT_ONCE: Final = 8  # a transaction: each table takes an entry of the lo
 _ROOTS: Final = "SELECT make_roots($1::smallint, $2, $3, $4::jsonb)"
 _POLICIES: Final = "SELECT copy_policies($1)"
 _ATTACH: Final = "SELECT attach_kind($1, $2::integer, $3::date[])"
-_FINISH: Final = "SELECT finish_kind($1, $2::date[])"
+_FINISH: Final = "SELECT finish_kind($1, $2::date, $3::date[])"
 _ADD: Final = "SELECT add_column($1, $2, $3, $4::boolean, $5::boolean)"
 _GRANT: Final = "SELECT grant_kind($1, $2, $3, $4)"
 _END_MOVERS: Final = "SELECT end_movers($1)"
@@ -82,16 +82,21 @@ def _columns(kind: Kind) -> str:
     return json.dumps(columns)
 
 
-async def make_kind(connection: Connection, kind_id: int, kind: Kind, names: Names, months: Iterable[date]) -> None:
-    """Roots, rights, and tables for every bucket that the shard owns or is being given; moves begin their step anew."""
-    ahead = list(months)
+async def make_kind(
+    connection: Connection, kind_id: int, kind: Kind, names: Names, leaves: tuple[date, list[date]]
+) -> None:
+    """Roots, rights, and tables for every bucket that the shard owns or is being given; moves begin their step anew.
+
+    `leaves`: the cluster's first month, and those to make partitions for.
+    """
+    _, ahead = leaves
     async with transaction(connection):
         await connection.execute(_ROOTS, kind_id, kind.name, kind.id_column, _columns(kind))
         await connection.execute(_POLICIES, kind.name)
         await _grant(connection, kind, names)
     while await connection.fetchval(_ATTACH, kind.name, BUCKETS_AT_ONCE, ahead):
         pass
-    await connection.execute(_FINISH, kind.name, ahead)
+    await connection.execute(_FINISH, kind.name, *leaves)
     await connection.execute(_END_MOVERS, MOVER)
 
 

@@ -30,11 +30,11 @@ UNION ALL SELECT 'trigger on ' || tgrelid::regclass FROM pg_trigger WHERE tgname
 UNION ALL SELECT 'detach pending ' || inhrelid::regclass FROM pg_inherits WHERE inhdetachpending
 UNION ALL
 SELECT 'table ' || c.relname FROM pg_class AS c
-WHERE c.relname ~ '^(meter|vehicle)_(current_status|telemetry_history)_b[0-9]{4}'
+WHERE c.relname ~ '^[a-z0-9_]+_(current_status|telemetry_history)_b[0-9]{4}'
   AND c.relkind IN ('r', 'p') AND NOT EXISTS (SELECT FROM pg_inherits WHERE inhrelid = c.oid)
 UNION ALL
 SELECT 'owned without tables ' || bucket FROM owned_bucket AS o
-WHERE (SELECT count(*) FROM bucket_table AS b WHERE b.bucket = o.bucket) <> 4
+WHERE (SELECT count(*) FROM bucket_table AS b WHERE b.bucket = o.bucket) <> (SELECT count(*) FROM root_table)
 UNION ALL SELECT 'move_table ' || name FROM move_table
 UNION ALL
 SELECT 'comment on ' || objoid::regclass FROM pg_description WHERE description LIKE 'voltroute move%'
