@@ -13,8 +13,8 @@ from typing import Final
 from prometheus_client import Counter
 
 from router.ingest.batcher import Committed, Lane, LaneFull, LaneLimits
-from router.ingest.decode import Decoded
 from router.ingest.routing import Chunk, Chunks, pieces, reroute, route
+from router.ingest.shapes import Decoded
 from router.metrics import MAP_REFRESH_FAILURES, READINGS, STALE_MAPS
 from router.wire.complaints import ItemError
 from shards.clock import remaining

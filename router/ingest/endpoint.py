@@ -10,9 +10,10 @@ import structlog
 from starlette.types import Receive, Scope, Send
 
 from router.ingest.body import decompress, is_ndjson, read_body
-from router.ingest.decode import Decoded, Shape, decode, keep_prefix
+from router.ingest.decode import decode, keep_prefix
 from router.ingest.dispatch import Outcome, count_rejected
 from router.ingest.intake import Intake
+from router.ingest.shapes import Decoded, Shape
 from router.log import REQUEST_ID
 from router.metrics import IGNORED
 from router.wire import problems

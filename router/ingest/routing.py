@@ -7,7 +7,7 @@ from datetime import datetime
 from operator import itemgetter
 from typing import Final, TypeAlias
 
-from router.ingest.decode import Decoded
+from router.ingest.shapes import Decoded
 from router.wire.complaints import ItemError
 from shards.buckets import bucket_of
 from shards.catalog.shard_map import ShardMap

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from router.ingest.decode import Decoded, Items, Shape
+from router.ingest.shapes import Decoded, Items, Shape
 from router.wire.readings import Cells
 from shards.kinds import KINDS, METER, VEHICLE, Kind
 

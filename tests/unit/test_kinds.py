@@ -8,7 +8,8 @@ import msgspec
 import orjson
 import pytest
 
-from router.ingest.decode import Decoded, Shape, decode
+from router.ingest.decode import decode
+from router.ingest.shapes import Decoded, Shape
 from router.wire.openapi import example
 from router.wire.readings import reading_type
 from router.wire.stored import history_type, status_of
