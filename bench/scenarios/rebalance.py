@@ -1,20 +1,19 @@
 """`rebalance`: a shard is added and filled on a quiet cluster, then another one is drained under load."""
 
 import asyncio
-import sys
 import time
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any, Final
 
 import asyncpg
 import orjson
 
+from bench.commands import command
 from bench.context import Context
 from bench.filling import fill
 from bench.http1 import connect, get
 from bench.load import Outcome, open_loop
-from bench.measure import MeasurementError, prove_plan
+from bench.measure import prove_plan
 from bench.results import Collected, Curve, ScenarioResult, Target, throughput
 from bench.systems import VOLTROUTE, System
 from bench.workload import METER, VEHICLE, Plan, new_readings
@@ -28,7 +27,6 @@ BATCH_EVERY: Final = 11  # of these requests one is a batch: about 5,000 reading
 CONNECTIONS: Final = 128
 SEGMENT_S: Final = 3.0
 KEEP_S: Final = 2
-COMMAND_TIMEOUT_S: Final = 300
 NEW: Final = "shard-new"
 TARGETS: Final = [
     Target("rebalance: copied rows / plain COPY", 0.5, 0.8),
@@ -52,9 +50,9 @@ async def run(context: Context) -> ScenarioResult:
         for kind in (METER, VEHICLE):
             await fill(ours, new_readings(DEVICES, kind), minutes)
         context.step("a shard is added and filled")
-        await _command(ours, "shard", "add", NEW)
+        await command(ours, "shard", "add", NEW)
         shards = {**ours.shards, **await _shards(ours)}
-        await _command(ours, "rebalance", "start", "--watch", "--keep", str(KEEP_S))
+        await command(ours, "rebalance", "start", "--watch", "--keep", str(KEEP_S))
         quiet = await _moves(ours)
         copied = sum(move["rowsDone"] for move in quiet) / sum(move["copyS"] for move in quiet)
         context.step("plain COPY")
@@ -65,7 +63,7 @@ async def run(context: Context) -> ScenarioResult:
         before = await _segment(ours, shards, found)
         context.step("load, a shard is drained")
         victim = list(ours.shards)[1]
-        draining = asyncio.create_task(_command(ours, "shard", "drain", victim, "--watch", "--keep", str(KEEP_S)))
+        draining = asyncio.create_task(command(ours, "shard", "drain", victim, "--watch", "--keep", str(KEEP_S)))
         during = [outcome async for outcome in _segments(ours, shards, found, draining)]
         await draining
         moves = await _moves(ours)
@@ -131,19 +129,6 @@ async def _segments(
     for plan, outcome in sent:
         proof = await prove_plan(System(VOLTROUTE, system.url, shards), plan, outcome)
         found.proofs += proof.acknowledged
-
-
-async def _command(system: System, *arguments: str) -> None:
-    """`voltroute ...` for the system's folder; MeasurementError when it fails."""
-    program = Path(sys.executable).with_name("voltroute")
-    process = await asyncio.create_subprocess_exec(
-        program, *arguments, "--data", str(system.data), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
-    )
-    async with asyncio.timeout(COMMAND_TIMEOUT_S):
-        _, shown = await process.communicate()
-    if process.returncode:
-        message = f"voltroute {' '.join(arguments)}: {shown.decode(errors='replace')[-500:]}"
-        raise MeasurementError(message)
 
 
 async def _shards(system: System) -> dict[str, str]:
