@@ -1,6 +1,7 @@
 """post: readings from a file into a router."""
 
 import asyncio
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ import httpx2
 import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from router.cli.sending import URL_DEFAULT, KeyOption, KindName, UrlOption, key_of, report
+from router.cli.sending import URL_DEFAULT, KeyOption, UrlOption, key_of, report
 from router.cli.show.output import errors, print_json, print_table
 from router.cli.target import JsonOption
 from router.files.layout import UNITS, FileError, Label
@@ -20,14 +21,14 @@ from router.files.reading import STDIN, Numbered, batched, name_of, read
 from router.files.readings import Skipped
 from router.fleet.client import RouterClient, RouterRefused, Tally
 from shards.errors import ClusterError, InvalidArgument
+from shards.kinds import METER
 
-_Sending: TypeAlias = tuple[
-    KindName, tuple[str, str | None], int
-]  # kind, (URL, key) of the router, readings in a request
+_Sending: TypeAlias = tuple[str, tuple[str, str | None], int]  # path, (URL, key) of the router, readings in a request
+_KIND: Final = re.compile(r"[a-z][a-z0-9_]{0,19}")
 SHOWN: Final = 5  # readings of a dry run
 
 _FileArgument = Annotated[Path, typer.Argument(help="CSV, NDJSON, or what --preset names; - is standard input.")]
-_Kind = Annotated[KindName, typer.Option(help="Kind of the device.")]
+_Kind = Annotated[str, typer.Option(help="Kind of the device, as `voltroute kind list` has it.")]
 _Device = Annotated[str | None, typer.Option(help="Device of the rows that name none.")]
 _Batch = Annotated[int, typer.Option(min=1, max=20_000, help="Readings in a request.")]
 _DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be sent; send nothing.")]
@@ -57,7 +58,7 @@ _Encoding = Annotated[str | None, _of_others(text="As latin-1; default utf-8.")]
 
 def post(
     file: _FileArgument,
-    kind: _Kind = KindName.METER,
+    kind: _Kind = METER.name,
     device: _Device = None,
     url: UrlOption = URL_DEFAULT,
     key: KeyOption = None,
@@ -88,14 +89,16 @@ def post(
     options = FileOptions(preset, tuple(columns or ()), tuple(where or ()), time_zone, time_format, time_at, interval)
     options = replace(options, unit=unit, is_register=register, voltage=voltage)
     layout, told = layout_of(replace(options, delimiter=delimiter, decimal=decimal, encoding=encoding))
-    if told is not None and kind is not KindName.METER:
-        raise InvalidArgument("--preset and --map are for meters: a vehicle's file has the names of its fields")
+    if told is not None and kind != METER.name:
+        raise InvalidArgument(f"--preset and --map are for meters: a {kind[:20]}'s file has the names of its fields")
+    if not _KIND.fullmatch(kind):
+        raise InvalidArgument(f"--kind {kind[:64]!r}: the name of a kind is expected, as vehicle")
     skipped = Skipped()
     numbered = read(file, kind, layout, told, device, skipped, skip_bad=skip_bad)
     if dry_run:
         _show(file, numbered, skipped, json=json)
     else:
-        _send(file, numbered, skipped, (kind, (url, key_of(key)), batch), json=json)
+        _send(file, numbered, skipped, (kind.replace("_", "-"), (url, key_of(key)), batch), json=json)
 
 
 def _show(file: Path, numbered: Iterator[Numbered], skipped: Skipped, *, json: bool) -> None:
@@ -153,14 +156,14 @@ def _send(file: Path, numbered: Iterator[Numbered], skipped: Skipped, where: _Se
 
 
 async def _post(tally: Tally, file: Path, numbered: Iterator[Numbered], where: _Sending) -> None:
-    kind, router, batch = where
+    path, router, batch = where
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:,}"), TimeElapsedColumn())
     with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as bar:
         task = bar.add_task(file.name, total=None)  # a pipe can be read only once, so nobody knows how much is to come
         async with RouterClient(*router) as client:
             await client.get("/livez")  # a wrong URL fails here, at once
             for some in batched(numbered, batch):
-                answer = await client.post(f"/v1/ingest/{kind}", [reading for _, reading in some])
+                answer = await client.post(f"/v1/ingest/{path}", [reading for _, reading in some])
                 answer.errors = [_placed(error, file, some) for error in answer.errors]
                 tally.add(answer)
                 bar.update(task, advance=len(some))

@@ -1,7 +1,6 @@
 """What the commands that send readings have in common: the router they send to, and what they say at the end."""
 
 import os
-from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
@@ -32,13 +31,6 @@ def key_of(given: str | None) -> str | None:
         message = f"--key: other users see what stands here; use @FILE, env:NAME, - or {PREFIX}KEY"
         raise InvalidArgument(message)
     return text_of(given, "key")
-
-
-class KindName(StrEnum):
-    """The kinds of device."""
-
-    METER = "meter"
-    VEHICLE = "vehicle"
 
 
 def _summary(tally: Tally) -> dict[str, Any]:

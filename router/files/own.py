@@ -11,10 +11,19 @@ from router.files.cells import is_missing, number, tidy
 from router.files.layout import FileError, Layout
 from router.files.readings import Source
 from router.files.table import Row, rows
+from shards.declaration import camel_case
+from shards.kinds import KINDS, Role
 
-ID_FIELD: Final = {"meter": "meterId", "vehicle": "vehicleId"}
-_ENERGIES: Final = frozenset({"kwhConsumedAc", "registerKwh", "kwhDeliveredDc"})
-_TEXT_FIELDS: Final = frozenset({"timestamp", "meterId", "vehicleId"})
+_COUNTED: Final = (Role.ENERGY, Role.REGISTER)
+# Of kinds that everybody has: a row with none of these has no value.
+_ENERGIES: Final = {kind.name: {each.name for each in kind.fields if each.role in _COUNTED} for kind in KINDS}
+_WORDS: Final = {"true": True, "false": False}
+# Of the kinds that everybody has: what is said of them is a number.
+_NUMBERS: Final = frozenset(field.name for kind in KINDS for field in kind.fields)
+
+
+def _is_text(name: str) -> bool:
+    return name == "timestamp" or name.endswith("Id")
 
 
 def is_ours(columns: list[str]) -> bool:
@@ -22,9 +31,11 @@ def is_ours(columns: list[str]) -> bool:
     return "timestamp" in columns
 
 
-def from_csv(source: Source, columns: list[str], below: Iterator[Row]) -> Iterator[tuple[int, dict[str, Any]]]:
+def from_csv(
+    source: Source, kind: str, columns: list[str], below: Iterator[Row]
+) -> Iterator[tuple[int, dict[str, Any]]]:
     """(line, reading) of a table with our names. An empty cell is a field that is not there."""
-    energies = _ENERGIES & set(columns)
+    energies = _ENERGIES.get(kind, set()) & set(columns)
     for line, cells in below:
         if len(cells) != len(columns):
             source.bad(line, f"{len(columns)} columns are expected, there are {len(cells)}")
@@ -44,15 +55,18 @@ def from_csv(source: Source, columns: list[str], below: Iterator[Row]) -> Iterat
 
 def _is_given(name: str, cell: str) -> bool:
     """A device may be called `unknown`; a number may not."""
-    return bool(tidy(cell)) if name in _TEXT_FIELDS else not is_missing(cell)
+    return bool(tidy(cell)) if _is_text(name) else not is_missing(cell)
 
 
-def _value(name: str, cell: str, layout: Layout) -> str | float:
-    if name in _TEXT_FIELDS:
+def _value(name: str, cell: str, layout: Layout) -> str | float | bool:
+    """A text, a number, or of a field that somebody declared what it looks like: the router knows what it must be."""
+    if _is_text(name):
         return tidy(cell)
     try:
         return number(cell, layout.decimal)
     except ValueError:
+        if name not in _NUMBERS:
+            return _WORDS.get(tidy(cell).lower(), tidy(cell))
         hint = " (is it a decimal comma? say --decimal ,)" if "," in cell and layout.decimal == "." else ""
         message = f"{name} is {cell[:40]!r}, not a number{hint}"
         raise ValueError(message) from None
@@ -78,7 +92,7 @@ def with_device(
     source: Source, kind: str, readings: Iterator[tuple[int, dict[str, Any]]]
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """The same readings, each with a device: its own, or the one that was named for the file."""
-    field = ID_FIELD[kind]
+    field = f"{camel_case(kind)}Id"
     for line, reading in readings:
         if field not in reading:
             if source.device is None:

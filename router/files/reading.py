@@ -88,14 +88,14 @@ def read(
         elif path.suffix.lower() != ".csv" and _sniffed(file)[:1] in {b"{", b""}:
             yield from own.with_device(source, kind, own.from_ndjson(source, file))
         else:
-            yield from own.with_device(source, kind, _own_csv(source, file))
+            yield from own.with_device(source, kind, _own_csv(source, kind, file))
 
 
 def _sniffed(file: io.BufferedReader) -> bytes:
     return file.peek(_SNIFFED).removeprefix(codecs.BOM_UTF8).lstrip()
 
 
-def _own_csv(source: Source, file: io.BufferedReader) -> Iterator[Numbered]:
+def _own_csv(source: Source, kind: str, file: io.BufferedReader) -> Iterator[Numbered]:
     start = file.peek(_SNIFFED)
     first = start.partition(b"\n")[0]
     if source.layout.delimiter == "," and first.count(b";") > first.count(b","):
@@ -107,7 +107,7 @@ def _own_csv(source: Source, file: io.BufferedReader) -> Iterator[Numbered]:
         raise FileError(f"{source.name}:1: the first line must name the columns, `timestamp` among them; {remedy}")
     if twice := {name for name in columns if columns.count(name) > 1}:
         raise FileError(f"{source.name}:1: the column {min(twice)} is there twice")
-    yield from own.from_csv(source, columns, below)
+    yield from own.from_csv(source, kind, columns, below)
 
 
 def _looks_like(start: bytes) -> str | None:

@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from router.cli.kind import LIMITS_SHOWN_MAX
-from shards.readymade import READY_MADE
 from tests.support.commands import Finished, run_command
+from tests.support.routers import router_process
 from tests.support.servers import TestCluster, new_cluster
 
 TOML = re.search(r"```toml\n(.*?)```", Path("router/cli/README.md").read_text(encoding="utf-8"), re.DOTALL)
@@ -61,9 +60,6 @@ async def test_a_table_of_fields_fits_a_terminal(small: TestCluster) -> None:
         lines = (await given(small, "kind", "show", name)).out.splitlines()
         table = [line for line in lines if not line.startswith(("voltroute ", f"{name}: "))]
         assert max(map(len, table)) <= 80
-    assert all(
-        len(" ".join(field.choices)) > LIMITS_SHOWN_MAX for field in READY_MADE["charger"].fields if field.choices
-    )
 
 
 async def test_groups_of_a_built_in_kind(small: TestCluster) -> None:
@@ -93,6 +89,19 @@ async def test_the_declaration_of_the_docs_and_what_show_prints_of_it(small: Tes
     assert await names(small) == ["meter", "vehicle", "charger", "pump", "valve"]
     done = await given(small, "kind", "resume")
     assert done.out == "every shard has meter, vehicle, charger, pump, valve, as declared\n"
+
+
+async def test_a_file_of_a_declared_kind_is_posted(small: TestCluster, tmp_path: Path) -> None:
+    file = tmp_path / "pumps.csv"
+    file.write_text(
+        "timestamp,pumpId,flow,mode,kwh\n2026-05-01T00:00:00Z,P-1,1.5,auto,\n2026-05-01T00:05:00Z,P-1,2,off,0.5\n",
+        encoding="utf-8",
+    )
+    async with router_process(small.catalog_dsn, VOLTROUTE_RUNNER="false") as router:
+        done = await given(small, "post", file, "--kind", "pump", "--url", router.url)
+        assert done.err.startswith("2 accepted, 0 duplicates")
+    wrong = await given(small, "post", file, "--kind", "no kind", "--dry-run", code=2)
+    assert "the name of a kind is expected" in wrong.err
 
 
 @pytest.mark.parametrize(
