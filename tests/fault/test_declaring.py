@@ -19,6 +19,7 @@ from shards.moves.phases import Move, Phase
 from shards.moves.placement import PlannedMove
 from shards.operations import check, kinds
 from shards.readymade import EXTENSIONS, READY_MADE
+from tests.support.declaring import silently
 from tests.support.ledger import fetch
 from tests.support.moving import Steps, ended, leftovers, reached, running, start
 from tests.support.processes import Breakable, breakable
@@ -31,10 +32,6 @@ KINDS_OF_LOAD = (*KINDS, CHARGER)
 PATIENT = {"VOLTROUTE_RUNNER": "false", "VOLTROUTE_INGEST_TIMEOUT_S": "30", "VOLTROUTE_MAP_POLL_S": "0.2"}
 DEVICES = 20
 Key = tuple[str, str, datetime]
-
-
-def silently(_text: str) -> None:
-    """Nobody waits."""
 
 
 def reading(kind: Kind, number: int) -> tuple[Key, dict[str, Any]]:

@@ -1,41 +1,34 @@
 """Kinds and fields that are declared while routers run: what is accepted is read back, whatever a reading has."""
 
 import itertools
-import struct
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import timedelta
-from typing import Any
 
+import asyncpg
 import httpx2
 import pytest
 import pytest_asyncio
-from hypothesis import HealthCheck, Phase, given, settings
-from hypothesis import strategies as st
 
 from shards.catalog import kinds as catalogued
 from shards.catalog.database import Catalog
 from shards.clock import deadline_in
 from shards.errors import ClusterError, Refused
-from shards.kinds import BUILT_IN, METER, VEHICLE, Field, Kind, Type
-from shards.operations import check, kinds
+from shards.kinds import BUILT_IN, METER, VEHICLE, Field, Side, Type
+from shards.operations import check, kinds, shards
 from shards.readymade import EXTENSIONS
-from tests.conftest import LoopRunner
-from tests.support import declared
+from tests.support.commands import run_command
 from tests.support.declared import CHARGER
+from tests.support.declaring import QUICK, learnt, make, silently
 from tests.support.ledger import execute, fetch
-from tests.support.processes import eventually
 from tests.support.readings import START, at, ingest, meter, vehicle
 from tests.support.routers import in_process
-from tests.support.servers import TestCluster, new_cluster
+from tests.support.servers import TestCluster, drop_database, new_cluster, new_database
 
 EXAMPLES = 12
 DEVICES = ("D-1", "D-2", "D-3")
+_numbers = itertools.count(1)
 MOMENTS = tuple(START + timedelta(minutes=minute) for minute in range(6))
-
-
-def silently(_text: str) -> None:
-    """Nobody waits."""
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
@@ -46,7 +39,7 @@ async def small(servers: list[str]) -> AsyncIterator[TestCluster]:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def router(small: TestCluster) -> AsyncIterator[httpx2.AsyncClient]:
-    async with in_process(small, runner=False, map_poll_s=0.05) as made:
+    async with in_process(small, **QUICK) as made:
         yield made
 
 
@@ -55,17 +48,6 @@ async def catalog(small: TestCluster) -> AsyncIterator[Catalog]:
     made = Catalog(small.catalog_dsn)
     yield made
     await made.close()
-
-
-async def learnt(router: httpx2.AsyncClient, known: Callable[[Any], bool]) -> None:
-    """Wait until the router's kinds are such."""
-    cluster = router.app.state.router.cluster  # type: ignore[attr-defined]
-    await eventually(lambda: known(cluster.kinds.by_name))
-
-
-async def make(catalog: Catalog, router: httpx2.AsyncClient, kind: Kind) -> None:
-    await kinds.create(catalog, kind, silently)
-    await learnt(router, lambda by_name: kind.name in by_name)
 
 
 async def whole(catalog: Catalog) -> None:
@@ -208,92 +190,85 @@ async def test_what_a_shard_lost_is_told_and_made_again(servers: list[str]) -> N
         await catalog.close()
 
 
-class Model:
-    """What a kind's devices should show: of two readings with one device and time the first one counts."""
-
-    def __init__(self, kind: Kind) -> None:
-        self.kind = kind
-        self.stored: dict[tuple[str, str], dict[str, Any]] = {}
-
-    def take(self, batch: list[dict[str, Any]]) -> tuple[int, int, int]:
-        """(accepted, duplicates, conflicts)"""
-        counts = [0, 0, 0]
-        for reading in batch:
-            key = (reading[self.kind.id_name], reading["timestamp"])
-            values = {field.name: reading.get(field.name) for field in self.kind.fields}
-            known = self.stored.get(key)
-            if known is None:
-                self.stored[key] = values
-                counts[0] += 1
-            else:
-                counts[1 if known == values else 2] += 1
-        return counts[0], counts[1], counts[2]
-
-    def history(self, device: str) -> list[dict[str, Any]]:
-        found = sorted(((moment, values) for (name, moment), values in self.stored.items() if name == device))
-        return [values for _, values in reversed(found)]
-
-    def status(self, device: str) -> dict[str, Any]:
-        """Of each kept field the newest value; of the others what the newest reading had."""
-        history = self.history(device)
-        shown = {}
-        for field in self.kind.in_status:
-            values = [values[field.name] for values in history]
-            shown[field.name] = (
-                next((value for value in values if value is not None), None) if field.kept else values[0]
-            )
-        return shown
+async def test_roles_decide_what_counts_in_the_fleets_efficiency(servers: list[str]) -> None:
+    """A declared kind on the AC side is added to the meters; one on no side counts nowhere."""
+    grid = replace(CHARGER, name="feeder", id_name="feederId", id_column="feeder_id", side=Side.AC, path="", plural="")
+    async with (
+        new_cluster(servers, shards=3, buckets=4) as own,
+        in_process(own, runner=False, map_poll_s=0.05) as client,
+    ):
+        catalog = Catalog(own.catalog_dsn)
+        await make(catalog, client, CHARGER)
+        await make(catalog, client, grid)
+        told = {"timestamp": at(1), "state": "idle"}
+        await ingest(client, [{**told, "feederId": f"F-{n}", "kwh": 2.0} for n in range(5)])
+        await ingest(client, [{**told, "chargerId": f"C-{n}", "kwh": 7.0} for n in range(5)])
+        await ingest(client, [meter("M", 1, kwh=10.0), vehicle("V", 1, kwh=18.0)])
+        window = {"from": at(0), "to": at(60), "interval": "1h"}
+        fleet = (await client.get("/v1/analytics/fleet", params=window)).json()
+        assert (fleet["totalEnergyConsumedAc"], fleet["meterDataPoints"], fleet["meters"]) == (20.0, 6, 6)
+        assert (fleet["totalEnergyDeliveredDc"], fleet["efficiencyRatio"]) == (18.0, 0.9)
+        assert [each["totalEnergyConsumedAc"] for each in fleet["series"]] == [20.0]
+        await catalog.close()
 
 
-def told(fields: tuple[Field, ...], answer: dict[str, Any]) -> dict[str, Any]:
-    """The values of an answer. A float4 is shown by its shortest text, which means the same float4."""
-    found = {field.name: answer[field.name] for field in fields}
-    for field in fields:
-        if field.type is Type.FLOAT4 and found[field.name] is not None:
-            (found[field.name],) = struct.unpack("f", struct.pack("f", found[field.name]))
-    return found
+async def test_each_tenant_sees_its_own_devices_of_a_declared_kind(servers: list[str]) -> None:
+    """The database itself sees to it: the login that reads finds nothing while no tenant is named."""
+    async with (
+        new_cluster(servers, shards=3, buckets=4) as own,
+        in_process(own, runner=False, map_poll_s=0.05) as client,
+    ):
+        catalog = Catalog(own.catalog_dsn)
+        await make(catalog, client, CHARGER)
+        await ingest(client, {"chargerId": "C-1", "timestamp": at(1), "kwh": 1, "state": "idle"})
+        for dsn in await fetch(own.catalog_dsn, "SELECT query_dsn, writer_dsn FROM shard"):
+            assert await fetch(dsn["query_dsn"], "SELECT FROM charger_telemetry_history") == []
+            assert await fetch(dsn["query_dsn"], "SELECT FROM charger_current_status") == []
+            for statement in ("UPDATE charger_telemetry_history SET kwh = 0", "DELETE FROM charger_current_status"):
+                with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                    await execute(dsn["writer_dsn"], statement)
+        await catalog.close()
 
 
-_numbers = itertools.count(1)
+async def test_unknown_fields_may_be_left_out_and_are_counted(small: TestCluster) -> None:
+    async with in_process(small, runner=False, unknown_fields="ignore") as client:
+        odd = [{**meter("M-ODD", minute), "firmware": "1.2", "rssi": -70} for minute in (1, 2)]
+        assert (await ingest(client, odd, "/v1/ingest/meter"))["accepted"] == 2
+        assert (await ingest(client, [{**odd[0], "timestamp": at(3)}, vehicle("V-ODD", 1)]))["accepted"] == 2
+        metrics = (await client.get("/metrics")).text
+        assert 'voltroute_ingest_ignored_values_total{kind="meter"} 4.0' in metrics
+        assert 'voltroute_ingest_ignored_values_total{kind="mixed"} 2.0' in metrics
 
 
-# Each example makes a kind: to shrink one would take minutes.
-@settings(
-    max_examples=EXAMPLES,
-    deadline=None,
-    phases=[Phase.explicit, Phase.reuse, Phase.generate],
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
-@given(data=st.data())
-def test_any_kind_and_any_readings(
-    small: TestCluster,
-    router: httpx2.AsyncClient,
-    catalog: Catalog,
-    event_loop_runner: LoopRunner,
-    data: st.DataObject,
-) -> None:
-    """What is accepted is read back equal, and a status is exact, in whatever order and batches readings come."""
-    kind = data.draw(declared.kinds(f"pump{next(_numbers)}"))
-    batch = st.lists(declared.readings(kind, DEVICES, MOMENTS), min_size=1, max_size=12)
-    batches = data.draw(st.lists(batch, min_size=1, max_size=8))
-    event_loop_runner.run(read_back(router, catalog, kind, batches))
+async def test_a_shard_that_is_added_has_every_kind(servers: list[str]) -> None:
+    async with new_cluster(servers, shards=3, buckets=4) as own:
+        catalog = Catalog(own.catalog_dsn)
+        await kinds.create(catalog, CHARGER, silently)
+        await kinds.add(catalog, "meter", EXTENSIONS["meter"]["grid"], silently)
+        fourth = await new_database(servers[3], f"fourth_{next(_numbers)}")
+        await shards.add_shard(catalog, "s4", fourth, 1.0)
+        await whole(catalog)
+        assert await fetch(fourth, "SELECT charger_id FROM charger_current_status") == []
+        await catalog.close()
+        await drop_database(servers[3], fourth.rpartition("/")[2])
 
 
-async def read_back(
-    router: httpx2.AsyncClient, catalog: Catalog, kind: Kind, batches: list[list[dict[str, Any]]]
-) -> None:
-    await make(catalog, router, kind)
-    model = Model(kind)
-    for number, batch in enumerate(batches):
-        path = "/v1/ingest" if number % 2 else f"/v1/ingest/{kind.path}"
-        answer = await ingest(router, batch, path)
-        counts = (answer["accepted"], answer["duplicates"], answer["conflicts"])
-        assert (counts, answer["rejected"]) == (model.take(batch), 0)
-    for device in {name for name, _ in model.stored}:
-        items = (await router.get(f"/v1/{kind.plural}/{device}/history")).json()["items"]
-        assert [told(kind.fields, item) for item in items] == model.history(device)
-        shown = (await router.get(f"/v1/{kind.plural}/{device}/status")).json()
-        expected = model.status(device)
-        assert told(kind.in_status, shown) == expected
-        listed = (await router.get(f"/v1/{kind.plural}", params={"prefix": device})).json()["items"]
-        assert listed == [shown]
+async def test_a_value_that_a_status_keeps_is_corrected_in_it(small: TestCluster, catalog: Catalog) -> None:
+    async with in_process(small, **QUICK) as client:
+        await learnt(client, lambda by_name: "charger" in by_name)
+        base = {"chargerId": "C-FIX", "kwh": 1, "state": "idle"}
+        sent = [{**base, "timestamp": at(1), "powerKw": 5}, {**base, "timestamp": at(2), "powerKw": 99}]
+        await ingest(client, [*sent, {**base, "timestamp": at(3)}], "/v1/ingest/charger")
+        env = {"VOLTROUTE_CATALOG_DSN": small.catalog_dsn}
+        done = await run_command(
+            "correct", "charger", "C-FIX", at(2), "--set", "powerKw=6", "--set", "state=charging", env=env
+        )
+        assert (done.code, done.out) == (
+            0,
+            "kwh: 1 -> 1\npowerKw: 99 -> 6\nstate: idle -> charging\n",
+        ), done.err
+        shown = (await client.get("/v1/chargers/C-FIX/status")).json()
+        assert (shown["powerKw"], shown["state"], shown["lastUpdated"]) == (6.0, "idle", "2026-05-01T00:03:00Z")
+        wrong = await run_command("correct", "charger", "C-FIX", at(2), "--set", "state=flying", env=env)
+        assert (wrong.code, "must be one of" in wrong.err or "Invalid enum" in wrong.err) == (2, True)
+        assert (await run_command("correct", "boat", "B", at(2), "--set", "a=1", env=env)).code == 3
