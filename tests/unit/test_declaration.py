@@ -64,6 +64,7 @@ def test_ready_made_ones_are_valid_and_fit_together() -> None:
         ({**PLAIN, "plural": "shards"}, "the path 'shards' is taken"),
         ({**PLAIN, "path": "a/b"}, "the path 'a/b' is taken, or not lower case"),
         ({**PLAIN, "plural": "pump"}, "both pump"),
+        ({**PLAIN, "fields": [{"name": "pumpId2", "column": "pump_id"}]}, "(column pump_id) is there twice"),
         ({**PLAIN, "id": "id of it"}, "cannot be the name of an ID"),
         ({**PLAIN, "id": "timestamp"}, "cannot be the name of an ID"),
         ({**PLAIN, "id": "bucket"}, "the column bucket is taken"),
@@ -144,6 +145,14 @@ def test_added_fields_are_checked_with_the_others() -> None:
     with pytest.raises(InvalidArgument, match="is there twice"):
         with_fields(VEHICLE, [twice])
     check_kind(with_fields(VEHICLE, [replace(twice, column="other")]))
+    many = [replace(twice, name=f"f{n}", column=f"f{n}") for n in range(62)]
+    with pytest.raises(InvalidArgument, match="1 to 64 fields are expected, not 65"):
+        with_fields(VEHICLE, many)
+
+
+def test_a_kind_on_a_side_comes_back_as_it_was() -> None:
+    for kind in (*KINDS, replace(CHARGER, side=Side.DC)):
+        assert read(written(kind)).side is kind.side
 
 
 def test_kinds_keep_the_objects_that_did_not_change() -> None:
@@ -153,6 +162,7 @@ def test_kinds_keep_the_objects_that_did_not_change() -> None:
     changed = replace(VEHICLE, fields=VEHICLE.fields[:2])
     assert Kinds([METER, changed]).keeping(kept).all == (METER, changed)
     assert kept.on(Side.AC) == (METER,)
+    assert [*kept] == [METER, VEHICLE, CHARGER]
     assert (kept.meter, kept.vehicle) == (METER, VEHICLE)
     assert {each.direction for each in VEHICLE.fields} == {Direction.IN}
     assert CHARGER.named(Role.ENERGY) == "kwh"

@@ -11,6 +11,7 @@ import pytest
 from router.ingest.decode import decode
 from router.ingest.shapes import Decoded, Shape
 from router.wire.openapi import example
+from router.wire.problems import ProblemError
 from router.wire.readings import reading_type
 from router.wire.stored import history_type, status_of
 from shards.kinds import KINDS, METER, VEHICLE, Role, Type
@@ -140,6 +141,18 @@ def test_a_float4_is_shown_by_its_text_and_taken_as_it_is_stored() -> None:
     assert for_kind("{stored_values}", narrow) == '"power_kw"::text::float8 AS "power_kw"'
     (mine,) = of(taken(Shape([narrow]), {"chargerId": "C", "timestamp": WHOLE["timestamp"], "powerKw": 0.1}), narrow)
     assert mine[1][2] == 0.10000000149011612
+    (mine,) = of(taken(Shape([narrow]), {"chargerId": "C", "timestamp": WHOLE["timestamp"]}), narrow)
+    assert mine[1][2] is None
+
+
+def test_values_that_are_no_list_are_not_taken_for_one() -> None:
+    """What follows the first value is not JSON, also where a kind's readings are decoded together."""
+    two = b",".join([orjson.dumps(WHOLE)] * 2)
+    with pytest.raises(ProblemError, match="trailing characters"):
+        decode(two, ALL, ndjson=False, readings_max=100)
+    broken = b"\n".join([two, orjson.dumps(WHOLE)])
+    decoded = decode(broken, ALL, ndjson=True, readings_max=100)
+    assert ([error.index for error in decoded.errors], decoded.valid) == ([0], 1)
 
 
 @pytest.mark.parametrize("shape", [Shape([CHARGER], ignoring=True), Shape((*KINDS, CHARGER), ignoring=True)])

@@ -1,9 +1,10 @@
+import math
 from datetime import UTC, datetime
 
 import pytest
 
 from router.reads.efficiency import health, ratio
-from router.reads.merge import Sums, add, add_series, mean, newest
+from router.reads.merge import Sums, add, add_series, mean, newest, together
 from router.wire.answers import Health
 from shards.ratings import Rating, Ratings
 
@@ -71,3 +72,10 @@ def test_efficiency(ac: float, dc: float, meters: int, vehicles: int, expected: 
     found = ratio(ac, dc, meters, vehicles)
     assert found == (None if expected is None else pytest.approx(expected))
     assert health(found, dc, meters, vehicles, warning=0.85, critical=0.75) is verdict
+
+
+def test_sums_of_several_kinds_add_up() -> None:
+    one, other = Sums(1, 2, 3, 4, 5.0, 0.1, 7.0), Sums(10, 20, 30, 40, 50.0, 0.2, 70.0)
+    assert together([one]) is one
+    assert together([one, other]) == Sums(11, 22, 33, 44, 55.0, math.fsum([0.1, 0.2]), 77.0)
+    assert together([]) == Sums()
