@@ -11,6 +11,7 @@ from router.cli.show.output import print_json, print_table, ranges, say, size_te
 from router.cli.target import DataOption, JsonOption
 from router.reads.rebalance import status as rebalance_status
 from router.wire.answers import RebalanceStatus
+from shards.catalog import kinds
 from shards.catalog.database import Catalog, ClusterInfo
 from shards.catalog.shard_map import ShardMap
 from shards.clock import deadline_in
@@ -23,8 +24,10 @@ COLUMNS: Final = ("shard", "state", "up", "server", "size", "readings", "buckets
 
 def status(data: DataOption = None, json: JsonOption = False) -> None:
     """The cluster on one page: map, shards, schema, moves, and what needs somebody. Exit code 0 whatever it shows."""
-    info, shard_map, seen, moves, behind = with_catalog(data, _ask)
+    info, shard_map, seen, moves, behind, begun = with_catalog(data, _ask)
     attention = _attention(seen, shard_map, moves, behind)
+    if begun:
+        attention.append(f"! {', '.join(begun)}: declared, and not on every shard yet: `voltroute kind resume`")
     if json:
         print_json(_as_json(info, seen, moves, attention))
         return
@@ -39,13 +42,17 @@ def status(data: DataOption = None, json: JsonOption = False) -> None:
         say(line)
 
 
-async def _ask(catalog: Catalog) -> tuple[ClusterInfo, ShardMap | None, list[Survey], RebalanceStatus, list[str]]:
+async def _ask(
+    catalog: Catalog,
+) -> tuple[ClusterInfo, ShardMap | None, list[Survey], RebalanceStatus, list[str], list[str]]:
     deadline = deadline_in(TIMEOUT_S)
     info, records = await catalog.info(deadline), await catalog.shards(deadline)
     shard_map = await catalog.shard_map(deadline)
     moves = await rebalance_status(catalog, deadline, reasons=True)
     reports = await schema.status(catalog.dsn)
-    return info, shard_map, await survey(records, shard_map), moves, [r.database for r in reports if r.pending]
+    begun = [each.whole.name for each in await kinds.declared(catalog, deadline) if each.is_open]
+    behind = [report.database for report in reports if report.pending]
+    return info, shard_map, await survey(records, shard_map), moves, behind, begun
 
 
 def row_of(each: Survey) -> tuple[object, ...]:

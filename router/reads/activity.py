@@ -2,14 +2,14 @@
 
 from collections.abc import Iterable
 from datetime import timedelta
-from typing import Any, Final
+from typing import Final
 
 from router.reads import merge
 from router.reads.fanout import fan_out
 from router.reads.scope import Scope
-from router.wire.answers import Activity, Answer
+from router.wire.answers import Answer
 from router.wire.queries import ActivityQuery
-from router.wire.stored import activity_type
+from router.wire.stored import activity_list, activity_type
 from shards.kinds import Kind, Kinds
 from shards.storage import read
 from shards.storage.rows import Reader, Record, Rows
@@ -17,7 +17,7 @@ from shards.storage.rows import Reader, Record, Rows
 PERIOD_DEFAULT: Final = timedelta(hours=1)
 
 
-async def activity(scope: Scope, query: ActivityQuery) -> Activity[Any]:
+async def activity(scope: Scope, query: ActivityQuery) -> Answer:
     """By time, kind and device, descending. ProblemError 503 when a shard is missing, unless `partial` allows it."""
     since = query.since or scope.now - PERIOD_DEFAULT
     kinds = scope.cluster.kinds
@@ -28,7 +28,8 @@ async def activity(scope: Scope, query: ActivityQuery) -> Activity[Any]:
     merged = await fan_out(scope, ask, partial=query.partial == "allow")
     rows = merge.newest([part.rows for part in merged.parts], query.limit)
     wire_type = activity_type(kinds.all)
-    return Activity([_item(wire_type, kinds, row) for row in rows], None, merged.is_partial, merged.shards())
+    items = [_item(wire_type, kinds, row) for row in rows]
+    return activity_list(kinds.all)(items, None, merged.is_partial, merged.shards())
 
 
 def _item(wire_type: type[Answer], kinds: Kinds, row: Record) -> Answer:

@@ -142,15 +142,6 @@ class Fleet(Answer, frozen=True):
     shards: Shards
 
 
-class Activity(Answer, Generic[Item], frozen=True):
-    """The newest readings over all shards, newest first."""
-
-    items: list[Item]
-    next: str | None
-    is_partial: bool
-    shards: Shards
-
-
 class ShardInfo(Answer, frozen=True):
     """A shard as this router sees it. Sizes are null when it does not answer."""
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final
 import msgspec
 from msgspec import Meta
 
-from router.wire.answers import Activity, Answer
+from router.wire.answers import Answer, Shards
 from router.wire.readings import PYTHON_TYPES
 from shards.kinds import Field, Kind
 
@@ -76,9 +76,12 @@ def activity_type(kinds: tuple[Kind, ...]) -> type[Answer]:
 
 
 @cache
-def activity_list(kinds: tuple[Kind, ...]) -> Any:
-    """The answer with such readings."""
-    return Activity[activity_type(kinds)]  # type: ignore[misc]
+def activity_list(kinds: tuple[Kind, ...]) -> type[Answer]:
+    """The answer with such readings; its attributes are those of a list over all shards."""
+    fields: list[tuple[str, Any]] = [("items", list[activity_type(kinds)]), ("next", str | None)]  # type: ignore[misc]
+    fields += [("is_partial", bool), ("shards", Shards)]
+    names = {"is_partial": "isPartial"}
+    return _defined("Activity", fields, names, "The newest readings over all shards, newest first.")
 
 
 def title(kind: Kind) -> str:

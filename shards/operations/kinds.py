@@ -238,6 +238,8 @@ async def _on_all(catalog: Catalog, declared: Declared, records: Sequence[ShardR
                 pause = min(pause * 1.5, PAUSE_MAX_S)
             except ShardError as error:
                 return error.detail
+            except Refused as error:
+                return str(error)
             else:
                 told(f"{record.name} has {declared.whole.name} with {len(declared.whole.fields)} fields")
                 return None

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from datetime import UTC, date, datetime
 
 from shards.catalog.kinds import Declared
+from shards.errors import Refused
 from shards.postgres.logins import Logins
 from shards.postgres.pools import Connection
 from shards.storage import shaping
@@ -17,7 +18,10 @@ def months_ahead(first_month: date) -> list[date]:
 
 
 async def bring(connection: Connection, declared: Iterable[Declared], logins: Logins, first_month: date) -> None:
-    """Make what the shard lacks, as its owner; nothing is changed where it has all of it."""
+    """Make what the shard lacks, as its owner; nothing is changed where it has all of it.
+
+    Refused when something that somebody made by hand is in the way.
+    """
     names = Names(logins.writer, logins.query, None if logins.reader_password is None else logins.reader)
     there = await shaping.shapes(connection)
     for each in declared:
@@ -29,3 +33,5 @@ async def bring(connection: Connection, declared: Iterable[Declared], logins: Lo
             shape = (await shaping.shapes(connection))[each.whole.name]
         if shape.lacks(each.whole):
             await shaping.add_fields(connection, each.whole, each.whole.stored, names)
+            if wrong := (await shaping.shapes(connection))[each.whole.name].lacks(each.whole):
+                raise Refused(f"it has columns that voltroute did not make: {'; '.join(wrong)}: rename or drop them")

@@ -166,6 +166,8 @@ async def test_a_shard_that_is_away_is_waited_for(servers: list[str]) -> None:
         await execute(own.catalog_dsn, change, dsn)
         told = {each.name: each.found for each in await check.check(catalog) if not each.ok}
         assert told == {"no change of kinds is left half done": "not so: charger"}
+        page = await run_command("status", env={"VOLTROUTE_CATALOG_DSN": own.catalog_dsn})
+        assert "! charger: declared, and not on every shard yet: `voltroute kind resume`" in page.out
         assert await kinds.resume(catalog, silently) == ["meter", "vehicle", "charger"]
         await whole(catalog)
         await learnt(client, lambda by_name: "charger" in by_name)
@@ -187,6 +189,20 @@ async def test_what_a_shard_lost_is_told_and_made_again(servers: list[str]) -> N
         rights = "SELECT has_column_privilege(polroles[1], 'meter_telemetry_history', 'power_kw', 'INSERT') AS may"
         rights += " FROM pg_policy WHERE polname = 'written' AND polrelid = 'meter_telemetry_history'::regclass"
         assert [row["may"] for row in await fetch(own.shards["s3"], rights)] == [True]
+        await catalog.close()
+
+
+async def test_a_column_that_is_there_already_and_is_another_is_not_taken(servers: list[str]) -> None:
+    async with new_cluster(servers, shards=3, buckets=4) as own:
+        catalog = Catalog(own.catalog_dsn)
+        await execute(own.shards["s2"], "ALTER TABLE meter_telemetry_history ADD COLUMN power_kw text")
+        with pytest.raises(
+            ClusterError, match=r"s2: it has columns that voltroute did not make: meter.power_kw .* text"
+        ):
+            await kinds.add(catalog, "meter", EXTENSIONS["meter"]["grid"], silently)
+        await execute(own.shards["s2"], "ALTER TABLE meter_telemetry_history DROP COLUMN power_kw")
+        await kinds.resume(catalog, silently)
+        await whole(catalog)
         await catalog.close()
 
 
