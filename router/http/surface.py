@@ -1,5 +1,6 @@
 """What a router answers: routes and document, made of the kinds that it knows."""
 
+import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
@@ -58,7 +59,7 @@ def _document(kinds: Kinds, found: Iterable[Endpoint]) -> list[Route]:
     async def document(_request: object) -> Response:
         if not made:
             told = [*ingest.operations(kinds.all), *(endpoint.operation for endpoint in found)]
-            made.append(openapi.encoded_document(told))
+            made.append(await asyncio.to_thread(openapi.encoded_document, told))  # it takes a while
         return Response(made[0], media_type="application/json")
 
     async def page(_request: object) -> Response:

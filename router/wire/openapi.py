@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib import metadata
 from typing import Any, Final
 
@@ -130,7 +131,9 @@ def _without_null_defaults(schema: dict[str, Any]) -> None:
             del field["default"]
 
 
+@cache
 def _schema(wire_type: Any) -> dict[str, Any]:
+    """What refers to a type. Found once: most operations share their problems and parameters."""
     (schema,), _ = msgspec.json.schema_components([wire_type], ref_template=_REF)
     return schema
 
