@@ -5,8 +5,8 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
-from functools import cached_property
-from typing import Final
+from functools import cached_property, partial
+from typing import Any, Final
 
 import structlog
 from starlette.applications import Starlette
@@ -37,6 +37,13 @@ from shards.kinds import BUILT_IN, Kinds
 
 _log: Final = structlog.stdlib.get_logger(__name__)
 RESTART_PAUSE_S: Final = 1.0
+_HANDLERS: Final[dict[Any, Any]] = {
+    ProblemError: middleware.on_problem,
+    HTTPException: middleware.on_http_exception,
+    ShardError: middleware.on_shard_error,
+    NoCluster: middleware.on_no_map,
+    Exception: middleware.on_bug,
+}
 
 
 class RouterApp(Starlette):
@@ -84,12 +91,7 @@ def create_app(settings: Settings, connections: Connections | None = None) -> St
         cluster = Cluster(catalog, settings.pool_limits(), settings.query_timeout_s, told)
         intake, figures = _intake(settings, cluster), Figures(cluster)
 
-        def follow(kinds: Kinds) -> None:
-            if kinds.all != BUILT_IN.all:
-                router_app.serve(surface(kinds, ignoring=ignoring))
-            intake.dispatcher.follow(kinds)
-
-        cluster.on_kinds = follow
+        cluster.on_kinds = partial(_follow, router_app, intake.dispatcher, ignoring)
         router = Router(settings, cluster, intake, figures, connections=lambda: len(connections.open))
         app.state.router, app.state.intake = router, router.intake
         try:
@@ -108,13 +110,7 @@ def create_app(settings: Settings, connections: Connections | None = None) -> St
     first = surface(BUILT_IN, ignoring=ignoring)
     router_app = RouterApp(
         routes=first.routes,
-        exception_handlers={
-            ProblemError: middleware.on_problem,
-            HTTPException: middleware.on_http_exception,
-            ShardError: middleware.on_shard_error,
-            NoCluster: middleware.on_no_map,
-            Exception: middleware.on_bug,
-        },
+        exception_handlers=_HANDLERS,
         lifespan=lifespan,
     )
     open_paths = first.open_paths | ({"/metrics"} if settings.metrics_open else set())
@@ -124,6 +120,17 @@ def create_app(settings: Settings, connections: Connections | None = None) -> St
     router_app.tracing = tracing
     router_app.router.redirect_slashes = False
     return router_app
+
+
+def _follow(app: RouterApp, dispatcher: Dispatcher, ignoring: bool, kinds: Kinds) -> None:  # noqa: FBT001 - bound
+    """Take what the cluster has declared. ClusterError, and everything stays as it is, when that cannot be."""
+    try:
+        app.serve(surface(kinds, ignoring=ignoring))
+    except Exception as error:
+        _log.exception("kinds_not_usable", epoch=kinds.epoch)
+        message = f"the kinds of the catalog cannot be used: {error}"
+        raise ClusterError(message) from error
+    dispatcher.follow(kinds)
 
 
 def _intake(settings: Settings, cluster: Cluster) -> Intake:

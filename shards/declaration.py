@@ -1,6 +1,7 @@
 """A kind or a field as somebody declares it: read from what a file holds, and refused when it could not work. Pure."""
 
 import keyword
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -29,8 +30,8 @@ _TAKEN_NAMES: Final = frozenset({
     "timestamp", "ingestedAt", "lastUpdated", "createdAt", "kind", "deviceId", "valueTimes"
 })  # fmt: skip
 _TAKEN_COLUMNS: Final = frozenset({
-    "bucket", "covered", "created_at", "device", "device_id", "ingested_at", "kind", "last_updated", "newest", "served",
-    "tenant_id", "timestamp", "value_times",
+    "bucket", "covered", "created", "created_at", "device", "device_id", "ingested_at", "kind", "last_updated",
+    "newest", "served", "tenant_id", "timestamp", "value_times", "cmax", "cmin", "ctid", "tableoid", "xmax", "xmin",
 })  # fmt: skip
 _ONCE: Final = frozenset({Role.ENERGY, Role.REGISTER})  # sums would not know which one is meant
 _NUMBERS: Final = frozenset({Type.FLOAT8, Type.FLOAT4, Type.INT})
@@ -190,6 +191,8 @@ def _check_limits(field: Field) -> None:
         return
     least, most = RANGES.get(field.type, (-float("inf"), float("inf")))
     for limit in (low, high):
+        if limit is not None and not math.isfinite(limit):
+            raise InvalidArgument(f"field {name}: a limit is a finite number, or is left out")
         if limit is not None and not least <= limit <= most:
             raise InvalidArgument(f"field {name}: {limit:g} is more than a {field.type} can hold")
         if limit is not None and field.type is Type.INT and not isinstance(limit, int):
@@ -225,7 +228,7 @@ def check_kind(kind: Kind) -> None:
         raise InvalidArgument(f"kind {name}: path and plural are both {kind.path}")
     if not _NAME.fullmatch(kind.id_name) or keyword.iskeyword(kind.id_name) or kind.id_name in _TAKEN_NAMES:
         raise InvalidArgument(f"kind {name}: {kind.id_name[:64]!r} cannot be the name of an ID in JSON")
-    if kind.id_column in _TAKEN_COLUMNS:
+    if kind.id_column in _TAKEN_COLUMNS or not _COLUMN.fullmatch(kind.id_column) or kind.id_column.endswith("_at"):
         raise InvalidArgument(f"kind {name}: the column {kind.id_column} is taken by voltroute itself")
     if not 0 < len(kind.fields) <= FIELDS_MAX:
         raise InvalidArgument(f"kind {name}: 1 to {FIELDS_MAX} fields are expected, not {len(kind.fields)}")

@@ -87,7 +87,13 @@ BEGIN
     );
     EXECUTE format('ALTER TABLE %I ENABLE ROW LEVEL SECURITY', history);
     EXECUTE format('ALTER TABLE %I ENABLE ROW LEVEL SECURITY', status);
-    INSERT INTO stored_kind (kind_id, name, id_column) VALUES (the_id, the_kind, id_column);
+    -- A catalog that was restored may give a number twice. Here it only orders locks.
+    INSERT INTO stored_kind (kind_id, name, id_column)
+    SELECT
+        CASE WHEN EXISTS (SELECT FROM stored_kind WHERE kind_id = the_id) THEN max(k.kind_id) + 1 ELSE the_id END,
+        the_kind,
+        id_column
+    FROM stored_kind AS k;
 END
 $$;
 
@@ -148,8 +154,7 @@ $$;
 -- the lock table until the transaction's end.
 CREATE FUNCTION attach_kind(the_kind text, at_once integer, months date []) RETURNS integer
 LANGUAGE plpgsql
-SET search_path = public, pg_temp
-SET lock_timeout = '500ms' AS $$
+SET search_path = public, pg_temp AS $$
 DECLARE
     each record;
     found integer := 0;
@@ -171,8 +176,7 @@ $$;
 -- missed is made, what went away is dropped (nobody could write to it), and moves get the tables that they lack.
 CREATE FUNCTION finish_kind(the_kind text, earliest date, months date []) RETURNS void
 LANGUAGE plpgsql
-SET search_path = public, pg_temp
-SET lock_timeout = '500ms' AS $$
+SET search_path = public, pg_temp AS $$
 DECLARE
     each record;
     own text;
@@ -239,13 +243,12 @@ $$;
 CREATE FUNCTION add_column(the_kind text, the_column text, the_type text, in_status boolean, kept boolean)
 RETURNS void
 LANGUAGE plpgsql
-SET search_path = public, pg_temp
-SET lock_timeout = '300ms' AS $$
+SET search_path = public, pg_temp AS $$
 DECLARE
     each record;
     addition text;
 BEGIN
-    -- First, and before any table: whoever copies holds it, and could wait for a table that we have while we wait for it.
+    -- First: no move is claimed or changes its state until the commit, so that the tables found here are all there are.
     LOCK TABLE bucket_move IN SHARE MODE;
     FOR each IN
         SELECT r.lock_order, 0 AS beside, r.role, r.root AS name FROM every_root AS r WHERE r.kind = the_kind
@@ -262,6 +265,36 @@ BEGIN
         END IF;
         EXECUTE format('ALTER TABLE %I %s', each.name, addition);
     END LOOP;
+END
+$$;
+
+-- The shard becomes the owner: repeating it changes nothing. A kind that the other side does not have yet was not carried,
+-- and its table has no leaf; without the first one, what is older than the cluster would have no place.
+CREATE OR REPLACE FUNCTION adopt_tables(the_bucket smallint, the_move bigint, earliest date) RETURNS void
+LANGUAGE plpgsql
+SET search_path = public, pg_temp AS $$
+DECLARE
+    each record;
+BEGIN
+    PERFORM pg_advisory_xact_lock(hashtext('voltroute.partitions'), the_bucket);
+    FOR each IN
+        SELECT t.* FROM tables_of_move(the_move) AS t
+        WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_inherits WHERE inhrelid = to_regclass(format('public.%I', t.name)))
+    LOOP
+        IF each.role = 'history' AND NOT EXISTS (
+            SELECT FROM pg_catalog.pg_inherits WHERE inhparent = to_regclass(format('public.%I', each.name))
+        ) THEN
+            PERFORM make_first_leaves(each.name, earliest, '{}');
+        END IF;
+        EXECUTE format('ALTER TABLE %I ATTACH PARTITION %I FOR VALUES IN (%s)', each.root, each.name, the_bucket);
+        EXECUTE format('COMMENT ON TABLE %I IS NULL', each.name);
+    END LOOP;
+    IF (SELECT count(*) FROM bucket_table WHERE bucket = the_bucket AND NOT detaching)
+        <> (SELECT count(*) FROM root_table)
+    THEN
+        RAISE EXCEPTION 'bucket % is not attached to every root', the_bucket USING ERRCODE = 'VRHLD';
+    END IF;
+    INSERT INTO owned_bucket (bucket, first_month) VALUES (the_bucket, earliest) ON CONFLICT DO NOTHING;
 END
 $$;
 

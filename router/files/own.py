@@ -54,8 +54,8 @@ def from_csv(
 
 
 def _is_given(name: str, cell: str) -> bool:
-    """A device may be called `unknown`; a number may not."""
-    return bool(tidy(cell)) if _is_text(name) else not is_missing(cell)
+    """A number may be called `unknown`; a device, or a word that somebody declared, is what is written there."""
+    return not is_missing(cell) if name in _NUMBERS else bool(tidy(cell))
 
 
 def _value(name: str, cell: str, layout: Layout) -> str | float | bool:

@@ -175,6 +175,8 @@ def _item(item: bytes | object, shape: Shape, decoded: Decoded) -> tuple[Kind, C
         except _BROKEN as error:
             found = _lenient(item, error)
             value = found[0] if len(found) == 1 else found
+    if shape.ignoring and isinstance(value, dict):
+        value = _declared(value, shape, decoded)
     if isinstance(value, dict):
         for name, number in value.items():
             if isinstance(number, float) and not math.isfinite(number):
@@ -188,12 +190,19 @@ def _item(item: bytes | object, shape: Shape, decoded: Decoded) -> tuple[Kind, C
     if isinstance(kind, ItemError):
         return kind
     known = shape.kinds[kind]
-    if shape.ignoring and isinstance(value, dict):
-        taken = {name: given for name, given in value.items() if name in known.names}
-        decoded.ignored += len(value) - len(taken)
-        value = taken
     cells = known.convert(value)
     return cells if isinstance(cells, ItemError) else known.check(0, cells) or (kind, cells)
+
+
+def _declared(value: dict[str, object], shape: Shape, decoded: Decoded) -> dict[str, object]:
+    """The fields that its kind has; the others are counted. Whose it is must be plain for that."""
+    kind = shape.kind or _kind_of_object(value, shape)
+    if isinstance(kind, ItemError):
+        return value
+    names = shape.kinds[kind].names
+    taken = {name: given for name, given in value.items() if name in names}
+    decoded.ignored += len(value) - len(taken)
+    return taken
 
 
 def _after_leap_second(second_before: str) -> str | datetime:

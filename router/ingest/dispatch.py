@@ -193,7 +193,7 @@ class Dispatcher:
             await asyncio.sleep(_STALE_PAUSE_S)  # no catalog: the old map, until the deadline
 
     def follow(self, kinds: Kinds) -> None:
-        """Lanes of kinds that are declared otherwise by now go when they are empty; what they hold is stored."""
+        """Lanes of kinds that are declared otherwise by now go if they are empty; the others with the next change."""
         count_from_zero(kinds)
         current = set(kinds)
         for (shard, kind), lane in list(self._lanes.items()):

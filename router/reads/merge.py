@@ -11,7 +11,7 @@ from shards.storage.rows import Record
 
 @dataclass(frozen=True)
 class Sums:
-    """Sums over readings. Energy in kWh; `temperature` only of kinds that have one.
+    """Sums over readings. Energy in kWh; `temperature` is the sum of `temperatures` values.
 
     `mixed`: devices that sent both energies and registers; `per_minute`: readings that all should send.
     """
@@ -23,6 +23,7 @@ class Sums:
     per_minute: float = 0.0
     energy: float = 0.0
     temperature: float = 0.0
+    temperatures: int = 0
 
 
 def add(items: Iterable[Record], ratings: Ratings, *, all_energy: bool = False) -> Sums:
@@ -41,6 +42,7 @@ def add(items: Iterable[Record], ratings: Ratings, *, all_energy: bool = False) 
         per_minute=math.fsum(row.get("per_minute") or row.get("devices", 0) * expected for row in rows),
         energy=math.fsum(energies),
         temperature=math.fsum(row.get("temperature", 0.0) for row in rows),
+        temperatures=sum(row.get("temperatures", 0) for row in rows),
     )
 
 
@@ -57,6 +59,7 @@ def together(parts: Iterable[Sums]) -> Sums:
         per_minute=math.fsum(each.per_minute for each in found),
         energy=math.fsum(each.energy for each in found),
         temperature=math.fsum(each.temperature for each in found),
+        temperatures=sum(each.temperatures for each in found),
     )
 
 

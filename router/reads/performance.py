@@ -104,7 +104,9 @@ def _performance(
         if readings
         else None,
         efficiency_ratio=efficiency,
-        avg_battery_temp=merge.mean(sum(part.temperature for part in vehicle), readings),
+        avg_battery_temp=merge.mean(
+            sum(part.temperature for part in vehicle), sum(part.temperatures for part in vehicle)
+        ),
         data_points=readings,
         meter_data_points=meter_readings,
         suspect=sum(part.suspect for part in vehicle) + sum(part.paired_suspect for part in meter),

@@ -55,10 +55,11 @@ _ACTIVATE_FIELDS: Final = "UPDATE kind_field SET state = 'active' WHERE kind_id 
 _RETIRE: Final = """
 UPDATE kind_field SET state = 'retired', retired_at = now() WHERE kind_id = $1 AND name = $2 AND state = 'active'
 """
+_WITHDRAW: Final = "DELETE FROM kind_field WHERE kind_id = $1 AND name = $2 AND state = 'adding'"
 _TAKE_AGAIN: Final = """
 UPDATE kind_field
-SET state = 'active', retired_at = NULL, description = $3, minimum = $4, maximum = $5, choices = $6, required = $7,
-    unit = $8
+SET state = CASE WHEN kept OR NOT in_status THEN 'active' ELSE 'adding' END, kept = in_status, retired_at = NULL,
+    description = $3, minimum = $4, maximum = $5, choices = $6, required = $7, unit = $8
 WHERE kind_id = $1 AND name = $2 AND state = 'retired'
 """
 
@@ -196,7 +197,12 @@ async def retire(connection: Connection, kind_id: int, name: str) -> bool:
     return (await connection.execute(_RETIRE, kind_id, name)) == "UPDATE 1"
 
 
+async def withdraw(connection: Connection, kind_id: int, name: str) -> None:
+    """Forget a field that was being added."""
+    await connection.execute(_WITHDRAW, kind_id, name)
+
+
 async def take_again(connection: Connection, kind_id: int, field: Field) -> None:
-    """A retired field is taken again, within other limits perhaps: every shard has it."""
+    """A retired field is taken again, in other limits perhaps: at once, or when shards have its time in statuses."""
     limits = (field.minimum, field.maximum, list(field.choices), field.required, field.unit)
     await connection.execute(_TAKE_AGAIN, kind_id, field.name, field.description, *limits)

@@ -200,7 +200,8 @@ class Cluster:
         if self._keyring is None:
             self._keyring = await keys.ring(self.catalog, deadline)
         if self._kinds is BUILT_IN:
-            await self._read_kinds(deadline)
+            with contextlib.suppress(ClusterError):
+                await self._read_kinds(deadline)
         retired = self._adopt({record.name: record for record in await self.catalog.shards(deadline)})
         # Any other map, also one with a lower epoch: reads do not overlap, so it is the later word of a catalog that
         # was restored from a backup. Its epochs are counted again, and say nothing beside the contents.
@@ -216,8 +217,10 @@ class Cluster:
         return self._map
 
     async def _read_kinds(self, deadline: float) -> None:
-        self._kinds = (await catalogued.known(self.catalog, deadline)).keeping(self._kinds)
-        self.on_kinds(self._kinds)
+        """ClusterError when they cannot be used: what there was stays, and they are read again."""
+        found = (await catalogued.known(self.catalog, deadline)).keeping(self._kinds)
+        self.on_kinds(found)
+        self._kinds = found
 
     def _adopt(self, records: Mapping[str, ShardRecord]) -> list[Shard]:
         """Take over what the catalog says; returns the shards that are not used any more. Pools that fit are kept."""
@@ -267,12 +270,12 @@ class Cluster:
             # Keys first: a bucket that is not found is asked for again, a revoked key must be refused in time.
             if self._keyring is None or keys_epoch != self._keyring.epoch:
                 self._keyring = await keys.ring(self.catalog, deadline_in(poll_s))
-            if kinds_epoch != self._kinds.epoch:
-                await self._read_kinds(deadline_in(poll_s))
             if self._map is None or map_epoch != self._map.epoch:
                 await self.refresh()
             else:
                 self.map_read_at = time.monotonic()
+            if kinds_epoch != self._kinds.epoch:
+                await self._read_kinds(deadline_in(poll_s))
         except (ShardError, ClusterError):
             return
 

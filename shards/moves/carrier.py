@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final
 
@@ -50,6 +50,14 @@ class Direction:
         """What both store is carried: what one lacks nobody writes yet (see shards/README, Kinds)."""
         kinds = in_common(await stored_kinds(giver), await stored_kinds(taker))
         return cls(giver, taker, theirs, ours, kinds)
+
+    def kind(self, name: str) -> StoredKind:
+        """A kind as both sides have it now: a session of before may have known other columns."""
+        return next(kind for kind in self.kinds if kind.name == name)
+
+    def known(self, leaf: Leaf) -> Leaf:
+        """A leaf with its kind as both sides have it now."""
+        return replace(leaf, kind=self.kind(leaf.kind.name))
 
     async def compare_history(self, window: tuple[datetime, datetime]) -> int:
         """Number of readings ingested in `window` that are the same on both. Different when they are not."""
@@ -127,10 +135,13 @@ async def copy_status(direction: Direction, kind: StoredKind, token: Token, pass
 async def prepare_delta(taker: Connection) -> None:
     """Make the session's staging tables."""
     for kind in await stored_kinds(taker):
-        for root, name in ((kind.history, f"delta_{kind}"), (kind.status, f"delta_status_{kind}")):
-            await taker.execute(
-                f"CREATE TEMP TABLE IF NOT EXISTS {quote_identifier(name)} (LIKE {root}) ON COMMIT DELETE ROWS"
-            )
+        for root in (kind.history, kind.status):
+            await taker.execute(f"CREATE TEMP TABLE IF NOT EXISTS {_staged(root)} (LIKE {root}) ON COMMIT DELETE ROWS")
+
+
+def _staged(root: str) -> str:
+    """By the root's name, which no other root has."""
+    return f"delta_{root}"
 
 
 async def carry_since(direction: Direction, since: datetime, passed: Passed = at_full_speed) -> int:
@@ -154,7 +165,7 @@ async def _carry(
 ) -> int:
     """Readings that fit `which`, and the statuses of the devices `whose` readings they are."""
     giver, taker = direction.giver, direction.taker
-    columns, staged = kind.columns, f"delta_{kind}"
+    columns, staged = kind.columns, _staged(kind.history)
     table = quote_identifier(direction.theirs[kind.history])
     query = f"SELECT {_listed(columns)} FROM {table} WHERE {which}"
     if not await pipe(giver, query, (argument,), taker, staged, columns, passed):
@@ -165,7 +176,7 @@ async def _carry(
     )
     devices = whose.format(id=quote_identifier(kind.id_column), history=table)
     await _carry_status(direction, kind, devices, (argument,), passed)
-    await taker.execute(f"TRUNCATE {staged}, delta_status_{kind}")
+    await taker.execute(f"TRUNCATE {staged}, {_staged(kind.status)}")
     return int(done.rpartition(" ")[2])
 
 
@@ -173,24 +184,45 @@ async def carry_all_status(direction: Direction, passed: Passed = at_full_speed)
     """Every status that is newer at the giver."""
     for kind in direction.kinds:
         await _carry_status(direction, kind, "true", (), passed)
-        await direction.taker.execute(f"TRUNCATE delta_status_{kind}")
+        await direction.taker.execute(f"TRUNCATE {_staged(kind.status)}")
 
 
 async def _carry_status(
     direction: Direction, kind: StoredKind, which: str, arguments: tuple[object, ...], passed: Passed
 ) -> None:
-    """Statuses never go back: of two, the one with the newer reading stays, and the giver's when both have the same."""
-    columns, staged = kind.status_columns, f"delta_status_{kind}"
+    """Statuses never go back: of two, the one with the newer reading stays, and the giver's when both have the same.
+
+    Of a value that a status keeps, the newer one stays, whichever side has it.
+    """
+    columns, staged = kind.status_columns, _staged(kind.status)
     table = quote_identifier(direction.theirs[kind.status])
     query = f"SELECT {_listed(columns)} FROM {table} WHERE {which}"
     await pipe(direction.giver, query, arguments, direction.taker, staged, columns, passed)
-    changed = ", ".join(f"{name} = excluded.{name}" for name in map(quote_identifier, kind.changing))
     ours, key = quote_identifier(direction.ours[kind.status]), quote_identifier(kind.id_column)
+    changed, newer = _merged(kind)
     await direction.taker.execute(
         f"INSERT INTO {ours} AS known ({_listed(columns)}) SELECT {_listed(columns)} FROM {staged} "
-        f"ON CONFLICT ({key}, tenant_id, bucket) DO UPDATE SET {changed} "
-        "WHERE excluded.last_updated >= known.last_updated"
+        f"ON CONFLICT ({key}, tenant_id, bucket) DO UPDATE SET {changed} WHERE {newer}"
     )
+
+
+def _merged(kind: StoredKind) -> tuple[str, str]:
+    """What a status takes of another one, and when it does."""
+    newer = "excluded.last_updated >= known.last_updated"
+    changed, conditions = [], [newer]
+    kept = dict(kind.kept)
+    for column in kind.changing:
+        name = quote_identifier(column)
+        if column in kept:
+            time = quote_identifier(kept[column])
+            later = f"excluded.{time} > coalesce(known.{time}, '-infinity')"
+            conditions.append(later)
+            changed.append(f"{name} = CASE WHEN {later} THEN excluded.{name} ELSE known.{name} END")
+        elif column in kept.values() or column == "last_updated":
+            changed.append(f"{name} = greatest(excluded.{name}, known.{name})")
+        else:
+            changed.append(f"{name} = CASE WHEN {newer} THEN excluded.{name} ELSE known.{name} END")
+    return ", ".join(changed), " OR ".join(conditions)
 
 
 async def settle(direction: Direction) -> None:

@@ -92,11 +92,11 @@ async def _copy(
             each = todo.pop()
             await work.at(move, Step.BEFORE_LEAF)
             if isinstance(each, Leaf):
-                rows = await carrier.copy_leaf(direction, each, token, progress.passed)
+                rows = await carrier.copy_leaf(direction, direction.known(each), token, progress.passed)
                 work.measure("rows", rows)
                 progress.rows += rows
             else:
-                await carrier.copy_status(direction, each, token, progress.passed)
+                await carrier.copy_status(direction, direction.kind(each.name), token, progress.passed)
             await work.at(move, Step.AFTER_LEAF)
 
 

@@ -4,6 +4,7 @@ Whatever interrupts it: `resume` finishes what is recorded. Nothing that was dec
 """
 
 import asyncio
+import itertools
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -18,7 +19,7 @@ from shards.errors import Cause, ClusterError, Refused, ShardError, ShardUnavail
 from shards.kinds import Field, Kind
 from shards.operations.shape import bring, months_ahead
 from shards.operations.shards import logins_of
-from shards.postgres.sessions import BRIEF, owner_session
+from shards.postgres.sessions import BRIEF, SessionLimits, owner_session
 from shards.shard import ShardRecord
 from shards.storage import shaping
 
@@ -27,6 +28,9 @@ PATIENCE_S: Final = 120.0  # for a shard whose tables are never free for a momen
 PAUSE_S: Final = 0.2
 PAUSE_MAX_S: Final = 2.0
 ROUNDS_MAX: Final = 5  # shards that are added meanwhile
+LOCK_SHORT_S: Final = 0.3
+LOCK_LONG_S: Final = 1.5
+INSISTING: Final = 4  # every so many attempts
 
 # Told what was done, in words.
 Told = Callable[[str], None]
@@ -116,6 +120,11 @@ def _check_added(known: Sequence[Declared], name: str, fields: Sequence[Field]) 
             raise Refused(f"field {field.name}: one that is added later cannot be required: devices send without it")
     still_retired = tuple(each for each in declared.whole.retired if each.name not in {field.name for field in new})
     whole = with_fields(replace(declared.whole, retired=still_retired), new)
+    if whole.alternatives and not declared.whole.alternatives:
+        raise Refused(
+            f"{name} would have an energy and a register, of which a reading must have one: devices that send neither "
+            "would be refused. Declare a kind that has both from the beginning"
+        )
     check_beside(whole, (each.whole for each in known))
     return new
 
@@ -163,8 +172,9 @@ async def retire(catalog: Catalog, name: str, field_name: str) -> None:
         if field is None:
             gone = any(each.name == field_name for each in declared.whole.retired)
             raise Refused(f"{name} has no field {field_name[:64]}" if not gone else f"{field_name} is retired already")
-        if field in declared.adding:
-            raise Refused(f"{field_name} is being added: `voltroute kind resume` first")
+        if field in declared.adding:  # no router ever took it
+            await catalogued.withdraw(connection, declared.kind_id, field_name)
+            return
         if declared.built_in and not field.kept:
             raise Refused(f"{field_name} is one of the built-in fields of {name}: they stay")
         rest = tuple(each for each in declared.whole.fields if each.name != field_name)
@@ -173,10 +183,19 @@ async def retire(catalog: Catalog, name: str, field_name: str) -> None:
 
 
 async def resume(catalog: Catalog, told: Told) -> list[str]:
-    """Finish every change that was begun, and give shards what they lack of what is declared; names the kinds."""
+    """Finish every change that was begun, and give shards what they lack of what is declared; names the kinds.
+
+    ClusterError, when all others are finished, for those that could not be.
+    """
     names = [each.whole.name for each in await catalogued.declared(catalog, deadline_in(TIMEOUT_S))]
+    failed = []
     for name in names:
-        await _finish(catalog, name, told)
+        try:
+            await _finish(catalog, name, told)
+        except ClusterError as error:
+            failed.append(str(error))
+    if failed:
+        raise ClusterError("; ".join(failed))
     return names
 
 
@@ -202,8 +221,8 @@ async def _finish(catalog: Catalog, name: str, told: Told) -> None:
         if failed:
             reasons = "; ".join(f"{shard}: {reason}" for shard, reason in sorted(failed.items()))
             raise ClusterError(
-                f"not on every shard yet: {reasons}. It is recorded, and no router takes it: "
-                "`voltroute kind resume` finishes it when they answer"
+                f"{name} is not on every shard yet: {reasons}. It is recorded, and no router takes it: "
+                "`voltroute kind resume` finishes it when that is mended"
             )
         done |= {record.name for record in records}
         async with catalog.membership(deadline_in(TIMEOUT_S)) as connection:
@@ -219,6 +238,12 @@ async def _finish(catalog: Catalog, name: str, told: Told) -> None:
     raise ClusterError(f"kind {name} changes all the time: `voltroute kind resume` goes on")
 
 
+def _limits(attempt: int) -> SessionLimits:
+    """Writers wait as long as a lock is waited for, so that is short; PostgreSQL ends an autovacuum only after 1 s."""
+    lock_timeout_s = LOCK_LONG_S if attempt % INSISTING == 0 else LOCK_SHORT_S
+    return SessionLimits(statement_timeout_s=30.0, lock_timeout_s=lock_timeout_s)
+
+
 async def _on_all(catalog: Catalog, declared: Declared, records: Sequence[ShardRecord], told: Told) -> dict[str, str]:
     """Shard -> why it could not be given it."""
     info = await catalog.info(deadline_in(TIMEOUT_S))
@@ -226,23 +251,26 @@ async def _on_all(catalog: Catalog, declared: Declared, records: Sequence[ShardR
 
     async def one(record: ShardRecord) -> str | None:
         deadline, pause = deadline_in(PATIENCE_S), PAUSE_S
-        while True:
+        for attempt in itertools.count(1):
             try:
-                async with owner_session(record, BRIEF) as connection:
+                async with owner_session(record, _limits(attempt)) as connection:
+                    if attempt % INSISTING == 0:  # what copies a large partition would have to be waited for
+                        await shaping.end_movers(connection)
                     await bring(connection, [declared], logins, info.first_month)
+                    if declared.is_open:  # also after a repeat: nobody knows where the last one ended
+                        await shaping.end_movers(connection)
             except (ShardUnavailable, WriteConflict) as error:
                 lasting = isinstance(error, ShardUnavailable) and error.cause is not Cause.LOCKED
                 if lasting or remaining(deadline) < PAUSE_MAX_S:
                     return error.detail
                 await asyncio.sleep(pause * random.uniform(0.5, 1.5))
                 pause = min(pause * 1.5, PAUSE_MAX_S)
-            except ShardError as error:
-                return error.detail
-            except Refused as error:
-                return str(error)
+            except (ShardError, Refused) as error:
+                return error.detail if isinstance(error, ShardError) else str(error)
             else:
-                told(f"{record.name} has {declared.whole.name} with {len(declared.whole.fields)} fields")
-                return None
+                break
+        told(f"{record.name} has {declared.whole.name} with {len(declared.whole.fields)} fields")
+        return None
 
     reasons = await asyncio.gather(*map(one, records))
     return {record.name: reason for record, reason in zip(records, reasons, strict=True) if reason is not None}

@@ -33,5 +33,9 @@ async def bring(connection: Connection, declared: Iterable[Declared], logins: Lo
             shape = (await shaping.shapes(connection))[each.whole.name]
         if shape.lacks(each.whole):
             await shaping.add_fields(connection, each.whole, each.whole.stored, names)
-            if wrong := (await shaping.shapes(connection))[each.whole.name].lacks(each.whole):
-                raise Refused(f"it has columns that voltroute did not make: {'; '.join(wrong)}: rename or drop them")
+            shape = (await shaping.shapes(connection))[each.whole.name]
+        if wrong := shape.lacks(each.whole):
+            raise Refused(
+                f"what is there is not what is declared: {'; '.join(wrong)}: it was made by hand, or of another "
+                "declaration; rename it there"
+            )

@@ -60,7 +60,7 @@ def for_kind(template: str, kind: Kind) -> str:
         "{status_columns}": ", ".join(map(quote_identifier, status_columns)),
         "{value_arrays}": ", ".join(f"${_VALUES_FROM + at}::{field.type}[]" for at, field in enumerate(kind.fields)),
         "{register}": _quoted(kind.register),
-        "{temperature}": quote_identifier(kind.temperature) if kind.temperature else "0.0::float8",
+        "{temperature}": quote_identifier(kind.temperature) if kind.temperature else "NULL::float8",
     }
     for placeholder, text in names.items():
         template = template.replace(placeholder, text)

@@ -23,6 +23,7 @@ _KEY: Final = "bucket = $1 AND {id} = $2 AND timestamp = $3 AND tenant_id = {ten
 _LOOK: Final = "SELECT {values} FROM {history} WHERE " + _KEY + " FOR UPDATE"
 _HISTORY: Final = "UPDATE {history} SET {assignments}, ingested_at = now() WHERE " + _KEY
 _DEVICE: Final = "bucket = $1 AND {id} = $2 AND tenant_id = {tenant}"
+_HOLD: Final = "SELECT FROM {status} WHERE " + _DEVICE + " FOR UPDATE"
 _STATUS: Final = "UPDATE {status} SET {assignments} WHERE last_updated = $3 AND " + _DEVICE
 # What a status keeps is the newest value of the field, whichever reading had it.
 _KEPT: Final = (
@@ -125,10 +126,12 @@ async def _store(
     """History first, as writers lock; then the status, where it shows the reading, or keeps a value of it."""
     *place, tenant = key
     in_status = tuple(field.column for field in kind.in_status if not field.kept)
-    for statement, columns in ((_HISTORY, kind.values), (_STATUS, in_status)):
-        if columns:
-            values = [after[name] for name in columns]
-            await connection.execute(_sql(statement, kind, columns), *place, *values, tenant)
+    await connection.execute(_sql(_HISTORY, kind, kind.values), *place, *(after[name] for name in kind.values), tenant)
+    # From here on no writer changes the status, and what the statements below see is what the last one left.
+    await connection.execute(_sql(_HOLD, kind), place[0], place[1], tenant)
+    if in_status:
+        values = [after[name] for name in in_status]
+        await connection.execute(_sql(_STATUS, kind, in_status), *place, *values, tenant)
     for field in kind.kept:
         if before[field.column] != after[field.column]:
             await connection.execute(_kept_sql(kind, field), place[0], place[1], tenant)

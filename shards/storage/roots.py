@@ -1,6 +1,6 @@
 """The kinds that a shard stores, by its own catalogue of roots: what a move carries is what is there."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -48,6 +48,11 @@ class StoredKind:
     def changing(self) -> tuple[str, ...]:
         """The columns of a status that a newer one replaces."""
         return tuple(each for each in self.status_columns if each not in {self.id_column, *_KEY})
+
+    @property
+    def kept(self) -> Iterator[tuple[str, str]]:
+        """(column, its time) of the values of a status that it keeps whatever newer readings lack."""
+        return ((each, f"{each}_at") for each in self.status_columns if f"{each}_at" in self.status_columns)
 
     def __str__(self) -> str:
         return self.name

@@ -20,7 +20,7 @@ _ADD: Final = "SELECT add_column($1, $2, $3, $4::boolean, $5::boolean)"
 _GRANT: Final = "SELECT grant_kind($1, $2, $3, $4)"
 _END_MOVERS: Final = "SELECT end_movers($1)"
 _SHAPES: Final = """
-SELECT r.kind, r.role, r.ready, a.attname::text AS name, format_type(a.atttypid, a.atttypmod) AS type
+SELECT r.kind, r.role, r.ready, r.id_column, a.attname::text AS name, format_type(a.atttypid, a.atttypmod) AS type
 FROM every_root AS r JOIN pg_attribute AS a ON a.attrelid = to_regclass('public.' || r.root)
 WHERE a.attnum > 0 AND NOT a.attisdropped
 """
@@ -57,6 +57,7 @@ class Shape:
     """What a shard has of one kind: column -> type, of both roots. `ready`: routers may write to it."""
 
     ready: bool
+    id_column: str
     history: Mapping[str, str]
     status: Mapping[str, str]
 
@@ -71,6 +72,8 @@ class Shape:
             for (role, column), type_ in wanted.items()
             if there[role].get(column) != type_
         ]
+        if self.id_column != kind.id_column:
+            found.append(f"{kind} is told apart by {self.id_column}, not {kind.id_column}")
         return found if self.ready else [f"{kind} is being made", *found]
 
 
@@ -97,17 +100,21 @@ async def make_kind(
     while await connection.fetchval(_ATTACH, kind.name, BUCKETS_AT_ONCE, ahead):
         pass
     await connection.execute(_FINISH, kind.name, *leaves)
-    await connection.execute(_END_MOVERS, MOVER)
+    await end_movers(connection)
 
 
 async def add_fields(connection: Connection, kind: Kind, fields: Iterable[Field], names: Names) -> None:
     """A column for each field in all tables of the kind; movers begin their step anew, as they know the old ones."""
-    await connection.execute(_END_MOVERS, MOVER)  # what copies a large partition would have to be waited for
     async with transaction(connection):
         for field in fields:
             flags = (field.in_status, field.kept)
             await connection.execute(_ADD, kind.name, field.column, field.type.value, *flags)
         await _grant(connection, kind, names)
+    await end_movers(connection)
+
+
+async def end_movers(connection: Connection) -> None:
+    """End the sessions of movers on this shard: they know the columns as they were."""
     await connection.execute(_END_MOVERS, MOVER)
 
 
@@ -123,9 +130,8 @@ async def shapes(connection: Connection) -> dict[str, Shape]:
         for role in ("history", "status"):
             columns.setdefault((record["kind"], role), {})
         columns[record["kind"], record["role"]][record["name"]] = record["type"]
-        found[record["kind"]] = Shape(
-            record["ready"], columns[record["kind"], "history"], columns[record["kind"], "status"]
-        )
+        own = (columns[record["kind"], role] for role in ("history", "status"))
+        found[record["kind"]] = Shape(record["ready"], record["id_column"], *own)
     return found
 
 

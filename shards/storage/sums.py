@@ -34,7 +34,8 @@ _SUMS: Final = """
     coalesce(sum(energy) FILTER (WHERE NOT implausible), 0) AS energy,
     count(*) FILTER (WHERE implausible) AS suspect,
     coalesce(sum(energy) FILTER (WHERE implausible), 0) AS suspect_energy,
-    coalesce(sum(temperature), 0) AS temperature"""
+    coalesce(sum(temperature), 0) AS temperature,
+    count(temperature) AS temperatures"""
 
 _READING: Final = """h.{energy} AS energy, {temperature} AS temperature, {implausible} AS implausible"""
 
@@ -79,13 +80,15 @@ _FLEET: Final = (
     coalesce(sum(suspect), 0)::bigint AS suspect,
     coalesce(sum(suspect_energy), 0) AS suspect_energy,
     coalesce(sum(energy), 0) AS energy,
-    coalesce(sum(temperature), 0) AS temperature
+    coalesce(sum(temperature), 0) AS temperature,
+    coalesce(sum(temperatures), 0)::bigint AS temperatures
 FROM (
     SELECT count(*) AS readings, count({register}) AS registers, {per_minute} AS per_minute,
         sum(h.{energy}) FILTER (WHERE NOT {implausible}) AS energy,
         count(*) FILTER (WHERE {implausible}) AS suspect,
         sum(h.{energy}) FILTER (WHERE {implausible}) AS suspect_energy,
-        sum({temperature}) AS temperature
+        sum({temperature}) AS temperature,
+        count({temperature}) AS temperatures
     FROM {history} AS h {rated}
     WHERE bucket = ANY($1::smallint[]) AND tenant_id = {tenant} AND timestamp > $2 AND timestamp <= $3
     GROUP BY {id}
@@ -180,6 +183,7 @@ class DeviceSums:
     paired_energy: float
     paired_suspect_energy: float
     temperature: float
+    temperatures: int
     slots: int
 
 

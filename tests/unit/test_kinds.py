@@ -133,7 +133,7 @@ def test_statements_have_an_array_of_its_type_for_each_field_that_is_there() -> 
     whole = _statement(METER, (1, 2))
     assert "$5::float8[], $6::boolean[]" in whole
     assert '"register_kwh" = excluded."register_kwh"' in whole  # what is not there is not the reading's before
-    assert for_kind("{temperature} {register}", CHARGER) == "0.0::float8 NULL::float8"
+    assert for_kind("{temperature} {register}", CHARGER) == "NULL::float8 NULL::float8"
 
 
 def test_a_float4_is_shown_by_its_text_and_taken_as_it_is_stored() -> None:
@@ -160,6 +160,11 @@ def test_fields_that_nobody_declared_may_be_left_out(shape: Shape) -> None:
     decoded = taken(shape, WHOLE, {**WHOLE, "soc": 5, "colour": "red"}, {**WHOLE, "state": "flying", "colour": "red"})
     assert of(decoded, CHARGER) == [(0, CELLS), (1, CELLS)]
     assert (decoded.ignored, [error.pointer for error in decoded.errors]) == (3, ["/state"])
+    odd = orjson.dumps(WHOLE).replace(b'"kwh"', b'"odd":NaN,"kwh"')
+    decoded = decode(odd, shape, ndjson=False, readings_max=1)
+    assert (decoded.ignored, decoded.valid) == (1, 1)
+    nobodys = decode(b'{"odd":1}', shape, ndjson=False, readings_max=1)
+    assert (nobodys.ignored, len(nobodys.errors)) == (0 if shape.kind is None else 1, 1)
 
 
 def test_a_retired_field_is_refused_with_that_reason() -> None:
