@@ -60,7 +60,7 @@ SET search_path = public, pg_temp AS $$
 $$;
 
 -- The two roots of a kind. Every value may be missing: what a reading must have is the router's to say, and changes.
-CREATE FUNCTION make_roots(the_id smallint, the_kind text, id_column text, columns jsonb) RETURNS void
+CREATE FUNCTION make_roots(the_id smallint, the_kind text, the_key text, columns jsonb) RETURNS void
 LANGUAGE plpgsql
 SET search_path = public, pg_temp AS $$
 DECLARE
@@ -75,7 +75,7 @@ BEGIN
         'CREATE TABLE %I (timestamp timestamptz NOT NULL, ingested_at timestamptz NOT NULL DEFAULT now(), %s, '
         'bucket smallint NOT NULL, tenant_id smallint NOT NULL DEFAULT 0, %I varchar(64) COLLATE "C" NOT NULL, '
         'PRIMARY KEY (%I, timestamp, tenant_id, bucket)) PARTITION BY LIST (bucket)',
-        history, listed_columns(columns, false), id_column, id_column
+        history, listed_columns(columns, false), the_key, the_key
     );
     EXECUTE format('CREATE INDEX ON %I (timestamp)', history);
     EXECUTE format('CREATE INDEX ON %I USING brin (ingested_at)', history);
@@ -83,7 +83,7 @@ BEGIN
         'CREATE TABLE %I (last_updated timestamptz NOT NULL, created_at timestamptz NOT NULL DEFAULT now(), %s '
         'bucket smallint NOT NULL, tenant_id smallint NOT NULL DEFAULT 0, %I varchar(64) COLLATE "C" NOT NULL, '
         'PRIMARY KEY (%I, tenant_id, bucket)) PARTITION BY LIST (bucket)',
-        status, coalesce(listed_columns(columns, true) || ',', ''), id_column, id_column
+        status, coalesce(listed_columns(columns, true) || ',', ''), the_key, the_key
     );
     EXECUTE format('ALTER TABLE %I ENABLE ROW LEVEL SECURITY', history);
     EXECUTE format('ALTER TABLE %I ENABLE ROW LEVEL SECURITY', status);
@@ -92,7 +92,7 @@ BEGIN
     SELECT
         CASE WHEN EXISTS (SELECT FROM stored_kind WHERE kind_id = the_id) THEN max(k.kind_id) + 1 ELSE the_id END,
         the_kind,
-        id_column
+        the_key
     FROM stored_kind AS k;
 END
 $$;

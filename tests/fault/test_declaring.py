@@ -4,7 +4,7 @@ import asyncio
 import itertools
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -214,6 +214,11 @@ async def test_a_change_of_kinds_in_the_middle_of_a_move(servers: list[str], ste
 
         async def change() -> None:
             await kinds.create(catalog, CHARGER, silently)
+            # A name that could be taken for the status of the other one.
+            odd = replace(
+                CHARGER, name="status_charger", id_name="oddId", id_column="odd_id", path="odd", plural="odds"
+            )
+            await kinds.create(catalog, odd, silently)
             await kinds.add(catalog, "meter", EXTENSIONS["meter"]["grid"], silently)
 
         async def begin(_move: Move) -> None:

@@ -100,6 +100,9 @@ async def test_a_file_of_a_declared_kind_is_posted(small: TestCluster, tmp_path:
     async with router_process(small.catalog_dsn, VOLTROUTE_RUNNER="false") as router:
         done = await given(small, "post", file, "--kind", "pump", "--url", router.url)
         assert done.err.startswith("2 accepted, 0 duplicates")
+        file.write_text("timestamp,pumpId,flow,mode\n2026-05-01T00:10:00Z,P-1,2,unknown\n", encoding="utf-8")
+        refused = await given(small, "post", file, "--kind", "pump", "--url", router.url, code=1)
+        assert "/mode: must be one of off, auto, manual" in refused.err  # a word is not taken for a missing value
     wrong = await given(small, "post", file, "--kind", "no kind", "--dry-run", code=2)
     assert "the name of a kind is expected" in wrong.err
 
