@@ -192,16 +192,16 @@ async def test_writes_that_a_healthy_server_refuses_are_told_as_well(
     await break_it(own.shards["s1"], role)
     with structlog.testing.capture_logs() as lines:
         async with in_process(own, runner=False, pool_min=1, ingest_timeout_s=1) as client:
-            assert (await post(client, now_of(device))).status_code == 503
-            # On a busy machine the request is given up a moment before the server has said why.
-            async with asyncio.timeout(4):
-                while (ready := (await client.get("/readyz")).json())["shards"]["s1"]["writes"]:
-                    await asyncio.sleep(0.01)
-            metrics = (await client.get("/metrics")).text
-    assert ready["shards"]["s2"]["writes"]
-    assert f'voltroute_shard_unavailable{{cause="{cause}",login="writer",shard="s1"}} 1.0' in metrics
+            figure = f'voltroute_shard_unavailable{{cause="{cause}",login="writer",shard="s1"}} 1.0'
+            # On a busy machine the router may give up a moment before the server says why; then it is silent, once.
+            async with asyncio.timeout(30):
+                while figure not in (await client.get("/metrics")).text:
+                    assert (await post(client, now_of(device))).status_code == 503
+            ready = (await client.get("/readyz")).json()
+    assert (ready["shards"]["s1"]["writes"], ready["shards"]["s2"]["writes"]) == (False, True)
     told = [line for line in lines if line["event"] == "shard_unavailable"]
-    assert [(line["shard"], line["login"], line["cause"]) for line in told] == [("s1", "voltroute writer", cause)]
+    assert {(line["shard"], line["login"]) for line in told} == {("s1", "voltroute writer")}
+    assert told[-1]["cause"] == cause
 
 
 async def test_a_lock_on_a_root_is_told_as_the_shards(own: TestCluster) -> None:

@@ -133,7 +133,9 @@ async def test_statements_are_told_with_their_texts_where_they_are_counted(own: 
             for _ in range(2):
                 await told._ask_all("heavy", figures.heavy)
                 told._tell_slow()
-        assert [(line["event"], line["queryid"]) for line in lines] == [("slow_statement", items[0]["queryId"])]
+        # On a busy machine others may be slow, too.
+        told_of = [(line["event"], line["queryid"]) for line in lines if line["queryid"] == items[0]["queryId"]]
+        assert told_of == [("slow_statement", items[0]["queryId"])]
         assert any("INSERT INTO" in item["query"] for item in items)
         for secret in (
             "CREATE ROLE someone_else PASSWORD 'SECRET'",
