@@ -125,17 +125,16 @@ async def test_statements_are_told_with_their_texts_where_they_are_counted(own: 
         await execute(own.shards["s1"], "SELECT pg_sleep(0.15)")
         await ingest(client, [meter(device) for device in own.devices_of("s1", 3)])
         items = (await client.get("/v1/shards/s1/statements")).json()["items"]
-        assert items[0]["query"] == "SELECT pg_sleep($1)"
-        assert items[0]["meanMs"] > figures.SLOW_MS
-        assert items[0]["calls"] == 1
+        (slept,) = [item for item in items if item["query"] == "SELECT pg_sleep($1)"]  # others may be slower today
+        assert slept["meanMs"] > figures.SLOW_MS
+        assert slept["calls"] == 1
         told = client.app.state.router.figures  # type: ignore[attr-defined]
         with structlog.testing.capture_logs() as lines:
             for _ in range(2):
                 await told._ask_all("heavy", figures.heavy)
                 told._tell_slow()
-        # On a busy machine others may be slow, too.
-        told_of = [(line["event"], line["queryid"]) for line in lines if line["queryid"] == items[0]["queryId"]]
-        assert told_of == [("slow_statement", items[0]["queryId"])]
+        told_of = [(line["event"], line["queryid"]) for line in lines if line["queryid"] == slept["queryId"]]
+        assert told_of == [("slow_statement", slept["queryId"])]
         assert any("INSERT INTO" in item["query"] for item in items)
         for secret in (
             "CREATE ROLE someone_else PASSWORD 'SECRET'",
