@@ -31,6 +31,7 @@ CHARGER = READY_MADE["charger"]
 KINDS_OF_LOAD = (*KINDS, CHARGER)
 PATIENT = {"VOLTROUTE_RUNNER": "false", "VOLTROUTE_INGEST_TIMEOUT_S": "30", "VOLTROUTE_MAP_POLL_S": "0.2"}
 DEVICES = 20
+PAUSE_S = 0.05  # of a device between two readings: a machine that is busy with its load moves no bucket
 Key = tuple[str, str, datetime]
 
 
@@ -66,6 +67,7 @@ class Fleet:
                 await self._until_taken(client, made)
                 if self.stop.is_set():
                     return
+                await asyncio.sleep(PAUSE_S)
 
     async def _until_taken(self, client: httpx2.AsyncClient, made: list[tuple[Key, dict[str, Any]]]) -> None:
         while True:
