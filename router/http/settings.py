@@ -10,7 +10,7 @@ from router.http.bodies import read_object
 from router.http.endpoint import Call, Endpoint, Handler
 from router.reads.devices import find_status
 from router.wire import devices as wire
-from router.wire import stored
+from router.wire import readings
 from router.wire.answers import json_response
 from router.wire.openapi import Operation
 from router.wire.problems import NOT_FOUND, ProblemError
@@ -91,7 +91,7 @@ def _get_defaults(kind: Kind, body_type: type[msgspec.Struct]) -> Handler:
 def _endpoints(kind: Kind) -> list[Endpoint]:
     body_type, defaults_type, answer = wire.body_type(kind), wire.defaults_type(kind), wire.answer_type(kind)
     name, path = camel_case(kind.name), f"/v1/{kind.plural}/{{id}}"
-    title, every = stored.title(kind), f"/v1/defaults/{kind.plural}"
+    title, every = readings.title(kind), f"/v1/defaults/{kind.plural}"
 
     def operation(method: str, called: str, summary: str, **more: Any) -> Operation:
         return Operation(method, path, called, summary, "devices", query=DeviceQuery, **more)

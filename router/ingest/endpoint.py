@@ -30,8 +30,7 @@ from router.wire.problems import (
     retry_after,
 )
 from router.wire.queries import IngestQuery
-from router.wire.readings import reading_type
-from router.wire.stored import title
+from router.wire.readings import reading_type, title
 from shards.errors import NoMap
 from shards.kinds import Kind
 

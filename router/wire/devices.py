@@ -8,8 +8,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from router.wire.answers import Answer
-from router.wire.readings import DeviceId, Timestamp
-from router.wire.stored import title
+from router.wire.readings import DeviceId, Timestamp, title
 from shards.declaration import camel_case
 from shards.kinds import REGISTER_MAX_KWH, Kind, Role
 

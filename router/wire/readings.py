@@ -44,6 +44,11 @@ def annotation(field: Field) -> Any:
     return Annotated[base, Meta(ge=field.minimum, le=field.maximum, description=field.description)]
 
 
+def title(kind: Kind) -> str:
+    """As a type is called: BusDepot of bus_depot."""
+    return "".join(part.capitalize() for part in kind.name.split("_"))
+
+
 @cache
 def reading_type(kind: Kind) -> type[Reading]:
     """The struct of a kind's readings; its fields are in the order of a row's cells."""
@@ -51,7 +56,7 @@ def reading_type(kind: Kind) -> type[Reading]:
     for field in kind.fields:
         known = annotation(field)
         fields.append((field.name, known) if field.required else (field.name, known | None, None))
-    return _defined(f"{kind.name.capitalize()}Reading", fields, kind.description)
+    return _defined(f"{title(kind)}Reading", fields, kind.description)
 
 
 def _defined(name: str, fields: Iterable[Any], doc: str) -> type[Reading]:

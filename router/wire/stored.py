@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Meta
 
 from router.wire.answers import Answer, Shards
-from router.wire.readings import PYTHON_TYPES
+from router.wire.readings import PYTHON_TYPES, title
 from shards.kinds import Field, Kind
 
 _TIMES: Final = {"timestamp": "timestamp", "ingested_at": "ingestedAt"}
@@ -82,11 +82,6 @@ def activity_list(kinds: tuple[Kind, ...]) -> type[Answer]:
     fields += [("is_partial", bool), ("shards", Shards)]
     names = {"is_partial": "isPartial"}
     return _defined("Activity", fields, names, "The newest readings over all shards, newest first.")
-
-
-def title(kind: Kind) -> str:
-    """As a type is called: BusDepot of bus_depot."""
-    return "".join(part.capitalize() for part in kind.name.split("_"))
 
 
 def _values(kind: Kind, fields: Iterable[Field]) -> list[tuple[Any, ...]]:

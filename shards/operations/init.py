@@ -11,6 +11,7 @@ from shards.clock import deadline_in
 from shards.errors import Refused, SchemaError
 from shards.moves.placement import spread
 from shards.operations.identity import Identity, ask, close_catalog, sign
+from shards.operations.shape import months_ahead
 from shards.operations.shards import logins_of
 from shards.postgres import migrate
 from shards.postgres.dsn import check_dsn
@@ -18,10 +19,10 @@ from shards.postgres.logins import Logins, make_logins
 from shards.postgres.sessions import open_session
 from shards.postgres.transactions import transaction
 from shards.shard import check_name
-from shards.storage.partitions import month_of, runway
+from shards.storage.partitions import month_of
+from shards.storage.shaping import BUCKETS_AT_ONCE
 
 STEP_TIMEOUT_S: Final = 60.0
-BUCKETS_AT_ONCE: Final = 8  # a transaction: each table takes an entry of the lock table until the commit
 _ATTACH: Final = "SELECT attach_bucket($1::smallint, $2, $3::date[])"
 
 # Told of what was done, in words: for whoever waits.
@@ -133,7 +134,7 @@ async def prepare(name: str, dsn: str, info: ClusterInfo, logins: Logins) -> Non
 
 
 async def _give_out(info: ClusterInfo, shards: Mapping[str, str], owners: tuple[str, ...], progress: Progress) -> None:
-    months = [month for month in runway(datetime.now(UTC)) if month >= info.first_month]
+    months = months_ahead(info.first_month)
     done = 0
 
     def count(buckets: int) -> None:

@@ -15,8 +15,8 @@ from shards.clock import deadline_in
 from shards.errors import InvalidArgument, Refused
 from shards.moves.placement import spread
 from shards.operations.init import attach_buckets
+from shards.operations.shape import months_ahead
 from shards.shard import ShardRecord, ShardState, check_name
-from shards.storage.partitions import runway
 
 TIMEOUT_S: Final = 10.0
 PINNED_BUCKETS_DEFAULT: Final = 16
@@ -115,7 +115,7 @@ async def _give_out(catalog: Catalog, tenant: Tenant, records: dict[str, ShardRe
     if tenant.pinned is None:
         return
     info: ClusterInfo = await catalog.info(deadline_in(TIMEOUT_S))
-    months = [month for month in runway(datetime.now(UTC)) if month >= info.first_month]
+    months = months_ahead(info.first_month)
     owners = spread(tenant.pinned.count, tenant.shards)
     of_shard: dict[str, list[int]] = {}
     for bucket, owner in zip(tenant.pinned.buckets, owners, strict=True):

@@ -3,7 +3,6 @@
 import itertools
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from datetime import timedelta
 
 import asyncpg
 import httpx2
@@ -21,14 +20,11 @@ from tests.support.commands import run_command
 from tests.support.declared import CHARGER
 from tests.support.declaring import QUICK, learnt, make, silently
 from tests.support.ledger import execute, fetch
-from tests.support.readings import START, at, ingest, meter, vehicle
+from tests.support.readings import at, ingest, meter, vehicle
 from tests.support.routers import in_process
 from tests.support.servers import TestCluster, drop_database, new_cluster, new_database
 
-EXAMPLES = 12
-DEVICES = ("D-1", "D-2", "D-3")
 _numbers = itertools.count(1)
-MOMENTS = tuple(START + timedelta(minutes=minute) for minute in range(6))
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
