@@ -78,7 +78,7 @@ class Field:
 
     @property
     def time_column(self) -> str:
-        """Of a status: when its value was measured, if that was before the status' newest reading."""
+        """Of a status: when its value was measured. NULL beside a value: with its newest reading."""
         return f"{self.column}_at"
 
 
@@ -203,7 +203,7 @@ METER: Final = Kind(
             maximum=REGISTER_MAX_KWH,
             unit="kWh",
         ),
-        Field("voltage", "voltage", "volts", minimum=0, maximum=1_000_000, unit="V"),
+        Field("voltage", "voltage", "volts", minimum=0, maximum=1_000_000, unit="V", kept=True),
     ),
     side=Side.AC,
 )

@@ -6,7 +6,7 @@ from functools import cache
 from typing import Annotated, Any, Final
 
 import msgspec
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from router.wire.answers import Answer, Shards
 from router.wire.readings import PYTHON_TYPES, title
@@ -23,9 +23,13 @@ def status_type(kind: Kind) -> type[Answer]:
     doc = f"The newest reading of a {kind}."
     name, fields, names = f"{title(kind)}Status", _values(kind, kind.in_status), _names(kind, kind.in_status)
     if kind.kept:
-        doc += " Values that it lacks are those of earlier ones, and `valueTimes` says of when."
-        fields.append((_VALUE_TIMES, Annotated[dict[str, datetime], Meta(description="field -> when it was measured")]))
+        doc += (
+            " Values that it lacks are those of earlier ones, and `valueTimes` says of when; without it, all are its."
+        )
     fields += [(column, datetime) for column in _STATUS_TIMES]
+    if kind.kept:
+        times = Annotated[dict[str, datetime], Meta(description="field -> when it was measured")]
+        fields.append((_VALUE_TIMES, times | UnsetType, UNSET))
     return _defined(name, fields, {**names, **_STATUS_TIMES, _VALUE_TIMES: "valueTimes"}, doc)
 
 
@@ -36,7 +40,7 @@ def status_of(kind: Kind, row: Mapping[str, Any]) -> Answer:
     times = {field.name: row[field.time_column] for field in kind.kept}
     values = {column: value for column, value in row.items() if column not in _time_columns(kind)}
     older = {name: at for name, at in times.items() if at is not None and at != row["last_updated"]}
-    return status_type(kind)(**values, **{_VALUE_TIMES: older})
+    return status_type(kind)(**values, **({_VALUE_TIMES: older} if older else {}))
 
 
 @cache

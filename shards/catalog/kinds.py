@@ -9,7 +9,7 @@ from typing import Final
 import asyncpg
 
 from shards.catalog.database import Catalog
-from shards.kinds import Direction, Field, Kind, Kinds, Role, Side, Type
+from shards.kinds import BUILT_IN, Direction, Field, Kind, Kinds, Role, Side, Type
 from shards.postgres.pools import Connection
 
 
@@ -50,6 +50,7 @@ INSERT INTO kind_field (kind_id, position, name, column_name, description, type,
 SELECT $1, coalesce((SELECT max(position) FROM kind_field WHERE kind_id = $1), 0) + 1,
     $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15
 """
+_KEEP: Final = "UPDATE kind_field SET kept = true WHERE kind_id = $1 AND name = ANY ($2) AND state = 'active'"
 _ACTIVATE_KIND: Final = "UPDATE kind SET state = 'active' WHERE kind_id = $1 AND state = 'making'"
 _ACTIVATE_FIELDS: Final = "UPDATE kind_field SET state = 'active' WHERE kind_id = $1 AND state = 'adding'"
 _RETIRE: Final = """
@@ -184,6 +185,15 @@ async def _insert_fields(connection: Connection, kind_id: int, fields: Iterable[
         limits = (field.minimum, field.maximum, list(field.choices), field.required)
         rest = (field.unit, field.direction.value, field.kept, field.in_status)
         await connection.execute(_INSERT_FIELD, kind_id, *told, *limits, *rest, state.value)
+
+
+async def keep_built_in(connection: Connection) -> None:
+    """Every shard has a place for the times of fields that statuses of built-in kinds keep: from now on they do."""
+    for each in await within(connection):
+        built_in = BUILT_IN.by_name.get(each.whole.name)
+        names = {field.name for field in built_in.kept} if built_in is not None else set()
+        if names - {field.name for field in each.whole.kept}:  # any UPDATE tells routers of a change
+            await connection.execute(_KEEP, each.kind_id, sorted(names))
 
 
 async def activate(connection: Connection, kind_id: int) -> None:

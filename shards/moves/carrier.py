@@ -15,7 +15,7 @@ from shards.moves.record import Token
 from shards.moves.throttle import Passed, at_full_speed
 from shards.postgres.pools import Connection
 from shards.postgres.sessions import MOVER
-from shards.postgres.sql import quote_identifier
+from shards.postgres.sql import measured_at, quote_identifier
 from shards.postgres.transactions import transaction
 from shards.storage.roots import StoredKind, in_common, stored_kinds
 from shards.storage.tables import BRIN_OF, Leaf, leaves
@@ -214,11 +214,14 @@ def _merged(kind: StoredKind) -> tuple[str, str]:
     for column in kind.changing:
         name = quote_identifier(column)
         if column in kept:
-            time = quote_identifier(kept[column])
-            later = f"excluded.{time} > coalesce(known.{time}, '-infinity')"
+            times = (measured_at(column, kept[column], row) for row in ("excluded", "known"))
+            later = " >= ".join(times)
             conditions.append(later)
-            changed.append(f"{name} = CASE WHEN {later} THEN excluded.{name} ELSE known.{name} END")
-        elif column in kept.values() or column == "last_updated":
+            pair = (name, quote_identifier(kept[column]))
+            changed += [f"{each} = CASE WHEN {later} THEN excluded.{each} ELSE known.{each} END" for each in pair]
+        elif column in kept.values():
+            continue
+        elif column == "last_updated":
             changed.append(f"{name} = greatest(excluded.{name}, known.{name})")
         else:
             changed.append(f"{name} = CASE WHEN {newer} THEN excluded.{name} ELSE known.{name} END")

@@ -16,7 +16,7 @@ from shards.catalog.kinds import Declared, KindState
 from shards.clock import deadline_in, remaining
 from shards.declaration import check_beside, check_kind, with_fields
 from shards.errors import Cause, ClusterError, Refused, ShardError, ShardUnavailable, WriteConflict
-from shards.kinds import Field, Kind
+from shards.kinds import BUILT_IN, Field, Kind
 from shards.operations.shape import bring, months_ahead
 from shards.operations.shards import logins_of
 from shards.postgres.sessions import BRIEF, SessionLimits, owner_session
@@ -175,7 +175,7 @@ async def retire(catalog: Catalog, name: str, field_name: str) -> None:
         if field in declared.adding:  # no router ever took it
             await catalogued.withdraw(connection, declared.kind_id, field_name)
             return
-        if declared.built_in and not field.kept:
+        if name in BUILT_IN.by_name and field.column in BUILT_IN.by_name[name].values:
             raise Refused(f"{field_name} is one of the built-in fields of {name}: they stay")
         rest = tuple(each for each in declared.whole.fields if each.name != field_name)
         check_kind(replace(declared.whole, fields=rest))

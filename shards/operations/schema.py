@@ -2,6 +2,7 @@
 
 from typing import Final
 
+from shards.catalog import kinds as catalogued
 from shards.catalog.database import NAME, Catalog, forget_old_reader, set_new_logins
 from shards.clock import deadline_in
 from shards.errors import ClusterError, Refused, ShardError
@@ -42,7 +43,20 @@ async def bring_up(catalog_dsn: str) -> list[Report]:
                     await _tell_query_login(catalog_dsn, record, logins)
             except (ShardError, ClusterError) as error:
                 reports[index] = Report(report.database, report.version, report.applied, error=str(error))
+    if all(report.error is None for report in reports):
+        await _keep_built_in(catalog_dsn)
     return first + reports
+
+
+async def _keep_built_in(catalog_dsn: str) -> None:
+    """Only when every shard has the columns for it: routers write to them from then on."""
+    catalog = Catalog(catalog_dsn)
+    try:
+        async with catalog.membership(deadline_in(TIMEOUT_S)) as connection:
+            await catalogued.lock(connection)
+            await catalogued.keep_built_in(connection)
+    finally:
+        await catalog.close()
 
 
 async def _tell_query_login(catalog_dsn: str, record: ShardRecord, logins: Logins) -> None:

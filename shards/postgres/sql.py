@@ -42,6 +42,13 @@ def _of_status(kind: Kind) -> str:
     return ", ".join([*shown, *(f"s.{quote_identifier(field.time_column)}" for field in kind.kept)])
 
 
+def measured_at(column: str, time_column: str, row: str) -> str:
+    """When the kept value of a status `row` was measured; before all times where it has none."""
+    name, time = quote_identifier(column), quote_identifier(time_column)
+    untold = f"CASE WHEN {row}.{name} IS NOT NULL THEN {row}.last_updated END"
+    return f"coalesce({row}.{time}, {untold}, '-infinity')"
+
+
 def _quoted(column: str | None) -> str:
     return quote_identifier(column) if column else "NULL::float8"
 

@@ -11,7 +11,7 @@ import asyncpg
 
 from shards.kinds import VALUES_AT, Field, Kind, Row
 from shards.postgres.pools import Connection
-from shards.postgres.sql import for_kind, quote_identifier
+from shards.postgres.sql import for_kind, measured_at, quote_identifier
 
 Key: TypeAlias = tuple[int, str, datetime]  # tenant, device id, timestamp
 
@@ -112,7 +112,7 @@ def _kept_names(kind: Kind, present: Kind, *, several: bool) -> dict[str, str]:
     newer = [_NEWER]
     for each in present.kept:
         name, time = quote_identifier(each.column), quote_identifier(each.time_column)
-        is_newer = f"excluded.{time} > coalesce(known.{time}, '-infinity')"
+        is_newer = f"excluded.{time} > {measured_at(each.column, each.time_column, 'known')}"
         newer.append(is_newer)
         merged.append(f"{name} = CASE WHEN {is_newer} THEN excluded.{name} ELSE known.{name} END")
         merged.append(f"{time} = greatest(excluded.{time}, known.{time})")

@@ -265,7 +265,7 @@ async def test_a_shard_that_is_added_has_every_kind(servers: list[str]) -> None:
 
 async def test_a_value_that_a_status_keeps_is_corrected_in_it(small: TestCluster, catalog: Catalog) -> None:
     async with in_process(small, **QUICK) as client:
-        await learnt(client, lambda by_name: "charger" in by_name)
+        await make(catalog, client, CHARGER)
         base = {"chargerId": "C-FIX", "kwh": 1, "state": "idle"}
         sent = [{**base, "timestamp": at(1), "powerKw": 5}, {**base, "timestamp": at(2), "powerKw": 99}]
         await ingest(client, [*sent, {**base, "timestamp": at(3)}], "/v1/ingest/charger")

@@ -90,6 +90,31 @@ async def test_a_status_keeps_its_register_when_its_partition_is_gone(
     assert kept["register_kwh"] is None
 
 
+async def test_a_status_keeps_its_newest_voltage(client: httpx2.AsyncClient, cluster: TestCluster) -> None:
+    """A reading without one, or a late one, does not take it away; nor where a router of before told no time of it."""
+    shown = ("registerKwh", "voltage", "valueTimes")
+
+    async def status() -> tuple[object, ...]:
+        answer = await get(client, "/v1/meters/VOLTS/status")
+        return tuple(answer.get(name) for name in shown)
+
+    await ingest(client, {**register("VOLTS", 5, 41), "voltage": 231})
+    assert await status() == (41, 231, None)
+    await ingest(client, register("VOLTS", 6, 42))
+    kept = (42, 231, {"voltage": at(5).replace("+00:00", "Z")})
+    assert await status() == kept
+    await ingest(client, [{**register("VOLTS", minute, 40), "voltage": 200 + minute} for minute in (3, 4)])
+    assert await status() == kept
+    await execute(
+        cluster.shards[cluster.owner("VOLTS")],
+        "UPDATE meter_current_status SET voltage_at = NULL, voltage = 229 WHERE meter_id = 'VOLTS'",
+    )
+    await ingest(client, {**register("VOLTS", 2, 39), "voltage": 202})
+    assert await status() == (42, 229, None)
+    await ingest(client, {**register("VOLTS", 7, 43), "voltage": 233})
+    assert await status() == (43, 233, None)
+
+
 async def test_a_status_that_a_router_of_before_wrote_has_the_register_of_its_reading(
     client: httpx2.AsyncClient, cluster: TestCluster
 ) -> None:

@@ -147,8 +147,12 @@ async def test_tenants_come_to_a_cluster_with_data(servers: list[str], monkeypat
         assert (await fetch(reader, count))[0][0] == 510  # and sees nothing of what it does not know
         assert (await fetch(shard, count))[0][0] == 511
         assert (await run_command("doctor", env=env)).code in {0, 1}
+        kinds_epoch, keeps = "SELECT kinds_epoch FROM cluster", "SELECT kept FROM kind_field WHERE name = 'voltage'"
+        ((epoch,),) = await fetch(cluster.catalog_dsn, kinds_epoch)
+        assert (await fetch(cluster.catalog_dsn, keeps))[0][0]  # since all shards have a place for its time
         again = await run_command("migrate", "up", env=env)
         assert again.code == 0, again.err
+        assert (await fetch(cluster.catalog_dsn, kinds_epoch))[0][0] == epoch
         assert (await run_command("migrate", "retire-reader", "--json", env=env)).json == {"retired": ["s1"]}
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
             await fetch(reader, count)

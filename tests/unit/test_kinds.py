@@ -130,9 +130,11 @@ def test_statements_have_an_array_of_its_type_for_each_field_that_is_there() -> 
     few = _statement(CHARGER, CHARGER.optional)
     assert "$5::float8[], $6::text[]\n" in few
     assert "power_kw" not in few  # what is not there stays in the status as it is
-    whole = _statement(METER, (1, 2))
-    assert "$5::float8[], $6::boolean[]" in whole
-    assert '"register_kwh" = excluded."register_kwh"' in whole  # what is not there is not the reading's before
+    whole = _statement(VEHICLE, (2,))
+    assert "$6::float8[], $7::boolean[]" in whole
+    assert '"battery_temp" = excluded."battery_temp"' in whole  # what is not there is not the reading's before
+    register = _statement(METER, (0,))
+    assert 'THEN excluded."kwh_consumed_ac" ELSE' in register
     assert for_kind("{temperature} {register}", CHARGER) == "NULL::float8 NULL::float8"
 
 
