@@ -92,17 +92,18 @@ class Lane:
         """Transactions under way."""
         return self._in_flight
 
-    def submit(self, chunk: Chunk) -> asyncio.Future[Committed]:
+    def submit(self, chunk: Chunk, future: asyncio.Future[Committed] | None = None) -> asyncio.Future[Committed]:
         """Queue a chunk of at most `batch_readings_max` rows; the future ends after COMMIT, or with a ShardError.
 
         Cancelling the future withdraws the chunk if its transaction has not begun. LaneFull when over the limit.
         """
+        future = future or asyncio.get_running_loop().create_future()
         if self._queued + len(chunk.rows) > self._limits.queue_readings_max:
             raise LaneFull(_RETRY_FULL_S)
-        ticket = _Ticket(chunk, asyncio.get_running_loop().create_future(), ACTIVE.get())
+        ticket = _Ticket(chunk, future, ACTIVE.get())
         if self._shut and (refused := self._refused(chunk)) is not None:
-            ticket.future.set_exception(refused)
-            return ticket.future
+            future.set_exception(refused)
+            return future
         (self._small if len(chunk.rows) <= _SMALL_READINGS else self._large).append(ticket)
         self._queued += len(chunk.rows)
         if self._in_flight < self._limits.in_flight_max:
@@ -110,7 +111,7 @@ class Lane:
             task = asyncio.create_task(self._work())
             self._workers.add(task)
             task.add_done_callback(self._workers.discard)
-        return ticket.future
+        return future
 
     def _refused(self, chunk: Chunk) -> BucketUnavailable | None:
         """Why a chunk need not be tried: a bucket of it could not be written to a moment ago."""

@@ -45,6 +45,8 @@ class BodyLimits:
 
 def is_ndjson(headers: RawHeaders) -> bool:
     """Whether the body is NDJSON rather than JSON; a 415 problem when it is neither."""
+    if headers.get(b"content-type") == b"application/json":
+        return False
     media_type, _, rest = headers.get(b"content-type", b"").lower().decode("latin-1").partition(";")
     media_type = media_type.strip()
     if "charset" in rest:

@@ -64,7 +64,9 @@ class Outcome:
 
 
 @dataclass(slots=True)
-class _Sent:
+class Sent:
+    """A chunk that was given to a lane."""
+
     shard: str
     kind: Kind
     chunk: Chunk
@@ -75,18 +77,18 @@ class _Sent:
 class _Again:
     """Refused by a shard that does not own the bucket; spared because only other buckets of the chunk are shut."""
 
-    stale: list[_Sent]
-    spared: list[_Sent]
+    stale: list[Sent]
+    spared: list[Sent]
 
 
-def _split(each: _Sent, buckets: frozenset[int]) -> tuple[_Sent, _Sent]:
+def _split(each: Sent, buckets: frozenset[int]) -> tuple[Sent, Sent]:
     """The part of a chunk in these buckets, and the rest."""
     parts = (Chunk(), Chunk())
     for row, index in zip(each.chunk.rows, each.chunk.indexes, strict=True):
         part = parts[0 if row[0] in buckets else 1]
         part.rows.append(row)
         part.indexes.append(index)
-    shut, rest = (_Sent(each.shard, each.kind, part, each.future) for part in parts)
+    shut, rest = (Sent(each.shard, each.kind, part, each.future) for part in parts)
     return shut, rest
 
 
@@ -112,8 +114,12 @@ class Dispatcher:
     async def store(self, chunks: Chunks, deadline: float) -> Outcome:
         """Commit the chunks; returns when each is committed, refused or out of time (`deadline`, monotonic)."""
         outcome = Outcome()
+        await self.settle(self.send(chunks, outcome), outcome, deadline)
+        return outcome
+
+    async def settle(self, sent: list[Sent], outcome: Outcome, deadline: float) -> None:
+        """Wait for what was sent, and send again what may be, until it is all told in `outcome`."""
         for attempt in itertools.count(1):
-            sent = self._send(chunks, outcome)
             again = await self._collect(sent, outcome, deadline)
             if not again.stale and not again.spared:
                 break
@@ -124,16 +130,27 @@ class Dispatcher:
             if again.stale:
                 await self._refresh(deadline, attempt)
             parts = ((each.kind, each.chunk) for each in again.stale + again.spared)
-            chunks = reroute(parts, self._cluster.map)
-        return outcome
+            sent = self.send(reroute(parts, self._cluster.map), outcome)
 
-    def _send(self, chunks: Chunks, outcome: Outcome) -> list[_Sent]:
+    def tally(self, sent: list[Sent], outcome: Outcome) -> bool:
+        """Tell in `outcome` what was sent and is all committed; False, and nothing is told, when some of it is not."""
+        if any(each.future.cancelled() or each.future.exception() is not None for each in sent):
+            return False
+        for each in sent:
+            _count(each, each.future.result(), outcome)
+        return True
+
+    def send(
+        self, chunks: Chunks, outcome: Outcome, promise: Callable[[], asyncio.Future[Committed]] | None = None
+    ) -> list[Sent]:
+        """Give each chunk to its lane; what finds no room is told in `outcome`. `promise` makes the futures."""
         sent = []
         for (shard, kind), chunk in chunks.items():
             lane = self._lane(shard, kind)
             for piece in pieces(chunk, self._limits.batch_readings_max):
                 try:
-                    sent.append(_Sent(shard, kind, piece, lane.submit(piece)))
+                    future = lane.submit(piece, promise() if promise else None)
+                    sent.append(Sent(shard, kind, piece, future))
                 except LaneFull as full:
                     outcome.overloaded += len(piece.rows)
                     outcome.retry_after_s = max(outcome.retry_after_s, full.retry_after_s)
@@ -147,7 +164,7 @@ class Dispatcher:
             lane = self._lanes[shard, kind] = Lane(shard, kind, write, self._limits)
         return lane
 
-    async def _collect(self, sent: list[_Sent], outcome: Outcome, deadline: float) -> "_Again":
+    async def _collect(self, sent: list[Sent], outcome: Outcome, deadline: float) -> "_Again":
         """Count what ended; returns what may be stored in another try."""
         await _all_done([each.future for each in sent], deadline)
         again = _Again([], [])
@@ -175,7 +192,7 @@ class Dispatcher:
                 raise error
         return again
 
-    def _unavailable(self, each: _Sent, retry_after_s: float, outcome: Outcome) -> None:
+    def _unavailable(self, each: Sent, retry_after_s: float, outcome: Outcome) -> None:
         outcome.unavailable += len(each.chunk.rows)
         outcome.missing[each.shard] = max(retry_after_s, outcome.missing.get(each.shard, 0))
         outcome.retry_after_s = max(retry_after_s, outcome.retry_after_s)
@@ -231,7 +248,7 @@ def _cancel(futures: list[asyncio.Future[Committed]]) -> None:
         future.cancel()
 
 
-def _count(each: _Sent, committed: Committed, outcome: Outcome) -> None:
+def _count(each: Sent, committed: Committed, outcome: Outcome) -> None:
     outcome.accepted += committed.accepted
     outcome.duplicates += committed.duplicates
     _COUNTERS[each.kind, "accepted"].inc(committed.accepted)

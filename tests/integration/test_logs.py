@@ -5,7 +5,7 @@ import subprocess
 
 import httpx2
 
-from router.ingest.endpoint import LINES_MAX, _Lines
+from router.ingest.answer import LINES_MAX, _Lines
 from tests.support.readings import meter
 from tests.support.routers import RouterProcess, read_json, start_command
 from tests.support.servers import TestCluster
