@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from functools import cached_property, partial
@@ -19,6 +19,8 @@ from router.background import leader_of, told
 from router.context import Router
 from router.figures import Figures, HeavyFigures
 from router.http import middleware
+from router.http.direct import Way
+from router.http.observed import RequestIds
 from router.http.protocol import ConnectionLimits, Connections
 from router.http.surface import Surface, surface
 from router.ingest.batcher import LaneLimits
@@ -49,34 +51,36 @@ _HANDLERS: Final[dict[Any, Any]] = {
 class RouterApp(Starlette):
     """Starlette behind the middleware, which lets the hot path around it."""
 
-    gate = middleware.Gate(None, frozenset())
-    direct = middleware.Direct({})
-    origins: tuple[str, ...] = ()
-    tracing: Tracing | None = None
+    def __init__(self, way: Way, origins: Sequence[str], tracing: Tracing | None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.way = way
+        self.tracing = tracing
+        self._origins = origins
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._outermost(scope, receive, send)
 
     def serve(self, answers: Surface) -> None:
         """Answer this from now on. Requests that have found their endpoint are answered by it."""
-        self.direct.endpoints = answers.direct
+        self.way.paths.endpoints = answers.ingest
         self.router.routes = answers.routes
 
     @cached_property
     def _outermost(self) -> ASGIApp:
-        ours = middleware.Middleware(super().__call__, self, self.gate, self.direct, self.tracing)
-        if not self.origins:
+        way = self.way
+        ours = middleware.Middleware(super().__call__, self, way.gate, way.paths, way.request_ids, self.tracing)
+        if not self._origins:
             return ours
         return CORSMiddleware(
             ours,
-            allow_origins=self.origins,
+            allow_origins=self._origins,
             allow_methods=("*",),
             allow_headers=("*",),
             expose_headers=("X-Request-ID", "Retry-After"),
         )
 
 
-def create_app(settings: Settings, connections: Connections | None = None) -> Starlette:
+def create_app(settings: Settings, connections: Connections | None = None) -> RouterApp:
     """A router for the cluster of `settings.catalog_dsn`. NoCluster when that is missing."""
     if settings.catalog_dsn is None:
         raise NoCluster("no cluster to serve: set VOLTROUTE_CATALOG_DSN, or use --data with an embedded cluster")
@@ -93,7 +97,7 @@ def create_app(settings: Settings, connections: Connections | None = None) -> St
 
         cluster.on_kinds = partial(_follow, router_app, intake.dispatcher, ignoring)
         router = Router(settings, cluster, intake, figures, connections=lambda: len(connections.open))
-        app.state.router, app.state.intake = router, router.intake
+        app.state.router, app.state.intake, router_app.way.intake = router, router.intake, router.intake
         try:
             await cluster.refresh()
         except (ShardError, ClusterError) as error:
@@ -108,16 +112,15 @@ def create_app(settings: Settings, connections: Connections | None = None) -> St
                 await asyncio.to_thread(tracing.close)
 
     first = surface(BUILT_IN, ignoring=ignoring)
+    open_paths = first.open_paths | ({"/metrics"} if settings.metrics_open else set())
     router_app = RouterApp(
+        Way(middleware.IngestPaths(first.ingest), middleware.Gate(settings.hosts(), open_paths), RequestIds()),
+        settings.origins(),
+        tracing,
         routes=first.routes,
         exception_handlers=_HANDLERS,
         lifespan=lifespan,
     )
-    open_paths = first.open_paths | ({"/metrics"} if settings.metrics_open else set())
-    router_app.gate = middleware.Gate(settings.hosts(), open_paths)
-    router_app.direct = middleware.Direct(first.direct)
-    router_app.origins = settings.origins()
-    router_app.tracing = tracing
     router_app.router.redirect_slashes = False
     return router_app
 

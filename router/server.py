@@ -13,6 +13,7 @@ import structlog
 import uvicorn
 
 from router.app import create_app
+from router.http.direct import direct_protocol_for
 from router.http.protocol import ConnectionLimits, Connections, protocol_for
 from router.settings import Settings
 from shards.cluster.live import Cluster
@@ -67,10 +68,11 @@ async def serve(settings: Settings, listener: socket.socket, stopping: asyncio.E
         )
     )
     app = create_app(settings, connections)
+    direct = settings.direct_path and app.tracing is None  # a request that may be traced has a task of its own
     _allow_descriptors(settings.connections_max + 1_000)
     config = uvicorn.Config(
         app,
-        http=protocol_for(connections),
+        http=direct_protocol_for(connections, app.way) if direct else protocol_for(connections),
         lifespan="on",
         log_config=None,
         access_log=False,

@@ -82,6 +82,9 @@ class Settings(BaseSettings):
     body_bytes_max: int = Field(8 * 2**20, ge=1024, description="a request body, also after decompression")
     bodies_bytes_max: int = Field(256 * 2**20, ge=1024, description="all request bodies being worked on; then 429")
     readings_max: int = Field(20_000, ge=1, description="readings in one request")
+    direct_path: bool = Field(
+        True, description="answer small POSTs of readings without ASGI; off: to compare, or in doubt"
+    )
     unknown_fields: UnknownFields = Field(
         UnknownFields.REFUSE, description="fields that nobody declared: refuse the reading, or ignore (and count) them"
     )

@@ -1,24 +1,21 @@
 """What surrounds every request: an ID, a duration, a log line, and a problem for every error."""
 
-import itertools
-import re
-import secrets
 import time
 from contextvars import Token
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 import structlog
-from prometheus_client import Histogram
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from router.http.observed import RequestIds, observe
 from router.ingest.endpoint import IngestEndpoint
 from router.log import REQUEST_ID, TRACE_ID
-from router.metrics import REQUEST_SECONDS
 from router.tracing import ACTIVE, Parent, Span, Tracing, parse_traceparent
 from router.wire import problems
 from router.wire.problems import ProblemError, retry_after
@@ -26,12 +23,10 @@ from shards.catalog.database import NAME as CATALOG
 from shards.errors import NoCluster, ShardError, ShardUnavailable
 
 _log: Final = structlog.stdlib.get_logger(__name__)
-_REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _QUIET: Final = frozenset({"/livez", "/readyz", "/metrics"})
 _UNMATCHED: Final = "unmatched"
-SLOW_S: Final = 1.0  # a request that took longer is worth a warning, whatever came of it
+_HOSTS_CACHED: Final = 1_000
 _OPEN_FOLDERS: Final = ("/problems/", "/docs/assets/")
-_OBSERVERS: Final[dict[tuple[str, str, int], Histogram]] = {}  # (route, method, status) -> its time series
 _BY_STATUS: Final = {
     problem.status: problem
     for problem in (
@@ -51,9 +46,14 @@ class Gate:
     hosts: frozenset[str] | None
     open_paths: frozenset[str]
 
+    def check(self, host: bytes | None) -> None:
+        """A problem unless a Host header names this router: a page of another site can reach loopback, not name it."""
+        if self.hosts is not None and (host is None or _host_of(host) not in self.hosts):
+            raise ProblemError(problems.FORBIDDEN_HOST, "the Host header names another host than this router")
+
 
 @dataclass
-class Direct:
+class IngestPaths:
     """Paths whose POSTs go around Starlette; others when the cluster's kinds are others."""
 
     endpoints: dict[str, IngestEndpoint]
@@ -66,16 +66,20 @@ class Middleware:
     """
 
     def __init__(
-        self, app: ASGIApp, owner: Starlette, gate: Gate, direct: Direct, tracing: Tracing | None = None
+        self,
+        app: ASGIApp,
+        owner: Starlette,
+        gate: Gate,
+        ingest: IngestPaths,
+        request_ids: RequestIds,
+        tracing: Tracing | None = None,
     ) -> None:
         self._app = app
-        self._direct = direct
+        self._ingest = ingest
         self._tracing = tracing
         self._gate = gate
-        self._hosts = gate.hosts
         self._owner = owner
-        self._prefix = secrets.token_hex(5)
-        self._numbers = itertools.count()
+        self._request_ids = request_ids
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -86,25 +90,25 @@ class Middleware:
         span = None if self._tracing is None else self._tracing.begin(scope["method"], parent)
         token = REQUEST_ID.set(request_id)
         tokens = None if parent is None and span is None else _set_trace(parent, span)
-        direct = self._direct.endpoints.get(scope["path"]) if scope["method"] == "POST" else None
+        direct = self._ingest.endpoints.get(scope["path"]) if scope["method"] == "POST" else None
         status = 500
         try:
-            if self._hosts is not None and not self._is_ours(scope):
-                error = ProblemError(problems.FORBIDDEN_HOST, "the Host header names another host than this router")
-                status = await _refuse(send, error, request_id)
-            elif direct is not None:
-                scope["app"] = self._owner
-                status = await direct(scope, receive, send)
-            else:
-                try:
+            try:
+                self._check_host(scope)
+                if direct is None:
                     self._admit(scope)
-                except ProblemError as error:
-                    status = await _refuse(send, error, request_id)
+            except ProblemError as error:
+                status = await _refuse(send, error, request_id)
+            else:
+                if direct is not None:
+                    scope["app"] = self._owner
+                    status = await direct(scope, receive, send)
                 else:
                     status = await self._through_starlette(scope, receive, send, request_id)
         finally:
             route = scope["path"] if direct is not None else getattr(scope.get("route"), "path", _UNMATCHED)
-            _finish(scope, route, status, time.monotonic() - started, quiet=direct is not None or route in _QUIET)
+            seconds, quiet = time.monotonic() - started, direct is not None or route in _QUIET
+            observe(scope["method"], scope["path"], route, status, seconds, quiet=quiet)
             REQUEST_ID.reset(token)
             if tokens is not None:
                 TRACE_ID.reset(tokens[0])
@@ -132,23 +136,20 @@ class Middleware:
             return
         scope["caller"] = self._owner.state.router.intake.access.admit(scope["headers"])
 
-    def _is_ours(self, scope: Scope) -> bool:
-        """Whether the Host header names this router: a page of another site can reach loopback, but not name it."""
-        for name, value in scope["headers"]:
-            if name == b"host":
-                return host_of(value.decode("latin-1")) in (self._hosts or ())
-        return scope.get("http_version") == "1.0"
+    def _check_host(self, scope: Scope) -> None:
+        host = next((value for name, value in scope["headers"] if name == b"host"), None)
+        if host is not None or scope.get("http_version") != "1.0":
+            self._gate.check(host)
 
     def _ids(self, scope: Scope) -> tuple[str, Parent | None]:
         """(request ID: the client's if it is harmless; whose work it is, by its traceparent)."""
-        request_id, parent = "", None
+        given, parent = None, None
         for name, value in scope["headers"]:
             if name == b"x-request-id":
-                if _REQUEST_ID.fullmatch(value):
-                    request_id = str(value, "ascii")
+                given = value
             elif name == b"traceparent":
                 parent = parse_traceparent(value)
-        return request_id or f"{self._prefix}{next(self._numbers):06x}", parent
+        return self._request_ids.of(given), parent
 
 
 def _set_trace(parent: Parent | None, span: Span | None) -> tuple[Token[str], Token[Span | None]]:
@@ -157,8 +158,10 @@ def _set_trace(parent: Parent | None, span: Span | None) -> tuple[Token[str], To
     return TRACE_ID.set(trace_id), ACTIVE.set(span)
 
 
-def host_of(header: str) -> str:
+@lru_cache(_HOSTS_CACHED)
+def _host_of(value: bytes) -> str:
     """The host of a Host header: without its port, in lower case."""
+    header = value.decode("latin-1")
     if header.startswith("["):
         return header.partition("]")[0].lower() + "]"
     return header.partition(":")[0].rstrip(".").lower()
@@ -166,23 +169,10 @@ def host_of(header: str) -> str:
 
 async def _refuse(send: Send, error: ProblemError, request_id: str) -> int:
     status, headers, body = problems.raw(error, request_id)
-    length = (b"content-length", b"%d" % len(body))
-    await send({"type": "http.response.start", "status": status, "headers": [*headers, length]})
+    more = [(b"content-length", b"%d" % len(body)), (b"x-request-id", request_id.encode())]
+    await send({"type": "http.response.start", "status": status, "headers": [*headers, *more]})
     await send({"type": "http.response.body", "body": body})
     return status
-
-
-def _finish(scope: Scope, route: str, status: int, seconds: float, *, quiet: bool) -> None:
-    """Metrics, and a line; ingest has its own lines (a POST of one reading has none), probes have none."""
-    key = (route, scope["method"], status)
-    observed = _OBSERVERS.get(key)
-    if observed is None:
-        observed = _OBSERVERS[key] = REQUEST_SECONDS.labels(route, scope["method"], str(status))
-    observed.observe(seconds)
-    if seconds < SLOW_S and status < 400 and quiet:
-        return
-    level = _log.warning if status >= 500 or seconds >= SLOW_S else _log.info
-    level("request", method=scope["method"], path=scope["path"], status=status, duration_ms=round(seconds * 1000, 2))
 
 
 def _respond(error: ProblemError) -> Response:

@@ -98,14 +98,22 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """From here on the body has limits of its own."""
-        self._headers_since = self._idle_since = None
+        self.note_headers()
         super().on_headers_complete()
+
+    def note_headers(self) -> None:
+        """A request's headers are whole."""
+        self._headers_since = self._idle_since = None
 
     def on_response_complete(self) -> None:
         """Idle until the next request's headers are whole. Other bytes, of which uvicorn takes any, do not count."""
         super().on_response_complete()
         if self.cycle is None or self.cycle.response_complete:
-            self._idle_since = time.monotonic()
+            self.note_idle()
+
+    def note_idle(self) -> None:
+        """The last request was answered."""
+        self._idle_since = time.monotonic()
 
     def pause_writing(self) -> None:
         """The client does not read as fast as it is answered."""

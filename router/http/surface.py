@@ -22,9 +22,9 @@ _ASSETS: Final = Mount("/docs/assets", StaticFiles(directory=swagger_ui_path))
 
 @dataclass(frozen=True)
 class Surface:
-    """`direct`: path -> endpoint of POSTs that go around Starlette. `open_paths` ask for no key."""
+    """`ingest`: path -> endpoint of POSTs that go around Starlette. `open_paths` ask for no key."""
 
-    direct: dict[str, IngestEndpoint]
+    ingest: dict[str, IngestEndpoint]
     routes: list[BaseRoute]
     open_paths: frozenset[str]
 
@@ -44,12 +44,12 @@ def documented(kinds: Kinds) -> tuple[Endpoint, ...]:
 
 def surface(kinds: Kinds, *, ignoring: bool) -> Surface:
     """All of it. `ignoring`: fields that nobody declared are left out of readings, and counted."""
-    direct = ingest.endpoints(kinds.all, ignoring=ignoring)
+    paths = ingest.endpoints(kinds.all, ignoring=ignoring)
     found = documented(kinds)
-    routes: list[BaseRoute] = [Route(path, endpoint, methods=["POST"]) for path, endpoint in direct.items()]
+    routes: list[BaseRoute] = [Route(path, endpoint, methods=["POST"]) for path, endpoint in paths.items()]
     routes += [*routes_of((*found, *health.UNDOCUMENTED)), _ASSETS, *_document(kinds, found)]
     open_ = {each.operation.path for each in found if each.operation.needs == openapi.NO_KEY}
-    return Surface(direct, routes, frozenset(open_ | {"/docs", "/openapi.json"}))
+    return Surface(paths, routes, frozenset(open_ | {"/docs", "/openapi.json"}))
 
 
 def _document(kinds: Kinds, found: Iterable[Endpoint]) -> list[Route]:

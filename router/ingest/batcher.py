@@ -8,8 +8,9 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Final, Protocol, TypeAlias
 
+from router.ingest.counts import count
 from router.ingest.routing import Chunk
 from router.metrics import BATCH_READINGS, BATCH_SECONDS
 from router.tracing import ACTIVE, KIND, POSTGRESQL, READINGS, SHARD, SYSTEM, Span, shared
@@ -52,10 +53,35 @@ class Committed:
     conflicts: tuple[int, ...] = ()
 
 
+class Promise(Protocol):
+    """What becomes of a chunk, as an asyncio.Future tells it."""
+
+    def done(self) -> bool:
+        """Whether it has ended in any way."""
+
+    def cancelled(self) -> bool:
+        """Whether it was withdrawn."""
+
+    def cancel(self) -> bool:
+        """Withdraw it unless it has ended."""
+
+    def result(self) -> Committed:
+        """What was committed."""
+
+    def exception(self) -> BaseException | None:
+        """Why it failed; None when it was committed."""
+
+    def set_result(self, result: Committed, /) -> None:
+        """It is committed."""
+
+    def set_exception(self, exception: BaseException, /) -> None:
+        """It failed."""
+
+
 @dataclass(eq=False, slots=True)
 class _Ticket:
     chunk: Chunk
-    future: asyncio.Future[Committed]
+    future: Promise
     span: Span | None
 
 
@@ -68,6 +94,7 @@ class Lane:
     """The bounded queue of one (shard, kind)."""
 
     def __init__(self, shard: str, kind: Kind, write: Write, limits: LaneLimits) -> None:
+        self._kind = kind
         self._write = write
         self._limits = limits
         self._small: deque[_Ticket] = deque()  # devices that report as ever go before backlogs
@@ -92,18 +119,17 @@ class Lane:
         """Transactions under way."""
         return self._in_flight
 
-    def submit(self, chunk: Chunk, future: asyncio.Future[Committed] | None = None) -> asyncio.Future[Committed]:
+    def submit(self, chunk: Chunk, future: Promise) -> None:
         """Queue a chunk of at most `batch_readings_max` rows; the future ends after COMMIT, or with a ShardError.
 
         Cancelling the future withdraws the chunk if its transaction has not begun. LaneFull when over the limit.
         """
-        future = future or asyncio.get_running_loop().create_future()
         if self._queued + len(chunk.rows) > self._limits.queue_readings_max:
             raise LaneFull(_RETRY_FULL_S)
         ticket = _Ticket(chunk, future, ACTIVE.get())
         if self._shut and (refused := self._refused(chunk)) is not None:
             future.set_exception(refused)
-            return future
+            return
         (self._small if len(chunk.rows) <= _SMALL_READINGS else self._large).append(ticket)
         self._queued += len(chunk.rows)
         if self._in_flight < self._limits.in_flight_max:
@@ -111,7 +137,6 @@ class Lane:
             task = asyncio.create_task(self._work())
             self._workers.add(task)
             task.add_done_callback(self._workers.discard)
-        return future
 
     def _refused(self, chunk: Chunk) -> BucketUnavailable | None:
         """Why a chunk need not be tried: a bucket of it could not be written to a moment ago."""
@@ -178,9 +203,21 @@ class Lane:
             return
         self._committed.observe(time.monotonic() - started)
         self._sizes.observe(len(rows))
-        for ticket in tickets:
-            if not ticket.future.done():
-                ticket.future.set_result(_attribute(ticket.chunk, written, refused))
+        told = [
+            (ticket.future, _attribute(ticket.chunk, written, refused))
+            for ticket in tickets
+            if not ticket.future.done()
+        ]
+        self._count([committed for _, committed in told])
+        for future, committed in told:
+            future.set_result(committed)
+
+    def _count(self, committed: Sequence[Committed]) -> None:
+        """Once for a batch, not for each of its requests."""
+        count(self._kind, "accepted", sum([each.accepted for each in committed]))
+        count(self._kind, "duplicate", sum([each.duplicates for each in committed]))
+        count(self._kind, "conflict", sum([len(each.conflicts) for each in committed]))
+        count(self._kind, "rejected", sum([len(each.rejected) for each in committed]))
 
     async def _write_or_split(self, rows: list[Row], deadline: float, refused: dict[Row, str]) -> Written:
         """Write; when PostgreSQL refuses a value, halve until only the culprits are left out (into `refused`)."""

@@ -143,6 +143,11 @@ def _check(message: Message, held: int, limits: BodyLimits, budget: BodyBudget) 
         raise ProblemError(MALFORMED_BODY, "the client went away before the end of the body")
     if held > limits.bytes_max:
         raise _too_large(limits.bytes_max)
+    check_budget(budget)
+
+
+def check_budget(budget: BodyBudget) -> None:
+    """A 429 problem when all bodies together are too large."""
     if budget.is_spent:
         raise ProblemError(OVERLOADED, "too many request bodies are being worked on", headers=retry_after(1))
 

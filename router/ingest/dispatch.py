@@ -4,18 +4,17 @@ import asyncio
 import itertools
 import random
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 from typing import Final
 
-from prometheus_client import Counter
-
-from router.ingest.batcher import Committed, Lane, LaneFull, LaneLimits
+from router.ingest.batcher import Committed, Lane, LaneFull, LaneLimits, Promise
+from router.ingest.counts import count, count_from_zero
 from router.ingest.routing import Chunk, Chunks, pieces, reroute, route
 from router.ingest.shapes import Decoded
-from router.metrics import MAP_REFRESH_FAILURES, READINGS, STALE_MAPS
+from router.metrics import MAP_REFRESH_FAILURES, STALE_MAPS
 from router.wire.complaints import ItemError
 from shards.clock import remaining
 from shards.cluster.live import Cluster
@@ -25,25 +24,6 @@ from shards.kinds import Kind, Kinds
 _STALE_PAUSE_S: Final = 0.02
 _STALE_PAUSE_MAX_S: Final = 0.1
 _UNEXPECTED_RETRY_S: Final = 5.0
-
-
-class _Counters(dict[tuple[Kind, str], Counter]):
-    """The time series of each kind and outcome, found once."""
-
-    def __missing__(self, key: tuple[Kind, str]) -> Counter:
-        found = self[key] = READINGS.labels(key[0].name, key[1])
-        return found
-
-
-_COUNTERS: Final = _Counters()
-_OUTCOMES: Final = ("accepted", "duplicate", "conflict", "rejected", "unavailable", "overloaded")
-
-
-def count_from_zero(kinds: Iterable[Kind]) -> None:
-    """Let every outcome be seen before it happens: a rate needs a beginning."""
-    for kind in kinds:
-        for outcome in _OUTCOMES:
-            _COUNTERS[kind, outcome].inc(0)
 
 
 @dataclass(slots=True)
@@ -70,7 +50,7 @@ class Sent:
     shard: str
     kind: Kind
     chunk: Chunk
-    future: asyncio.Future[Committed]
+    future: Promise
 
 
 @dataclass(slots=True)
@@ -137,24 +117,23 @@ class Dispatcher:
         if any(each.future.cancelled() or each.future.exception() is not None for each in sent):
             return False
         for each in sent:
-            _count(each, each.future.result(), outcome)
+            _tell(each.future.result(), outcome)
         return True
 
-    def send(
-        self, chunks: Chunks, outcome: Outcome, promise: Callable[[], asyncio.Future[Committed]] | None = None
-    ) -> list[Sent]:
+    def send(self, chunks: Chunks, outcome: Outcome, promise: Callable[[], Promise] | None = None) -> list[Sent]:
         """Give each chunk to its lane; what finds no room is told in `outcome`. `promise` makes the futures."""
+        promise = promise or asyncio.get_running_loop().create_future
         sent = []
         for (shard, kind), chunk in chunks.items():
             lane = self._lane(shard, kind)
             for piece in pieces(chunk, self._limits.batch_readings_max):
                 try:
-                    future = lane.submit(piece, promise() if promise else None)
+                    lane.submit(piece, future := promise())
                     sent.append(Sent(shard, kind, piece, future))
                 except LaneFull as full:
                     outcome.overloaded += len(piece.rows)
                     outcome.retry_after_s = max(outcome.retry_after_s, full.retry_after_s)
-                    _COUNTERS[kind, "overloaded"].inc(len(piece.rows))
+                    count(kind, "overloaded", len(piece.rows))
         return sent
 
     def _lane(self, shard: str, kind: Kind) -> Lane:
@@ -174,7 +153,7 @@ class Dispatcher:
                 continue
             error = each.future.exception()
             if error is None:
-                _count(each, each.future.result(), outcome)
+                _tell(each.future.result(), outcome)
             elif isinstance(error, StaleMap):
                 STALE_MAPS.labels(each.shard).inc()
                 again.stale.append(each)
@@ -196,7 +175,7 @@ class Dispatcher:
         outcome.unavailable += len(each.chunk.rows)
         outcome.missing[each.shard] = max(retry_after_s, outcome.missing.get(each.shard, 0))
         outcome.retry_after_s = max(retry_after_s, outcome.retry_after_s)
-        _COUNTERS[each.kind, "unavailable"].inc(len(each.chunk.rows))
+        count(each.kind, "unavailable", len(each.chunk.rows))
 
     async def _refresh(self, deadline: float, attempt: int) -> None:
         """Read the map again. If that was tried already, a move is between its fence and its cutover: wait a little."""
@@ -222,7 +201,7 @@ class Dispatcher:
         await asyncio.gather(*(lane.drain() for lane in self._lanes.values()))
 
 
-async def _all_done(futures: list[asyncio.Future[Committed]], deadline: float) -> None:
+async def _all_done(futures: list[Promise], deadline: float) -> None:
     """Wait until all futures are done, whatever came of them; at the deadline those that are not are cancelled.
 
     One timer, and no task or callback for each future: this runs for every request.
@@ -231,6 +210,8 @@ async def _all_done(futures: list[asyncio.Future[Committed]], deadline: float) -
     expiry = loop.call_later(max(deadline - time.monotonic(), 0), _cancel, futures)
     try:
         for future in futures:
+            if not isinstance(future, asyncio.Future):  # of a request that waits until all are done
+                continue
             try:
                 await future
             except asyncio.CancelledError:
@@ -243,25 +224,15 @@ async def _all_done(futures: list[asyncio.Future[Committed]], deadline: float) -
         expiry.cancel()
 
 
-def _cancel(futures: list[asyncio.Future[Committed]]) -> None:
+def _cancel(futures: list[Promise]) -> None:
     for future in futures:
         future.cancel()
 
 
-def _count(each: Sent, committed: Committed, outcome: Outcome) -> None:
+def _tell(committed: Committed, outcome: Outcome) -> None:
     outcome.accepted += committed.accepted
     outcome.duplicates += committed.duplicates
-    _COUNTERS[each.kind, "accepted"].inc(committed.accepted)
-    if committed.duplicates:
-        _COUNTERS[each.kind, "duplicate"].inc(committed.duplicates)
     if committed.conflicts:
-        _COUNTERS[each.kind, "conflict"].inc(len(committed.conflicts))
         outcome.conflicts += committed.conflicts
     if committed.rejected:
-        _COUNTERS[each.kind, "rejected"].inc(len(committed.rejected))
         outcome.errors += [ItemError(index, "", "refused_by_database", detail) for index, detail in committed.rejected]
-
-
-def count_rejected(errors: Collection[ItemError], kind: Kind | None) -> None:
-    """Count readings that never reached a shard. A mixed batch does not tell the kind of a broken item."""
-    READINGS.labels(kind.name if kind else "unknown", "rejected").inc(len(errors))

@@ -10,8 +10,9 @@ from router.access.caller import Caller
 from router.access.keys import RawHeader
 from router.ingest.answer import answer, log_batch, nothing_stored
 from router.ingest.body import RawHeaders, decompress, is_ndjson
+from router.ingest.counts import count_rejected
 from router.ingest.decode import decode, keep_prefix
-from router.ingest.dispatch import Outcome, count_rejected
+from router.ingest.dispatch import Outcome
 from router.ingest.intake import Intake
 from router.ingest.routing import Chunks
 from router.ingest.shapes import Decoded, Shape

@@ -8,9 +8,9 @@ from contextlib import asynccontextmanager
 import httpx2
 import pytest
 
-from router.ingest.batcher import Lane, LaneLimits
+from router.ingest.batcher import Committed, Lane, LaneLimits
 from router.ingest.routing import Chunk
-from router.tracing import ACTIVE, open_tracing
+from router.tracing import ACTIVE, Span, open_tracing
 from shards.embedded.ports import free_ports
 from shards.errors import MachineError
 from shards.kinds import METER, Row
@@ -99,12 +99,14 @@ async def test_a_batch_is_linked_to_all_requests_that_it_is_for(collector: Colle
         return Written(None)
 
     lane = Lane("s1", METER, write, LaneLimits(100, 1, 100, 5.0))  # type: ignore[arg-type]
-    spans, futures = [], []
+    spans: list[Span | None] = []
+    futures: list[asyncio.Future[Committed]] = []
     for number in range(4):
         span = tracing.begin("POST", None) if number != 1 else None
         spans.append(span)
         token = ACTIVE.set(span)
-        futures.append(lane.submit(Chunk([(0, 0, f"D{number}", at(number), 1.0, None, None)], [0])))  # type: ignore[list-item]
+        futures.append(asyncio.get_running_loop().create_future())
+        lane.submit(Chunk([(0, 0, f"D{number}", at(number), 1.0, None, None)], [0]), futures[-1])  # type: ignore[list-item]
         ACTIVE.reset(token)
         await first.wait()
     go_on.set()

@@ -19,6 +19,13 @@ def row(number: int) -> Row:
     return (0, 1, f"M-{number}", datetime(2026, 1, 1, tzinfo=UTC) + timedelta(minutes=number), 1.0, 230.0)
 
 
+def submit(lane: Lane, given: Chunk) -> asyncio.Future[Committed]:
+    """A future of what becomes of it."""
+    future: asyncio.Future[Committed] = asyncio.get_running_loop().create_future()
+    lane.submit(given, future)
+    return future
+
+
 def chunk(*numbers: int) -> Chunk:
     return Chunk([row(n) for n in numbers], list(range(len(numbers))))
 
@@ -59,9 +66,9 @@ def lane(hand: Hand) -> Lane:
 
 
 async def test_what_arrives_during_a_commit_goes_together(lane: Lane, hand: Hand) -> None:
-    first = lane.submit(chunk(1))
+    first = submit(lane, chunk(1))
     await asyncio.sleep(0)
-    later = [lane.submit(chunk(n)) for n in range(2, 8)]
+    later = [submit(lane, chunk(n)) for n in range(2, 8)]
     hand.open.set()
     assert await asyncio.gather(first, *later) == [Committed(1, 0)] * 7
     assert [len(batch) for batch in hand.batches] == [1, 6]
@@ -71,14 +78,14 @@ async def test_batches_have_a_limit_and_keep_chunks_whole(lane: Lane, hand: Hand
     hand.open.set()
     sizes = [6, 4, 7, 7]
     start = iter(range(0, 100, 10))
-    await asyncio.gather(*[lane.submit(chunk(*range(at, at + size))) for at, size in zip(start, sizes, strict=False)])
+    await asyncio.gather(*[submit(lane, chunk(*range(at, at + size))) for at, size in zip(start, sizes, strict=False)])
     assert [len(batch) for batch in hand.batches] == [10, 7, 7]
 
 
 async def test_a_full_lane_refuses(lane: Lane, hand: Hand) -> None:
-    waiting = [lane.submit(chunk(*range(n, n + 10))) for n in (0, 10, 20)]
+    waiting = [submit(lane, chunk(*range(n, n + 10))) for n in (0, 10, 20)]
     with pytest.raises(LaneFull):
-        lane.submit(chunk(99))
+        submit(lane, chunk(99))
     assert lane.queued == 30
     hand.open.set()
     await asyncio.gather(*waiting)
@@ -88,7 +95,7 @@ async def test_a_full_lane_refuses(lane: Lane, hand: Hand) -> None:
 async def test_duplicates_are_attributed_to_their_chunks(lane: Lane, hand: Hand) -> None:
     hand.known = {2}
     hand.open.set()
-    results = await asyncio.gather(lane.submit(chunk(1, 2)), lane.submit(chunk(1, 3)))
+    results = await asyncio.gather(submit(lane, chunk(1, 2)), submit(lane, chunk(1, 3)))
     assert list(results) == [Committed(1, 1), Committed(1, 1)]
 
 
@@ -96,13 +103,13 @@ async def test_a_repeat_with_other_values_is_a_conflict(lane: Lane, hand: Hand) 
     hand.known = {3, 4}
     hand.stored = {row(3)[1:4]: (1.0, 230.0), row(4)[1:4]: (5.0, 230.0)}
     hand.open.set()
-    assert await lane.submit(chunk(2, 3, 4)) == Committed(1, 1, (), (2,))
+    assert await submit(lane, chunk(2, 3, 4)) == Committed(1, 1, (), (2,))
 
 
 async def test_a_poison_row_is_found_and_the_others_stored(lane: Lane, hand: Hand) -> None:
     hand.poison = {"M-3"}
     hand.open.set()
-    good, bad = await asyncio.gather(lane.submit(chunk(1, 2)), lane.submit(chunk(3, 4)))
+    good, bad = await asyncio.gather(submit(lane, chunk(1, 2)), submit(lane, chunk(3, 4)))
     assert good == Committed(2, 0)
     assert bad == Committed(1, 0, ((0, "poison"),))
 
@@ -110,16 +117,16 @@ async def test_a_poison_row_is_found_and_the_others_stored(lane: Lane, hand: Han
 async def test_a_failure_reaches_all_who_wait_and_the_lane_goes_on(lane: Lane, hand: Hand) -> None:
     hand.down = True
     hand.open.set()
-    results = await asyncio.gather(lane.submit(chunk(1)), lane.submit(chunk(2)), return_exceptions=True)
+    results = await asyncio.gather(submit(lane, chunk(1)), submit(lane, chunk(2)), return_exceptions=True)
     assert all(isinstance(result, ShardUnavailable) for result in results)
     hand.down = False
-    assert await lane.submit(chunk(3)) == Committed(1, 0)
+    assert await submit(lane, chunk(3)) == Committed(1, 0)
 
 
 async def test_a_withdrawn_chunk_is_not_written(lane: Lane, hand: Hand) -> None:
-    first = lane.submit(chunk(1))
+    first = submit(lane, chunk(1))
     await asyncio.sleep(0)
-    withdrawn, kept = lane.submit(chunk(2)), lane.submit(chunk(3))
+    withdrawn, kept = submit(lane, chunk(2)), submit(lane, chunk(3))
     withdrawn.cancel()
     hand.open.set()
     await asyncio.gather(first, kept)
@@ -131,9 +138,9 @@ async def test_a_withdrawn_chunk_is_not_written(lane: Lane, hand: Hand) -> None:
 async def test_a_foreign_bucket_concerns_only_its_readings(lane: Lane, hand: Hand) -> None:
     hand.foreign = 7
     foreign = Chunk([(7, *row(1)[1:]), row(2)], [0, 1])
-    first = lane.submit(chunk(0))
+    first = submit(lane, chunk(0))
     await asyncio.sleep(0)
-    mine, theirs = lane.submit(chunk(3)), lane.submit(foreign)
+    mine, theirs = submit(lane, chunk(3)), submit(lane, foreign)
     hand.open.set()
     results = await asyncio.gather(first, mine, theirs, return_exceptions=True)
     assert list(results[:2]) == [Committed(1, 0), Committed(1, 0)]
@@ -146,17 +153,17 @@ async def test_what_is_submitted_as_a_worker_ends_is_not_forgotten(lane: Lane, h
     hand.open.set()
     async with asyncio.timeout(5):
         for number in range(5):
-            assert await lane.submit(chunk(number)) == Committed(1, 0)
+            assert await submit(lane, chunk(number)) == Committed(1, 0)
     assert lane.in_flight == 0
 
 
 async def test_single_readings_do_not_wait_behind_a_backlog(hand: Hand) -> None:
     limits = LaneLimits(batch_readings_max=100, in_flight_max=1, queue_readings_max=1000, commit_timeout_s=1)
     lane = Lane("s", METER, hand.write, limits)
-    first = lane.submit(chunk(0))
+    first = submit(lane, chunk(0))
     await asyncio.sleep(0)
-    backlog = [lane.submit(chunk(*range(at, at + 80))) for at in (100, 200, 300)]
-    single = lane.submit(chunk(1))
+    backlog = [submit(lane, chunk(*range(at, at + 80))) for at in (100, 200, 300)]
+    single = submit(lane, chunk(1))
     hand.open.set()
     await asyncio.gather(first, single, *backlog)
     assert [len(batch) for batch in hand.batches] == [1, 81, 80, 80]
@@ -166,10 +173,10 @@ async def test_single_readings_do_not_wait_behind_a_backlog(hand: Hand) -> None:
 async def test_a_backlog_does_not_starve(hand: Hand) -> None:
     """What was left out of a batch for the sake of small ones comes first in the next."""
     lane = Lane("s", METER, hand.write, LaneLimits(20, 1, 1000, 1))
-    first = lane.submit(chunk(0))
+    first = submit(lane, chunk(0))
     await asyncio.sleep(0)
-    backlog = lane.submit(chunk(*range(100, 115)))
-    singles = [lane.submit(chunk(n)) for n in range(1, 41)]
+    backlog = submit(lane, chunk(*range(100, 115)))
+    singles = [submit(lane, chunk(n)) for n in range(1, 41)]
     hand.open.set()
     await asyncio.gather(first, backlog, *singles)
     assert row(100) not in hand.batches[1]
