@@ -239,7 +239,7 @@ class Cluster:
     def _reach(self, record: ShardRecord) -> Shard:
         identity = f"{self._cluster_id} {record.name}"
         reader_limits = replace(self._limits, statement_timeout_s=self._query_timeout_s)
-        options = PoolOptions("voltroute writer", None, identity, self._changed)
+        options = PoolOptions("voltroute writer", None, identity, self._changed, writes=True)
         reading = PoolOptions("voltroute reader", rows.SESSION, identity, self._changed)
         watching = PoolOptions("voltroute monitor", None, identity)
         one = replace(self._limits, min_size=0, max_size=1, statement_timeout_s=self._query_timeout_s)

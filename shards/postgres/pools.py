@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias, cast
 import asyncpg
 
 from shards.errors import BucketUnavailable, Cause, ShardError, ShardFault, ShardUnavailable, Unusable
+from shards.postgres.arrays import teach
 from shards.postgres.breaker import Breaker, BreakerState
 from shards.postgres.driver import translated
 from shards.postgres.turns import Turns
@@ -75,12 +76,16 @@ class PoolUse:
 
 @dataclass(frozen=True)
 class PoolOptions:
-    """What a pool's sessions are. `identity`: "cluster name" of the shard that must be behind the DSN, if known."""
+    """What a pool's sessions are. `identity`: "cluster name" of the shard that must be behind the DSN, if known.
+
+    `writes`: batches of readings, as arrays.
+    """
 
     application_name: str = "voltroute"
     session: Mapping[str, str] | None = None
     identity: str | None = None
     changed: Callable[[str, str, Unusable | None], None] = lambda _shard, _login, _error: None
+    writes: bool = False
 
 
 async def _keep_session(_connection: object) -> None:
@@ -252,6 +257,8 @@ class ShardPool:
 
     async def _vouch(self, connection: Connection) -> None:
         """A new connection: commits are durable, and the database is the shard that the catalog means."""
+        if self._options.writes:
+            teach(connection)
         await connection.execute(DURABLE)
         if self._options.identity is not None:
             found = await connection.fetchval(_IDENTITY)
