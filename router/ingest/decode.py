@@ -8,7 +8,6 @@ from datetime import datetime, timedelta
 from typing import Final
 
 import msgspec
-from msgspec.structs import astuple
 
 from router.ingest.shapes import Decoded, Items, Shape
 from router.wire.complaints import ItemError
@@ -63,7 +62,7 @@ def _fast(body: bytes, shape: Shape, *, ndjson: bool, readings_max: int) -> Deco
     else:
         found = [only.one.decode(body)]
     _check_count(len(found), readings_max)
-    only.settle(Items(range(len(found)), list(map(astuple, found))), decoded)
+    only.settle(Items(range(len(found)), only.cells(found)), decoded)
     return decoded
 
 
@@ -96,7 +95,7 @@ def _sort_out(items: Sequence[bytes], shape: Shape, decoded: Decoded, *, ndjson:
             readings = known.one.decode_lines(lines) if ndjson else known.array.decode(lines)
             if len(readings) != len(found):  # the body is no array, and was not one value
                 raise msgspec.ValidationError
-            known.settle(Items(indexes, list(map(astuple, readings))), decoded)
+            known.settle(Items(indexes, known.cells(readings)), decoded)
 
 
 def keep_prefix(decoded: Decoded, prefix: str) -> None:

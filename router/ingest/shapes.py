@@ -2,7 +2,7 @@
 
 import re
 import struct
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -10,7 +10,7 @@ import msgspec
 from msgspec.structs import astuple
 
 from router.wire.complaints import UNKNOWN_FIELD, ItemError, explain, pointer_of
-from router.wire.readings import Cells, Reading, energy_error, reading_type
+from router.wire.readings import Cells, Reading, energy_error, foreign_letters, reading_type
 from shards.kinds import Kind, Type
 
 _VALUES_MAX: Final = 16  # of a reading of few fields, on average: what has more commas or lines is not looked at
@@ -54,8 +54,9 @@ class KindShape:
     def __init__(self, kind: Kind) -> None:
         self.kind = kind
         self.type = reading_type(kind)
-        self.one: msgspec.json.Decoder[Reading] = msgspec.json.Decoder(self.type)
-        self.array: msgspec.json.Decoder[list[Reading]] = msgspec.json.Decoder(list[self.type])  # type: ignore[name-defined]
+        trusting = reading_type(kind, trusting=True)
+        self.one: msgspec.json.Decoder[Reading] = msgspec.json.Decoder(trusting)
+        self.array: msgspec.json.Decoder[list[Reading]] = msgspec.json.Decoder(list[trusting])  # type: ignore[valid-type]
         # Where a device may send its count instead of an energy, a reading has one of them.
         self.energies = tuple(2 + kind.values.index(column) for column in kind.alternatives or ())
         self.choices = {f"/{field.name}": field.choices for field in kind.fields if field.choices}
@@ -63,6 +64,17 @@ class KindShape:
         self.retired = {field.name: field.retired for field in kind.retired}
         # What a column of half the width holds: a repeat must be equal to what is stored.
         self.singles = tuple(2 + at for at, field in enumerate(kind.fields) if field.type is Type.FLOAT4)
+
+    def cells(self, readings: Iterable[Reading]) -> list[Cells]:
+        """What the decoders above found. ValidationError when an ID holds what none may."""
+        found = list(map(astuple, readings))
+        try:
+            foreign = foreign_letters([cells[0] for cells in found])
+        except UnicodeEncodeError:
+            raise msgspec.ValidationError from None
+        if foreign:
+            raise msgspec.ValidationError
+        return found
 
     def convert(self, value: object) -> Cells | ItemError:
         """A reading that was parsed as any JSON."""

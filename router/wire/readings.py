@@ -23,6 +23,8 @@ DeviceId = Annotated[
         extra_json_schema={"pattern": ID_PATTERN},
     ),
 ]
+_LETTERS: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._:*+|@=-"
+_AnyId = Annotated[str, Meta(min_length=1, max_length=64)]
 Timestamp = Annotated[datetime, Meta(tz=True, description="RFC 3339 with offset; the end of the reading's interval")]
 
 # As it was decoded: its attributes have the names that its fields have in JSON.
@@ -49,10 +51,19 @@ def title(kind: Kind) -> str:
     return "".join(part.capitalize() for part in kind.name.split("_"))
 
 
+def foreign_letters(ids: Iterable[str]) -> bytes:
+    """What these IDs hold that is not an ID's. The pattern takes 0.7 us for each, this 0.03. UnicodeEncodeError too."""
+    return "".join(ids).encode("ascii").translate(None, _LETTERS)
+
+
 @cache
-def reading_type(kind: Kind) -> type[Reading]:
-    """The struct of a kind's readings; its fields are in the order of a row's cells."""
-    fields: list[tuple[str, Any] | tuple[str, Any, Any]] = [(kind.id_name, DeviceId), ("timestamp", Timestamp)]
+def reading_type(kind: Kind, *, trusting: bool = False) -> type[Reading]:
+    """The struct of a kind's readings; its fields are in the order of a row's cells.
+
+    `trusting`: the letters of IDs are looked at elsewhere.
+    """
+    device_id = _AnyId if trusting else DeviceId
+    fields: list[tuple[str, Any] | tuple[str, Any, Any]] = [(kind.id_name, device_id), ("timestamp", Timestamp)]
     for field in kind.fields:
         known = annotation(field)
         fields.append((field.name, known) if field.required else (field.name, known | None, None))

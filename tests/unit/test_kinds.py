@@ -1,5 +1,6 @@
 """Readings of kinds that are declared: every type of field, alone and in batches of several kinds."""
 
+import re
 from dataclasses import replace
 from datetime import date, timedelta
 from typing import Any
@@ -12,7 +13,7 @@ from router.ingest.decode import decode
 from router.ingest.shapes import Decoded, Shape
 from router.wire.openapi import example
 from router.wire.problems import ProblemError
-from router.wire.readings import reading_type
+from router.wire.readings import ID_PATTERN, foreign_letters, reading_type
 from router.wire.stored import history_type, status_of
 from shards.kinds import KINDS, METER, VEHICLE, Role, Type
 from shards.postgres.sql import for_kind
@@ -181,3 +182,14 @@ def test_roles_and_names() -> None:
     assert (METER.energy, METER.register, METER.column(Role.LEVEL)) == ("kwh_consumed_ac", "register_kwh", None)
     assert (VEHICLE.temperature, VEHICLE.named(Role.LEVEL), str(VEHICLE)) == ("battery_temp", "soc", "vehicle")
     assert reading_type(METER) is reading_type(METER)
+
+
+def test_the_letters_of_ids_are_those_of_their_pattern() -> None:
+    for letter in map(chr, range(0x2FF)):
+        try:
+            foreign = bool(foreign_letters([f"M{letter}1"]))
+        except UnicodeEncodeError:
+            foreign = True
+        assert foreign is (re.search(ID_PATTERN + r"(?!\n)", f"M{letter}1") is None), letter
+        reading = {**WHOLE, "chargerId": f"C{letter}"}
+        assert (taken(Shape([CHARGER]), reading).valid == 0) is foreign
