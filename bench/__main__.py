@@ -105,6 +105,18 @@ def run_all(
 
 
 @app.command()
+def peers(
+    rounds: Rounds = 3,
+    seconds: Seconds = 3,
+    shards: Shards = 4,
+    out: Out = None,
+    slo: Slo = False,  # noqa: FBT002
+) -> None:
+    """Beside other systems that take readings over HTTP: those that this machine has."""
+    run(["peers"], rounds, seconds, shards, None, None, False, 50, out, slo)
+
+
+@app.command()
 def compare(before: Path, after: Path) -> None:
     """Ratios of two runs of one machine."""
     print_comparison(decode(before.read_bytes()), decode(after.read_bytes()), console)

@@ -14,6 +14,7 @@ from bench.workload import Plan
 _LOWEST_US: Final = 1
 _HIGHEST_US: Final = 120_000_000
 _DIGITS: Final = 3
+STORED: Final = frozenset({200, 204})
 _GRACE_S: Final = 60  # an answer that takes longer ends the measurement
 
 
@@ -26,7 +27,7 @@ def new_histogram() -> HdrHistogram:
 class Outcome:
     """What came of a load; requests are named by their place in the plan.
 
-    `acknowledged`: those that got a 200, `ended_at` seconds after the start; `statuses` and `latencies` by topic.
+    `acknowledged`: those that got 200 or 204, `ended_at` seconds after the start; `statuses` and `latencies` by topic.
     """
 
     seconds: float = 0.0
@@ -98,7 +99,7 @@ async def _one(connection: Connection, plan: Plan, number: int, due: float, outc
     now = time.perf_counter()
     outcome.latencies[request.topic].record_value(max(int((now - due) * 1_000_000), _LOWEST_US))
     outcome.statuses[request.topic][answer.status] += 1
-    if answer.status == 200:
+    if answer.status in STORED:
         outcome.acknowledged.append(number)
         outcome.ended_at.append(now - outcome.started)
     return True

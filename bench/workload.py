@@ -13,6 +13,7 @@ Numbers: TypeAlias = Sequence[int]
 
 JSON: Final = b"application/json"
 NDJSON: Final = b"application/x-ndjson"
+PLAIN: Final = b"text/plain"
 WRITE: Final = "write"
 DAYS_BACK: Final = 20
 _numbers: Final = itertools.count()
@@ -49,6 +50,9 @@ METER: Final = Kind(
 )
 
 
+_LINE: Final = b"vehicle,id=%b soc=50.25,kwh=0.1234,temp=25.5 %d000000000"
+
+
 @dataclass(frozen=True)
 class Readings:
     """Distinct readings of `devices` devices: number n is of device n mod devices, minute n div devices."""
@@ -79,6 +83,13 @@ class Readings:
         """Readings as NDJSON."""
         return b"\n".join(map(self.body, numbers))
 
+    def lines(self, numbers: Iterable[int]) -> bytes:
+        """Vehicles' readings in InfluxDB's line protocol, with nanoseconds."""
+        start = int(self.start.timestamp())
+        return b"\n".join(
+            _LINE % (self.device(number).encode(), start + number // self.devices * 60) for number in numbers
+        )
+
 
 def new_readings(devices: int, kind: Kind = VEHICLE, days_back: int = DAYS_BACK) -> Readings:
     """Readings whose devices no other workload has, from some days ago on."""
@@ -99,14 +110,22 @@ class Request:
 
 @dataclass
 class Plan:
-    """Requests in the order in which they are sent. `keys`: of an equal share of the devices each; or none."""
+    """Requests in the order in which they are sent. `keys`: of an equal share of the devices each; or none.
+
+    `lines_to`: a path that takes line protocol, for systems that do not take JSON.
+    """
 
     url: str
     requests: list[Request] = field(default_factory=list)
     keys: Sequence[str] = ()
+    lines_to: str | None = None
 
     def write(self, readings: Readings, numbers: Numbers, topic: str = WRITE) -> None:
         """Add a POST of some readings: one as JSON, more as NDJSON."""
+        if self.lines_to is not None:
+            payload = http1.post(self.url, self.lines_to, readings.lines(numbers), PLAIN)
+            self.requests.append(Request(payload, topic, readings, numbers))
+            return
         body = readings.bodies(numbers)
         media_type = JSON if len(numbers) == 1 else NDJSON
         share = numbers[0] % readings.devices * len(self.keys) // readings.devices

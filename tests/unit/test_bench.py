@@ -3,17 +3,23 @@
 import asyncio
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
 
 from bench.http1 import ConnectionLost, connect, get, post
+from bench.ledger import LedgerError
 from bench.load import closed_loop, open_loop
+from bench.peers.known import PEERS
+from bench.peers.peer import Peer, Promises, lacking
 from bench.report import print_comparison, print_run, write_html
 from bench.results import Collected, Curve, Figure, Run, ScenarioResult, Target, decode, encode, ratio
-from bench.scenarios import SCENARIOS
+from bench.scenarios import SCENARIOS, peers
 from bench.scenarios.backlog import backlog_plan
+from bench.scenarios.peers import Contender, Load
 from bench.scenarios.skew import HOT, skewed_plan
+from bench.systems import System
 from bench.workload import METER, VEHICLE, Kind, Plan, even_plan, new_readings
 
 
@@ -179,3 +185,56 @@ def test_reports(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_every_scenario_says_what_it_measures() -> None:
     assert all(scenario.text for scenario in SCENARIOS.values())
+
+
+def test_readings_as_line_protocol() -> None:
+    readings = new_readings(2)
+    plan = Plan("http://localhost:1", lines_to="/write?db=bench")
+    plan.write(readings, range(1, 4))
+    head, _, body = plan.requests[0].payload.partition(b"\r\n\r\n")
+    assert head.startswith(b"POST /write?db=bench HTTP/1.1\r\n")
+    start = int(readings.start.timestamp())
+    assert body.decode().split("\n") == [
+        f"vehicle,id={readings.prefix}-00000{device} soc=50.25,kwh=0.1234,temp=25.5 {start + minute * 60}000000000"
+        for device, minute in ((1, 0), (0, 1), (1, 1))
+    ]
+
+
+def contender(url: str, missing: int = 0) -> Contender:
+    """A system that answers everything, and says of so many readings that it did not store them."""
+
+    async def stored(_system: System, _readings: Any) -> int:
+        return made.sent - missing
+
+    peer = Peer("odd", Promises("?", "?", "?", "?"), lambda: None, None, "/write", stored)  # type: ignore[arg-type]
+    made = Contender(System("odd", url, stores=False), peer)
+    return made
+
+
+async def test_a_system_that_is_faster_than_was_thought_is_measured_again() -> None:
+    server = Server()
+    listening, url = await serving(server)
+    async with listening:
+        load = Load("few", 2, 1, 1)
+        odd = contender(url)
+        assert await odd.flood(load, 0.2) > 0
+        assert (odd.sent, odd.stored) == (2 * server.requests, set(range(odd.sent)))
+        assert server.requests > 2  # what was encoded first
+        assert await odd.prove() == odd.sent
+
+
+async def test_a_peer_that_lost_something_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peers, "VISIBLE_S", 0.3)
+    server = Server()
+    listening, url = await serving(server)
+    async with listening:
+        odd = contender(url, 1)
+        await odd.flood(Load("few", 1, 1, 100), 0.1)
+        with pytest.raises(LedgerError, match=r"odd acknowledged .* readings and has"):
+            await odd.prove()
+
+
+def test_every_peer_says_what_it_promises_or_why_it_is_not_here() -> None:
+    for peer in PEERS:
+        assert all(vars(peer.promises).values())
+    assert lacking("no-such-program") == "no-such-program is not installed"

@@ -1,0 +1,1 @@
+"""Other systems that take readings over HTTP, started from what the machine has."""
