@@ -87,7 +87,9 @@ async def fan_out(
     for attempt in range(1, ATTEMPTS_MAX + 1):
         shard_map = cluster.map
         asked = shard_map.regroup(shard_map.range_of(scope.tenant).buckets if buckets is None else buckets)
-        answers = await asyncio.gather(*(_ask(scope, name, ask, mine) for name, mine in asked.items()))
+        waiting = [_ask(scope, name, ask, mine) for name, mine in asked.items()]
+        # Of one shard without a task of its own.
+        answers = [await waiting[0]] if len(waiting) == 1 else await asyncio.gather(*waiting)
         outcome = dict(zip(asked, answers, strict=True))
         stale = any(isinstance(answer, StaleMap) for answer in answers)
         if not stale and cluster.map is shard_map:

@@ -6,6 +6,7 @@ import re
 import typing
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta, tzinfo
+from functools import cache
 from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
@@ -32,7 +33,7 @@ def read(query: type[Query], given: Iterable[tuple[str, str]], path: Mapping[str
 
     Unknown ones are refused because a misspelt one would silently give another answer.
     """
-    fields = {field.encode_name: field for field in msgspec.structs.fields(query)}
+    fields = _fields(query)
     texts = dict(path)
     for name, value in given:
         if name not in fields or name in path:
@@ -44,10 +45,23 @@ def read(query: type[Query], given: Iterable[tuple[str, str]], path: Mapping[str
     values = {}
     for name, field in fields.items():
         if name in texts:
-            values[field.name] = reader_of(field.type)(texts[name], name)
-        elif field.required:
+            values[field.name] = field.read(texts[name], name)
+        elif field.is_required:
             raise invalid(name, "is required", "missing_parameter")
     return query(**values)
+
+
+class _Parameter(NamedTuple):
+    name: str  # in Python
+    read: Reader
+    is_required: bool
+
+
+@cache
+def _fields(query: type[msgspec.Struct]) -> Mapping[str, _Parameter]:
+    """The parameters of a query, by their names in a request: found once, not for each."""
+    found = msgspec.structs.fields(query)
+    return {each.encode_name: _Parameter(each.name, reader_of(each.type), each.required) for each in found}
 
 
 def reader_of(annotation: Any) -> Reader:
