@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -30,6 +30,25 @@ def decode(body: bytes, shape: Shape, *, ndjson: bool, readings_max: int) -> Dec
         items = _lines(body) if ndjson else _elements(body)
         _check_count(len(items), readings_max)
         return _one_by_one(items, shape)
+
+
+def in_pieces(body: bytes, shape: Shape, *, ndjson: bool, readings_max: int, items_max: int) -> Iterator[Decoded]:
+    """The same, some items at a time, for whoever has something else to do in between."""
+    _check_size(body, readings_max * shape.values_max, readings_max, ndjson=ndjson)
+    try:
+        items = [line for line in body.split(b"\n") if line.strip(_WHITESPACE)] if ndjson else _undecoded(body)
+    except _BROKEN:
+        items = []
+    _check_count(len(items), readings_max)
+    if len(items) <= items_max:
+        yield decode(body, shape, ndjson=ndjson, readings_max=readings_max)
+        return
+    for start in range(0, len(items), items_max):
+        some = items[start : start + items_max]
+        piece = b"\n".join(some) if ndjson else b"[" + b",".join(some) + b"]"
+        decoded = decode(piece, shape, ndjson=ndjson, readings_max=readings_max)
+        decoded.move(start)
+        yield decoded
 
 
 def _check_size(body: bytes, values_max: int, readings_max: int, *, ndjson: bool) -> None:

@@ -8,7 +8,7 @@ import structlog
 from starlette.types import Receive, Scope, Send
 
 from router.ingest.body import read_body
-from router.ingest.exchange import Exchange
+from router.ingest.exchange import LARGE_BYTES, Exchange
 from router.ingest.intake import Intake
 from router.ingest.shapes import Shape
 from router.log import REQUEST_ID
@@ -21,6 +21,7 @@ from router.wire.readings import reading_type, title
 from shards.kinds import Kind
 
 JSON_HEADERS: Final = [(b"content-type", b"application/json")]
+_RATIO: Final = 20  # what JSON of readings is compressed by
 _log: Final = structlog.stdlib.get_logger(__name__)
 
 
@@ -58,7 +59,10 @@ class IngestEndpoint:
         # The device has done its part: from here on it is our time.
         started = time.monotonic()
         try:
-            taken = self.exchange.take(intake, sender, headers, received, started)
+            if length * (_RATIO if b"content-encoding" in headers else 1) < LARGE_BYTES:
+                taken = self.exchange.take(intake, sender, headers, received, started)
+            else:
+                taken = await self.exchange.take_in_turns(intake, sender, headers, received, started)
             del received  # nobody waits for a shard with it in hand
             outcome = await intake.dispatcher.store(taken.chunks, started + intake.timeout_s)
         finally:

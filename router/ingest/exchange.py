@@ -1,9 +1,11 @@
 """The steps of a POST of readings, whichever way it comes and is waited for: admit, take, and at the end tell."""
 
+import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Final
 from urllib.parse import parse_qsl
 
 from router.access.caller import Caller
@@ -11,7 +13,7 @@ from router.access.keys import RawHeader
 from router.ingest.answer import answer, log_batch, nothing_stored
 from router.ingest.body import RawHeaders, decompress, is_ndjson
 from router.ingest.counts import count_rejected
-from router.ingest.decode import decode, keep_prefix
+from router.ingest.decode import decode, in_pieces, keep_prefix
 from router.ingest.dispatch import Outcome
 from router.ingest.intake import Intake
 from router.ingest.routing import Chunks
@@ -22,6 +24,9 @@ from router.wire.parameters import read
 from router.wire.problems import INVALID_READINGS, NOT_READY, ProblemError, retry_after
 from router.wire.queries import IngestQuery
 from shards.errors import NoMap
+
+LARGE_BYTES: Final = 131_072  # of a body, as it was sent, that is taken in turns
+ITEMS_A_TURN: Final = 1_000
 
 
 @dataclass(slots=True)
@@ -58,41 +63,31 @@ class Exchange:
 
     def take(self, intake: Intake, sender: Sender, headers: RawHeaders, received: bytes, started: float) -> Taken:
         """What the body holds, charged to its sender at `started` (monotonic)."""
-        caller = sender.caller
         body = decompress(received, headers, intake.body.bytes_max)
         try:
             decoded = decode(body, self._shape, ndjson=sender.ndjson, readings_max=intake.readings_max)
         except ProblemError:
-            caller.charge(1, started)
+            sender.caller.charge(1, started)
             raise
-        if decoded.ignored:
-            IGNORED.labels(self._shape.kind.name if self._shape.kind else "mixed").inc(decoded.ignored)
-        if caller.prefix is not None:
-            keep_prefix(decoded, caller.prefix)
-        if caller.limits:
-            caller.charge(max(decoded.valid, 1), started)
-        try:
-            return self._route(intake, sender, decoded)
-        except ProblemError:
-            caller.count(0, len(decoded))
-            raise
+        taking = _Taking(self._shape, intake, sender)
+        taking.add(decoded)
+        return taking.end(started)
 
-    def _route(self, intake: Intake, sender: Sender, decoded: Decoded) -> Taken:
-        moment = datetime.now(UTC)
-        earliest, latest = moment - intake.age_max, moment + intake.ahead_max
+    async def take_in_turns(
+        self, intake: Intake, sender: Sender, headers: RawHeaders, received: bytes, started: float
+    ) -> Taken:
+        """The same of a large body, while others have their turns: all at once it would hold them up for 20 ms."""
+        body = await asyncio.to_thread(decompress, received, headers, intake.body.bytes_max)
+        taking = _Taking(self._shape, intake, sender)
+        most = {"readings_max": intake.readings_max, "items_max": ITEMS_A_TURN}
         try:
-            chunks, late = intake.dispatcher.route(decoded, sender.caller.tenant, earliest, latest)
-        except NoMap as error:
-            raise ProblemError(NOT_READY, str(error), headers=retry_after(1)) from None
-        total, errors = len(decoded), decoded.errors + late
-        if errors:
-            count_rejected(errors, self._shape.kind)
-        if not total:
-            detail = "the body holds no reading"
-            raise ProblemError(INVALID_READINGS, detail, extensions={"accepted": 0, "rejected": 0})
-        if errors and (sender.strict or not chunks):
-            raise nothing_stored(errors, total)
-        return Taken(chunks, errors, total)
+            for decoded in in_pieces(body, self._shape, ndjson=sender.ndjson, **most):
+                taking.add(decoded)
+                await asyncio.sleep(0)
+        except ProblemError:
+            sender.caller.charge(1, started)
+            raise
+        return taking.end(started)
 
     def tell(self, sender: Sender, taken: Taken, outcome: Outcome, seconds: float) -> bytes:
         """The answer's body, `seconds` after the request's last byte."""
@@ -107,6 +102,67 @@ class Exchange:
         if taken.total > 1:
             log_batch(self._shape, outcome, seconds)
         return answer(outcome)
+
+
+class _Taking:
+    """Decoded readings on their way to chunks."""
+
+    def __init__(self, shape: Shape, intake: Intake, sender: Sender) -> None:
+        self._shape = shape
+        self._intake = intake
+        self._sender = sender
+        moment = datetime.now(UTC)
+        self._bounds = (moment - intake.age_max, moment + intake.ahead_max)
+        self._taken = Taken({}, [], 0)
+        self._valid = 0
+        self._no_map: NoMap | None = None
+
+    def add(self, decoded: Decoded) -> None:
+        """Some of them, or all."""
+        caller, taken = self._sender.caller, self._taken
+        if decoded.ignored:
+            IGNORED.labels(self._shape.kind.name if self._shape.kind else "mixed").inc(decoded.ignored)
+        if caller.prefix is not None:
+            keep_prefix(decoded, caller.prefix)
+        taken.total += len(decoded)
+        self._valid += decoded.valid
+        try:
+            chunks, late = self._intake.dispatcher.route(decoded, caller.tenant, *self._bounds)
+        except NoMap as error:
+            self._no_map = error
+            return
+        taken.errors += decoded.errors + late
+        if not taken.chunks:
+            taken.chunks = chunks
+            return
+        for place, chunk in chunks.items():
+            known = taken.chunks.setdefault(place, chunk)
+            if known is not chunk:
+                known.rows += chunk.rows
+                known.indexes += chunk.indexes
+
+    def end(self, started: float) -> Taken:
+        """All of it, or the problem of a request of which nothing may be stored."""
+        caller, taken = self._sender.caller, self._taken
+        if caller.limits:
+            caller.charge(max(self._valid, 1), started)
+        try:
+            self._check(taken)
+        except ProblemError:
+            caller.count(0, taken.total)
+            raise
+        return taken
+
+    def _check(self, taken: Taken) -> None:
+        if self._no_map is not None:
+            raise ProblemError(NOT_READY, str(self._no_map), headers=retry_after(1))
+        if taken.errors:
+            count_rejected(taken.errors, self._shape.kind)
+        if not taken.total:
+            detail = "the body holds no reading"
+            raise ProblemError(INVALID_READINGS, detail, extensions={"accepted": 0, "rejected": 0})
+        if taken.errors and (self._sender.strict or not taken.chunks):
+            raise nothing_stored(taken.errors, taken.total)
 
 
 def _strict(query: bytes) -> bool:

@@ -39,6 +39,12 @@ class Decoded:
     errors: list[ItemError] = field(default_factory=list)
     ignored: int = 0  # values of fields that nobody declared, left out because a setting says so
 
+    def move(self, by: int) -> None:
+        """These are a request's items from index `by` on."""
+        for items in self.readings.values():
+            items.indexes = [index + by for index in items.indexes]
+        self.errors = [msgspec.structs.replace(error, index=error.index + by) for error in self.errors]
+
     @property
     def valid(self) -> int:
         """Number of valid readings."""

@@ -3,6 +3,7 @@
 import gzip
 import json
 import zlib
+from typing import Any
 
 import httpx2
 import orjson
@@ -197,3 +198,27 @@ async def test_the_memory_for_bodies_is_bounded(cluster: TestCluster) -> None:
         assert response.status_code == 429
         assert json.loads(response.content)["type"] == "/problems/overloaded"
         assert (await small.post("/v1/ingest", json=meter("M"))).status_code == 200
+
+
+@pytest.mark.parametrize("form", ["ndjson", "array", "gzip"])
+async def test_a_large_body_is_taken_in_turns_and_answered_as_one(client: httpx2.AsyncClient, form: str) -> None:
+    """More than a turn's items: counts and indexes are the request's; a repeat in another turn is one."""
+    readings: list[dict[str, Any]] = [vehicle(f"TURNS-{form}-{number % 7}", number) for number in range(3_000)]
+    readings[1_500] = {**readings[1_500], "soc": 101}
+    readings[2_999] = readings[3]
+    readings[2_998] = {**readings[4], "soc": 1}
+    body = orjson.dumps(readings) if form == "array" else b"\n".join(map(orjson.dumps, readings))
+    headers = {"Content-Type": "application/json" if form == "array" else "application/x-ndjson"}
+    if form == "gzip":
+        body, headers["Content-Encoding"] = gzip.compress(body), "gzip"
+    answer = (await client.post("/v1/ingest/vehicle", content=body, headers=headers)).json()
+    counts = [answer[name] for name in ("accepted", "duplicates", "conflicts", "rejected")]
+    assert counts == [2_997, 1, 1, 1]
+    assert [(error["index"], error["code"]) for error in answer["errors"]] == [
+        (1_500, "out_of_range"),
+        (2_998, "conflict"),
+    ]
+    strict = await client.post("/v1/ingest/vehicle?strict=true", content=body, headers=headers)
+    assert (strict.status_code, strict.json()["errors"][0]["index"]) == (422, 1_500)
+    cut = await client.post("/v1/ingest/vehicle", content=body[:-20], headers=headers)
+    assert cut.status_code == (200 if form == "ndjson" else 400)

@@ -5,10 +5,11 @@ from typing import Any
 
 import msgspec
 import orjson
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.ingest.decode import decode
+from router.ingest.decode import decode, in_pieces
 from router.wire.problems import ProblemError
 from tests.support.readings import meter, vehicle
 from tests.support.shapes import METER_SHAPE, MIXED_SHAPE, VEHICLE_SHAPE, meters, vehicles
@@ -66,3 +67,42 @@ def test_a_bad_neighbour_changes_nothing(readings: list[dict[str, Any]], place: 
         return sorted((cells for _, cells in [*meters(found), *vehicles(found)]), key=repr)
 
     assert plain(alone) == plain(among)
+
+
+ITEMS = st.one_of(READINGS, JSON, st.dictionaries(FIELDS, JSON))
+
+
+@given(
+    items=st.lists(ITEMS, max_size=12),
+    shape=FORMATS,
+    ndjson=st.booleans(),
+    most=st.integers(1, 5),
+    broken=st.booleans(),
+)
+def test_in_pieces_is_what_it_is_at_once(items: list[Any], shape: Any, ndjson: bool, most: int, broken: bool) -> None:
+    texts = [json.dumps(item) for item in items] + ["{" if broken else "{}"]
+    body = ("\n".join(texts) if ndjson else "[" + ",".join(texts) + "]").encode("utf-8", "surrogatepass")
+
+    def told(found: Any) -> tuple[list[Any], list[Any]]:
+        values = [*meters(found), *vehicles(found)]
+        return sorted(values, key=repr), [(e.index, e.pointer, e.code) for e in found.errors]
+
+    try:
+        whole = told(decode(body, shape, ndjson=ndjson, readings_max=100))
+    except ProblemError as error:
+        with pytest.raises(ProblemError) as caught:
+            list(in_pieces(body, shape, ndjson=ndjson, readings_max=100, items_max=most))
+        assert caught.value.detail == error.detail
+        return
+    pieces = [told(each) for each in in_pieces(body, shape, ndjson=ndjson, readings_max=100, items_max=most)]
+    values, errors = ([each for piece in pieces for each in piece[part]] for part in (0, 1))
+    assert sorted(values, key=repr) == whole[0]
+    assert sorted(errors) == sorted(whole[1])
+
+
+def test_a_large_body_is_cut() -> None:
+    readings = [meter("M", minute) for minute in range(10)]
+    for ndjson in (True, False):
+        body = (b"\n".join(map(orjson.dumps, readings))) if ndjson else orjson.dumps(readings)
+        found = list(in_pieces(body, METER_SHAPE, ndjson=ndjson, readings_max=10, items_max=4))
+        assert [[index for index, _ in meters(each)] for each in found] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
