@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections import deque
+from collections import OrderedDict
 from typing import Protocol
 
 
@@ -10,10 +10,9 @@ class Expiring(Protocol):
     """Something that ends by its deadline (monotonic seconds)."""
 
     deadline: float
-    is_over: bool
 
     def expire(self) -> None:
-        """The deadline has come, and it was not over."""
+        """The deadline has come."""
 
 
 class Deadlines:
@@ -23,27 +22,30 @@ class Deadlines:
     """
 
     def __init__(self) -> None:
-        self._waiting: deque[Expiring] = deque()
+        self._waiting: OrderedDict[Expiring, None] = OrderedDict()
         self._timer: asyncio.TimerHandle | None = None
 
     def add(self, waiting: Expiring) -> None:
-        """Expire it at its deadline, unless it is over by then."""
-        while self._waiting and self._waiting[0].is_over:
-            self._waiting.popleft()
-        self._waiting.append(waiting)
+        """Expire it at its deadline, unless it is dropped before."""
+        self._waiting[waiting] = None
         if self._timer is None:
             self._arm()
 
+    def drop(self, waiting: Expiring) -> None:
+        """It is over, if it was ever added."""
+        self._waiting.pop(waiting, None)
+
     def _arm(self) -> None:
-        wait = self._waiting[0].deadline - time.monotonic()
+        wait = next(iter(self._waiting)).deadline - time.monotonic()
         self._timer = asyncio.get_running_loop().call_later(max(wait, 0), self._look)
 
     def _look(self) -> None:
         now = time.monotonic()
-        while self._waiting and (self._waiting[0].is_over or self._waiting[0].deadline <= now):
-            first = self._waiting.popleft()
-            if not first.is_over:
-                first.expire()
         self._timer = None
-        if self._waiting:
-            self._arm()
+        try:
+            while self._waiting and (first := next(iter(self._waiting))).deadline <= now:
+                del self._waiting[first]
+                first.expire()
+        finally:
+            if self._waiting and self._timer is None:
+                self._arm()

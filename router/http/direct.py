@@ -23,7 +23,7 @@ from router.ingest.dispatch import Outcome, Sent
 from router.ingest.endpoint import JSON_HEADERS
 from router.ingest.exchange import Exchange, Sender, Taken
 from router.ingest.intake import Intake
-from router.log import REQUEST_ID
+from router.log import REQUEST_ID, TRACE_ID
 from router.wire import problems
 from router.wire.problems import ProblemError
 
@@ -123,7 +123,6 @@ class DirectRequest:
         self.disconnected = False
         self.keep_alive = True
         self.deadline = 0.0
-        self.is_over = False  # nothing is left that its deadline could end
         self._protocol = protocol
         self._exchange = exchange
         self._headers = headers
@@ -180,17 +179,19 @@ class DirectRequest:
             each.future.cancel()
 
     def _finish(self) -> None:
-        token = REQUEST_ID.set(self._id)
+        # In the context of a lane's worker, which some other request started.
+        token, trace = REQUEST_ID.set(self._id), TRACE_ID.set("")
         try:
             if self._protocol.way.intake.dispatcher.tally(self._sent or [], self._outcome):
                 self._tell()
             else:
-                self.is_over = True
+                self._protocol.way.deadlines.drop(self)
                 self._protocol.start(self._settle())
         except Exception:  # noqa: BLE001 - whoever calls commits for others too
             self._fail()
         finally:
             REQUEST_ID.reset(token)
+            TRACE_ID.reset(trace)
 
     async def _settle(self) -> None:
         """What a shard refused may be for another one."""
@@ -215,13 +216,19 @@ class DirectRequest:
             self._refuse(problems.internal_error())
 
     def _refuse(self, error: ProblemError) -> None:
-        status, headers, body = problems.raw(error, self._id)
+        try:
+            status, headers, body = problems.raw(error, self._id)
+        except Exception:  # noqa: BLE001 - nobody above would answer
+            _log.exception("failed")
+            status, headers, body = problems.raw(problems.internal_error(), self._id)
         self._answer(status, _lines(headers), body)
 
     def _answer(self, status: int, headers: bytes, body: bytes) -> None:
         protocol = self._protocol
-        self._sent = None  # its parts know this request
-        self.is_over = self.response_complete = True
+        # Its parts know this request, and the connection keeps it until its next one.
+        self._sent, self._headers, self._taken, self._outcome = None, {}, Taken({}, [], 0), Outcome()
+        self.response_complete = True
+        protocol.way.deadlines.drop(self)
         protocol.way.intake.budget.held -= self._length
         length, identity = b"content-length: %d\r\n" % len(body), b"x-request-id: %b\r\n" % self._id.encode()
         if not self.keep_alive:
@@ -239,6 +246,12 @@ class DirectProtocol(LimitedProtocol):
         super().__init__(*args, **kwargs)
         self._named: dict[bytes, bytes] = {}
         self._held: list[bytes] | None = None  # the body of a request that may go directly
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """An answered request and its connection know each other: no more work for the garbage collector."""
+        super().connection_lost(exc)
+        if self.cycle is not None and self.cycle.response_complete:
+            self.cycle = None  # type: ignore[assignment]
 
     def data_received(self, data: bytes) -> None:
         """A body that goes on in another piece has limits of time, which are ASGI's to keep."""

@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 
 from router.ingest.shapes import Decoded, Items, Shape
-from router.wire.complaints import ItemError
+from router.wire.complaints import ItemError, pointer_of
 from router.wire.problems import CONTENT_TOO_LARGE, MALFORMED_BODY, ProblemError
 from router.wire.readings import Cells, Reading
 from shards.kinds import Kind
@@ -198,7 +198,7 @@ def _item(item: bytes | object, shape: Shape, decoded: Decoded) -> tuple[Kind, C
     if isinstance(value, dict):
         for name, number in value.items():
             if isinstance(number, float) and not math.isfinite(number):
-                return ItemError(0, f"/{name}", "out_of_range", "must be a finite number")
+                return ItemError(0, pointer_of(name), "out_of_range", "must be a finite number")
         timestamp = value.get("timestamp")
         if isinstance(timestamp, str) and (leap := _LEAP_SECOND.fullmatch(timestamp)):
             value = {**value, "timestamp": _after_leap_second(leap[1] + "59" + leap[2])}

@@ -6,16 +6,15 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import datetime
 from functools import partial
 from typing import Final
 
 from router.ingest.batcher import Committed, Lane, LaneFull, LaneLimits, Promise
 from router.ingest.counts import count, count_from_zero
-from router.ingest.routing import Chunk, Chunks, pieces, reroute, route
-from router.ingest.shapes import Decoded
+from router.ingest.routing import Chunk, Chunks, pieces, reroute
 from router.metrics import MAP_REFRESH_FAILURES, STALE_MAPS
 from router.wire.complaints import ItemError
+from shards.catalog.shard_map import ShardMap
 from shards.clock import remaining
 from shards.cluster.live import Cluster
 from shards.errors import BucketUnavailable, ClusterError, ShardError, ShardUnavailable, StaleMap
@@ -85,11 +84,10 @@ class Dispatcher:
     def lanes(self) -> dict[tuple[str, Kind], Lane]:
         return self._lanes
 
-    def route(
-        self, decoded: Decoded, tenant: int, earliest: datetime, latest: datetime
-    ) -> tuple[Chunks, list[ItemError]]:
-        """Chunks by the current map, and the readings that are too old or from the future."""
-        return route(decoded, self._cluster.map, tenant, earliest, latest)
+    @property
+    def map(self) -> ShardMap:
+        """The map in use; NoMap before the first one."""
+        return self._cluster.map
 
     async def store(self, chunks: Chunks, deadline: float) -> Outcome:
         """Commit the chunks; returns when each is committed, refused or out of time (`deadline`, monotonic)."""

@@ -1,5 +1,6 @@
 """POST /v1/ingest: readings in, an answer after COMMIT."""
 
+import asyncio
 import time
 from collections.abc import Sequence
 from typing import Final
@@ -7,15 +8,15 @@ from typing import Final
 import structlog
 from starlette.types import Receive, Scope, Send
 
-from router.ingest.body import read_body
-from router.ingest.exchange import LARGE_BYTES, Exchange
+from router.ingest.body import RawHeaders, read_body
+from router.ingest.exchange import LARGE_BYTES, Exchange, Sender, Taken
 from router.ingest.intake import Intake
 from router.ingest.shapes import Shape
 from router.log import REQUEST_ID
 from router.wire import problems
 from router.wire.answers import IngestAnswer
 from router.wire.openapi import Operation, example
-from router.wire.problems import ProblemError
+from router.wire.problems import OVERLOADED, ProblemError, retry_after
 from router.wire.queries import IngestQuery
 from router.wire.readings import reading_type, title
 from shards.kinds import Kind
@@ -62,12 +63,28 @@ class IngestEndpoint:
             if length * (_RATIO if b"content-encoding" in headers else 1) < LARGE_BYTES:
                 taken = self.exchange.take(intake, sender, headers, received, started)
             else:
-                taken = await self.exchange.take_in_turns(intake, sender, headers, received, started)
+                taken, started = await self._unfold(intake, sender, headers, received)
             del received  # nobody waits for a shard with it in hand
             outcome = await intake.dispatcher.store(taken.chunks, started + intake.timeout_s)
         finally:
             intake.budget.held -= length
         return self.exchange.tell(sender, taken, outcome, time.monotonic() - started)
+
+    async def _unfold(
+        self, intake: Intake, sender: Sender, headers: RawHeaders, received: bytes
+    ) -> tuple[Taken, float]:
+        """One large body at a time: unfolded it is many times what the budget counts. Its time runs from its turn."""
+        try:
+            async with asyncio.timeout(intake.timeout_s):
+                await intake.large.acquire()
+        except TimeoutError:
+            detail = "too many large bodies are being taken"
+            raise ProblemError(OVERLOADED, detail, headers=retry_after(1)) from None
+        try:
+            started = time.monotonic()
+            return await self.exchange.take_in_turns(intake, sender, headers, received, started), started
+        finally:
+            intake.large.release()
 
 
 PATH: Final = "/v1/ingest"

@@ -16,7 +16,7 @@ from router.ingest.counts import count_rejected
 from router.ingest.decode import decode, in_pieces, keep_prefix
 from router.ingest.dispatch import Outcome
 from router.ingest.intake import Intake
-from router.ingest.routing import Chunks
+from router.ingest.routing import Chunks, route
 from router.ingest.shapes import Decoded, Shape
 from router.metrics import IGNORED
 from router.wire.complaints import ItemError
@@ -77,7 +77,9 @@ class Exchange:
         self, intake: Intake, sender: Sender, headers: RawHeaders, received: bytes, started: float
     ) -> Taken:
         """The same of a large body, while others have their turns: all at once it would hold them up for 20 ms."""
-        body = await asyncio.to_thread(decompress, received, headers, intake.body.bytes_max)
+        body = received
+        if b"content-encoding" in headers:
+            body = await asyncio.to_thread(decompress, received, headers, intake.body.bytes_max)
         taking = _Taking(self._shape, intake, sender)
         most = {"readings_max": intake.readings_max, "items_max": ITEMS_A_TURN}
         try:
@@ -109,13 +111,18 @@ class _Taking:
 
     def __init__(self, shape: Shape, intake: Intake, sender: Sender) -> None:
         self._shape = shape
-        self._intake = intake
         self._sender = sender
         moment = datetime.now(UTC)
         self._bounds = (moment - intake.age_max, moment + intake.ahead_max)
         self._taken = Taken({}, [], 0)
         self._valid = 0
-        self._no_map: NoMap | None = None
+        try:
+            # One for all of a request: of two readings with one key the first must not go to the older owner.
+            self._map = intake.dispatcher.map
+        except NoMap as error:
+            self._no_map: NoMap | None = error
+        else:
+            self._no_map = None
 
     def add(self, decoded: Decoded) -> None:
         """Some of them, or all."""
@@ -126,11 +133,9 @@ class _Taking:
             keep_prefix(decoded, caller.prefix)
         taken.total += len(decoded)
         self._valid += decoded.valid
-        try:
-            chunks, late = self._intake.dispatcher.route(decoded, caller.tenant, *self._bounds)
-        except NoMap as error:
-            self._no_map = error
+        if self._no_map is not None:
             return
+        chunks, late = route(decoded, self._map, caller.tenant, *self._bounds)
         taken.errors += decoded.errors + late
         if not taken.chunks:
             taken.chunks = chunks

@@ -1,6 +1,7 @@
 """What the ingest endpoints share: who may send, the dispatcher, the limits of a request, the memory of all."""
 
-from dataclasses import dataclass
+import asyncio
+from dataclasses import dataclass, field
 from datetime import timedelta
 
 from router.access.keys import Access
@@ -11,7 +12,7 @@ from router.ingest.dispatch import Dispatcher
 
 @dataclass(frozen=True)
 class Intake:
-    """`timeout_s` runs from the last byte of a body to its answer."""
+    """`timeout_s` runs from the last byte of a body to its answer. `large`: whose turn it is to unfold a large body."""
 
     access: Access
     dispatcher: Dispatcher
@@ -21,3 +22,4 @@ class Intake:
     readings_max: int
     age_max: timedelta
     ahead_max: timedelta
+    large: asyncio.Lock = field(default_factory=asyncio.Lock)

@@ -57,8 +57,8 @@ def _article(type_name: str) -> str:
 
 
 def pointer_of(name: str) -> str:
-    """A JSON Pointer to a field, however long its name is."""
-    shown = name if len(name) <= 64 else name[:64] + "..."
+    """A JSON Pointer to a field, however long its name is; half of a surrogate pair in it becomes a `?`."""
+    shown = (name if len(name) <= 64 else name[:64] + "...").encode("utf-8", "replace").decode()
     return "/" + shown.replace("~", "~0").replace("/", "~1")
 
 

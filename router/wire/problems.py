@@ -220,7 +220,10 @@ def _body(error: ProblemError, request_id: str | None) -> bytes:
     }
     if request_id:
         body["requestId"] = request_id
-    return orjson.dumps(body | error.extensions)
+    try:
+        return orjson.dumps(body | error.extensions)
+    except TypeError:  # text that is not Unicode: whoever asked must be answered all the same
+        return orjson.dumps({**body, "detail": error.detail.encode("utf-8", "replace").decode()})
 
 
 def response(error: ProblemError, request_id: str | None = None) -> Response:

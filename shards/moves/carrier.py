@@ -215,7 +215,7 @@ def _merged(kind: StoredKind) -> tuple[str, str]:
         name = quote_identifier(column)
         if column in kept:
             times = (measured_at(column, kept[column], row) for row in ("excluded", "known"))
-            later = " >= ".join(times)
+            later = " > ".join(times)
             conditions.append(later)
             pair = (name, quote_identifier(kept[column]))
             changed += [f"{each} = CASE WHEN {later} THEN excluded.{each} ELSE known.{each} END" for each in pair]

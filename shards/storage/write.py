@@ -112,10 +112,11 @@ def _kept_names(kind: Kind, present: Kind, *, several: bool) -> dict[str, str]:
     newer = [_NEWER]
     for each in present.kept:
         name, time = quote_identifier(each.column), quote_identifier(each.time_column)
-        is_newer = f"excluded.{time} > {measured_at(each.column, each.time_column, 'known')}"
+        measured = measured_at(each.column, each.time_column, "known")
+        is_newer = f"excluded.{time} > {measured}"
         newer.append(is_newer)
         merged.append(f"{name} = CASE WHEN {is_newer} THEN excluded.{name} ELSE known.{name} END")
-        merged.append(f"{time} = greatest(excluded.{time}, known.{time})")
+        merged.append(f"{time} = CASE WHEN {is_newer} THEN excluded.{time} ELSE nullif({measured}, '-infinity') END")
     last = "(array_agg({0} ORDER BY timestamp DESC){1})[1]"
     of_each = [
         last.format(name, f" FILTER (WHERE {name} IS NOT NULL)" if each.kept else "")

@@ -1,5 +1,6 @@
 """POST /v1/ingest: formats, encodings, limits, duplicates and what is said about bad readings."""
 
+import asyncio
 import gzip
 import json
 import zlib
@@ -222,3 +223,28 @@ async def test_a_large_body_is_taken_in_turns_and_answered_as_one(client: httpx2
     assert (strict.status_code, strict.json()["errors"][0]["index"]) == (422, 1_500)
     cut = await client.post("/v1/ingest/vehicle", content=body[:-20], headers=headers)
     assert cut.status_code == (200 if form == "ndjson" else 400)
+
+
+async def test_large_bodies_wait_for_their_turn_and_not_for_ever(cluster: TestCluster) -> None:
+    readings = [vehicle(f"WAITS-{number}", 1) for number in range(2_000)]
+    body, answer = b"\n".join(map(orjson.dumps, readings)), "/v1/ingest/vehicle"
+    async with in_process(cluster, runner=False, ingest_timeout_s=1) as client:
+        lock = client.app.state.intake.large  # type: ignore[attr-defined]
+        async with lock:
+            refused = await client.post(answer, content=body, headers=NDJSON)
+            assert (refused.status_code, refused.json()["detail"]) == (429, "too many large bodies are being taken")
+            assert (await ingest(client, readings[:8], answer))["accepted"] == 8
+        assert client.app.state.intake.budget.held == 0  # type: ignore[attr-defined]
+    async with in_process(cluster, runner=False) as client:
+        answers = await asyncio.gather(*[client.post(answer, content=body, headers=NDJSON) for _ in range(4)])
+        counts = [(each.json()["accepted"], each.json()["duplicates"]) for each in answers]
+        assert (sum(new for new, _ in counts), {sum(each) for each in counts}) == (2_000 - 8, {2_000})
+
+
+async def test_a_name_that_is_no_text_is_told_and_harms_no_neighbour(client: httpx2.AsyncClient) -> None:
+    broken = b'{"\\ud800": NaN}'
+    alone = await client.post("/v1/ingest/vehicle", content=broken, headers=JSON)
+    assert (alone.status_code, alone.json()["errors"][0]["pointer"]) == (422, "/?")
+    body = b"[" + broken + b"," + orjson.dumps(vehicle("NEIGHBOUR", 1)) + b"]"
+    among = (await client.post("/v1/ingest/vehicle", content=body, headers=JSON)).json()
+    assert (among["accepted"], among["errors"][0]["index"]) == (1, 0)

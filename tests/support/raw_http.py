@@ -66,6 +66,8 @@ _BODIES: Final = st.sampled_from(
         _json(_READING) + b" ",
         b"[" * 600,
         b'{"soc": NaN}',
+        b'{"\\ud800": NaN}',
+        b'[{"\\ud800": NaN, "\\udfff": 1}, ' + _json(_READING) + b"]",
         b"\xff\xfe",
         b"[]",
         b"{",
