@@ -181,8 +181,8 @@ async def test_a_small_body_that_was_a_large_one_is_not_held_while_its_shard_is_
             await asyncio.wait({waiting}, timeout=0.02)
             highest = max(highest, process.memory_info().rss)
     await locker.close()
-    # 408 on a machine that is busy: 60 bodies of 8 KB do not come within a second there. 429: nor are all unfolded in one,
-    # as that is done one after the other.
+    # 408 on a machine that is busy: 60 bodies of 8 KB do not come within a second there. 429: nor are all unfolded in
+    # one, as that is done one after the other.
     assert {answer.status_code for answer in await waiting} - {408, 429} == {503}
     assert highest - before < 60 * 8_000_000 / 3
 
