@@ -76,10 +76,7 @@ class PoolUse:
 
 @dataclass(frozen=True)
 class PoolOptions:
-    """What a pool's sessions are. `identity`: "cluster name" of the shard that must be behind the DSN, if known.
-
-    `writes`: batches of readings, as arrays.
-    """
+    """A pool's sessions. `identity`: "cluster name" of the shard behind the DSN, if known. `writes`: of readings."""
 
     application_name: str = "voltroute"
     session: Mapping[str, str] | None = None
