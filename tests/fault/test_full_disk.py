@@ -17,7 +17,7 @@ from tests.support.moving import Steps, ended, leftovers, owner_of, running, sta
 from tests.support.readings import ingest, meter
 from tests.support.routers import in_process
 from tests.support.servers import new_cluster
-from tests.support.small_disk import on_small_disk
+from tests.support.small_disk import ROOM_FOR_SESSIONS, on_small_disk
 
 ENOUGH = 400  # readings of a device: more than its pages have room for
 
@@ -67,8 +67,7 @@ async def test_a_full_disk_is_told_and_costs_its_shard_only(servers: list[str]) 
 async def test_no_move_begins_to_a_full_disk(servers: list[str]) -> None:
     async with new_cluster(servers, shards=3, buckets=8) as cluster, on_small_disk(cluster, "s2") as disk:
         catalog = Catalog(cluster.catalog_dsn)
-        await fetch(cluster.shards["s2"], "SELECT")  # a session writes the cache that later ones need
-        disk.fill()
+        disk.fill(spare=ROOM_FOR_SESSIONS)
         await start(catalog, [PlannedMove(0, "s1", "s2")])
         async with running(catalog):
             assert await ended(catalog) == "failed"

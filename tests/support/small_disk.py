@@ -15,6 +15,9 @@ from tests.support.servers import TestCluster, database_dsn, drop_database, scra
 SIZE = "192m"
 _CHUNK = b"\1" * 2**20
 
+#: What PostgreSQL's cache of relations has room in, a few times over. Less than half a MiB is told as 0 MiB.
+ROOM_FOR_SESSIONS = 400 * 2**10
+
 
 @dataclass(frozen=True)
 class SmallDisk:
@@ -26,8 +29,12 @@ class SmallDisk:
     def _filler(self) -> Path:
         return self.folder / "filler"
 
-    def fill(self) -> None:
-        """Not a byte is free after this."""
+    def fill(self, spare: int = 0) -> None:
+        """No more than `spare` bytes are free after this.
+
+        With none, an autovacuum of PostgreSQL's own catalogs is enough that nobody is let in any more: it takes away
+        the cache of relations, and a new session has to write it again.
+        """
         with self._filler.open("ab", buffering=0) as file:
             for size in (len(_CHUNK), 4096, 1):
                 try:
@@ -35,6 +42,7 @@ class SmallDisk:
                         pass
                 except OSError as error:
                     assert error.errno == 28, error  # ENOSPC
+            file.truncate(self._filler.stat().st_size - spare)
 
     def let_nobody_in(self) -> None:
         """As after any change of its catalogs: PostgreSQL has to write its cache of relations to begin a session."""
