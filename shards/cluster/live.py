@@ -3,8 +3,9 @@
 import asyncio
 import contextlib
 import time
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from shards.catalog import keys
 from shards.catalog import kinds as catalogued
@@ -30,6 +31,7 @@ from shards.postgres.pools import PoolLimits, PoolOptions, ShardPool
 from shards.shard import ShardRecord
 from shards.storage import rows, tables, write
 from shards.storage.partitions import make_leaves_for
+from shards.storage.repeats import Repeats
 
 WRITE_ATTEMPTS_MAX = 4
 REFRESH_TIMEOUT_S = 2.0
@@ -50,6 +52,7 @@ class Shard:
     writer: ShardPool
     reader: ShardPool
     monitor: ShardPool | None = None  # reads PostgreSQL's statistics
+    repeats: defaultdict[str, Repeats] = field(default_factory=lambda: defaultdict(Repeats))  # by kind
 
     async def write(self, kind: Kind, rows: Sequence[Row], deadline: float) -> write.Written:
         """Commit rows of one kind; returns which were new. Raises ShardError, then nothing is stored.
@@ -59,7 +62,7 @@ class Shard:
         for attempt in range(1, WRITE_ATTEMPTS_MAX + 1):
             try:
                 async with self.writer.connection(deadline) as connection:
-                    return await write.write(connection, kind, rows, remaining(deadline))
+                    return await write.write(connection, kind, rows, self.repeats[kind.name], remaining(deadline))
             except MissingLeaf as error:
                 if attempt == WRITE_ATTEMPTS_MAX:
                     raise await self._of_table(error, deadline) from error

@@ -9,9 +9,11 @@ from typing import Final, TypeAlias
 
 import asyncpg
 
+from shards.clock import deadline_in, remaining
 from shards.kinds import VALUES_AT, Field, Kind, Row
 from shards.postgres.pools import Connection
 from shards.postgres.sql import for_kind, measured_at, quote_identifier
+from shards.storage.repeats import Repeats
 
 Key: TypeAlias = tuple[int, str, datetime]  # tenant, device id, timestamp
 
@@ -31,10 +33,17 @@ WITH input AS MATERIALIZED (
     ) AS t (bucket, tenant_id, {id}, timestamp, {values}{newest})
 ), stored AS (
     INSERT INTO {history} (bucket, tenant_id, {id}, timestamp, {values})
-    SELECT bucket, tenant_id, {id}, timestamp, {values} FROM input
-    ON CONFLICT DO NOTHING
+    SELECT bucket, tenant_id, {id}, timestamp, {values} FROM input{skipping}
     RETURNING {returned}
 ), refreshed AS ("""
+# What is new for sure costs no look for each key, and no insertion in two steps: a quarter of PostgreSQL's work on a
+# large batch. A repeat is an error then, and nothing of the batch is stored. Counting is what makes history come first.
+_ALL_NEW: Final = """
+)
+SELECT count(*) AS new_count FROM stored
+"""
+_SKIPPING: Final = """
+    ON CONFLICT DO NOTHING"""
 # It is aggregated only when something was a duplicate: the sub-selects of a CASE that is not taken never run.
 _NEW: Final = """
 ), counted AS (
@@ -81,20 +90,26 @@ _NEWER: Final = "excluded.last_updated > known.last_updated"
 
 
 @lru_cache(_VARIANTS_MAX)
-def _statement(kind: Kind, left_out: tuple[int, ...], *, several: bool = False) -> str:
+def _statement(kind: Kind, left_out: tuple[int, ...], *, several: bool = False, all_new: bool = False) -> str:
     """The statement for batches in which nobody has these fields: arrays less to encode, to send and to unnest.
 
     A status still gets all values anew, but for those that it keeps: the register of the reading before is not this
     one's. `several`: some device has more than one reading in the batch; told only of kinds with kept fields.
+    `all_new`: it raises UniqueViolationError when a reading is stored already.
     """
+    counted = _ALL_NEW if all_new else _NEW
     present = replace(kind, fields=tuple(field for at, field in enumerate(kind.fields) if at not in left_out))
     if kind.kept:
-        template = _INPUT + _KEPT.replace("{newest_of_each}", _SEVERAL if several else _SINGLE) + _NEW
+        template = _INPUT + _KEPT.replace("{newest_of_each}", _SEVERAL if several else _SINGLE) + counted
         names = _kept_names(kind, present, several=several)
     else:
-        template, names = _INPUT + _WHOLE + _NEW, {"{newest}": ", newest", "{returned}": "tenant_id, {id}, timestamp"}
+        template, names = (
+            _INPUT + _WHOLE + counted,
+            {"{newest}": ", newest", "{returned}": "tenant_id, {id}, timestamp"},
+        )
         names["{newest_array}"] = f", ${VALUES_AT + 1 + len(present.fields)}::boolean[]"
         names["{new_values}"] = ", ".join(f"{name} = excluded.{name}" for name in _quoted(kind.in_status))
+    names["{skipping}"] = "" if all_new else _SKIPPING
     names["{current}"] = "".join(f", {name}" for name in _quoted(present.in_status))
     for placeholder, text in names.items():
         template = template.replace(placeholder, text)
@@ -146,11 +161,11 @@ def _stored_statement(kind: Kind) -> str:
 _by_key: Final = itemgetter(0, 1, 2, 3)
 
 
-def _ordered(rows: Sequence[Row]) -> tuple[list[Row], list[bool]]:
-    """Rows in the order in which every batch locks (bucket, tenant, device, time), and which is its device's newest.
+def _ordered(rows: Sequence[Row]) -> tuple[list[Row], list[bool], bool]:
+    """Rows in the order in which every batch locks, which is its device's newest, and whether a key is there twice.
 
-    Descending, so that the first row of a device is its newest. Of two with one key the one that arrived first comes
-    first, and is the one that both history and status keep.
+    By bucket, tenant, device and time, descending, so that the first row of a device is its newest. Of two with one key
+    the one that arrived first comes first, and is the one that both history and status keep.
     """
     try:
         ordered = sorted(rows, reverse=True)  # whole rows: a third faster than by key
@@ -166,17 +181,19 @@ def _ordered(rows: Sequence[Row]) -> tuple[list[Row], list[bool]]:
         else:
             older.append(len(newest))
             newest.append(False)
-    if any(ordered[at][3] == ordered[at - 1][3] for at in older):
+    twice = any(ordered[at][3] == ordered[at - 1][3] for at in older)
+    if twice:
         ordered = sorted(rows, key=_by_key, reverse=True)  # stable: the values do not decide which one is first
-    return ordered, newest
+    return ordered, newest, twice
 
 
-async def write(connection: Connection, kind: Kind, rows: Sequence[Row], timeout_s: float) -> Written:
+async def write(connection: Connection, kind: Kind, rows: Sequence[Row], repeats: Repeats, timeout_s: float) -> Written:
     """Store `rows` (at least one) and return which were new; on return they are committed.
 
-    Raises what the driver raises: nothing of the batch is stored then.
+    Raises what the driver raises: nothing of the batch is stored then. `repeats`: of this shard and kind.
     """
-    ordered, newest = _ordered(rows)
+    deadline = deadline_in(timeout_s)
+    ordered, newest, twice = _ordered(rows)
     several = bool(kind.kept) and not all(newest)
     columns: list[Sequence[object]] = [*zip(*ordered, strict=True)]
     left_out = [at for at in kind.optional if columns[VALUES_AT + at].count(None) == len(rows)]
@@ -184,14 +201,24 @@ async def write(connection: Connection, kind: Kind, rows: Sequence[Row], timeout
         del left_out[0]
     for at in reversed(left_out):
         del columns[VALUES_AT + at]
-    sql = _statement(kind, tuple(left_out), several=several)
     if not kind.kept:
         columns.append(newest)
-    result = (await connection.fetch(sql, *columns, timeout=timeout_s))[0]
+    if not twice and not repeats.expected:
+        try:
+            sql = _statement(kind, tuple(left_out), several=several, all_new=True)
+            await connection.fetch(sql, *columns, timeout=remaining(deadline))
+        except asyncpg.UniqueViolationError:
+            repeats.met()
+        else:
+            return Written(None)
+    sql = _statement(kind, tuple(left_out), several=several)
+    result = (await connection.fetch(sql, *columns, timeout=remaining(deadline)))[0]
     if result["new_count"] == len(rows):
+        repeats.missed()
         return Written(None)
+    repeats.met()
     new = set(zip(*(result[name] or () for name in ("tenants", "ids", "timestamps")), strict=True))
-    return Written(new, await _stored(connection, kind, ordered, timeout_s))
+    return Written(new, await _stored(connection, kind, ordered, remaining(deadline)))
 
 
 async def _stored(

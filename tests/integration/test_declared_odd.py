@@ -24,6 +24,7 @@ from shards.postgres.sessions import owner_session
 from shards.postgres.transactions import transaction
 from shards.storage import write
 from shards.storage.correction import correct
+from shards.storage.repeats import Repeats
 from shards.storage.roots import stored_kinds
 from tests.support.declared import CHARGER
 from tests.support.declaring import QUICK, learnt, make, silently
@@ -187,10 +188,10 @@ async def test_a_correction_beside_a_writer_leaves_the_newest_value(cluster: Tes
     def row(moment: Any, power: float) -> Any:
         return (bucket, 0, "C", moment, 1.0, power, None, None, None, "idle")
 
-    await write.write(writer, CHARGER, [row(first, 1.0)], 10)
+    await write.write(writer, CHARGER, [row(first, 1.0)], Repeats(), 10)
     begun = writer.transaction()
     await begun.start()
-    await write.write(writer, CHARGER, [row(second, 2.0)], 10)
+    await write.write(writer, CHARGER, [row(second, 2.0)], Repeats(), 10)
     correcting = asyncio.create_task(correct(operator, CHARGER, (bucket, 0, "C", first), {"power_kw": 9.0}, None))
     waits = "SELECT count(*) AS waiting FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND pid = $1"
     while not (await fetch(dsn, waits, operator.get_server_pid()))[0]["waiting"]:
