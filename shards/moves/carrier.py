@@ -1,7 +1,7 @@
 """Carrying a bucket's rows from one shard to another: table by table, then what was ingested since, or what differs."""
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final
@@ -37,8 +37,9 @@ WHERE datname = current_database() AND backend_type = 'client backend'
 
 @dataclass(frozen=True)
 class Direction:
-    """From whom to whom, with each side's tables (root -> name)."""
+    """A bucket's way from one shard to another, with each side's tables of history (root -> name)."""
 
+    bucket: int
     giver: Connection
     taker: Connection
     theirs: Tables
@@ -46,10 +47,12 @@ class Direction:
     kinds: tuple[StoredKind, ...]
 
     @classmethod
-    async def between(cls, giver: Connection, taker: Connection, theirs: Tables, ours: Tables) -> "Direction":
+    async def between(
+        cls, bucket: int, giver: Connection, taker: Connection, tables: tuple[Tables, Tables]
+    ) -> "Direction":
         """What both store is carried: what one lacks nobody writes yet (see shards/README, Kinds)."""
         kinds = in_common(await stored_kinds(giver), await stored_kinds(taker))
-        return cls(giver, taker, theirs, ours, kinds)
+        return cls(bucket, giver, taker, *tables, kinds)
 
     def kind(self, name: str) -> StoredKind:
         """A kind as both sides have it now: a session of before may have known other columns."""
@@ -65,7 +68,7 @@ class Direction:
 
     async def compare_changed_status(self, since: datetime) -> None:
         """Different when statuses of devices with readings ingested since then are not the same."""
-        await fingerprints.compare_changed_status(*self._sides, self.kinds, since)
+        await fingerprints.compare_changed_status(*self._sides, self.kinds, (self.bucket, since))
 
     async def differing_hours(self) -> list[tuple[StoredKind, datetime]]:
         """(kind, hour) in which the giver has readings that are not the taker's."""
@@ -78,7 +81,7 @@ class Direction:
 
 async def roots(connection: Connection) -> int:
     """How many tables a bucket has."""
-    return 2 * len(await stored_kinds(connection))
+    return len(await stored_kinds(connection))
 
 
 async def make_leaves(direction: Direction) -> list[Leaf]:
@@ -107,29 +110,31 @@ def _listed(names: Iterable[str]) -> str:
     return ", ".join(map(quote_identifier, names))
 
 
-async def copy_table(
-    direction: Direction, source: str, target: str, columns: Sequence[str], token: Token, passed: Passed
-) -> int:
-    """Copy one table in a transaction of the target, from its beginning; returns the number of rows."""
+async def copy_leaf(direction: Direction, leaf: Leaf, token: Token, passed: Passed) -> int:
+    """Copy one leaf in a transaction of the target, from its beginning; returns the number of rows."""
+    target, columns = direction.ours[leaf.kind.history] + leaf.suffix, leaf.kind.columns
     async with transaction(direction.taker):
         await token.hold(direction.taker, Recorded.COPYING)
         await direction.taker.execute(f"TRUNCATE {quote_identifier(target)}")
-        query = f"SELECT {_listed(columns)} FROM {quote_identifier(source)}"
+        query = f"SELECT {_listed(columns)} FROM {quote_identifier(leaf.name)}"
         rows = await pipe(direction.giver, query, (), direction.taker, target, columns, passed)
         await token.set_copied(direction.taker, target)
     return rows
 
 
-async def copy_leaf(direction: Direction, leaf: Leaf, token: Token, passed: Passed) -> int:
-    """Copy one leaf; returns the number of rows."""
-    target = direction.ours[leaf.kind.history] + leaf.suffix
-    return await copy_table(direction, leaf.name, target, leaf.kind.columns, token, passed)
-
-
 async def copy_status(direction: Direction, kind: StoredKind, token: Token, passed: Passed) -> int:
-    """Copy all statuses of one kind; the passes bring what changes from then on."""
-    names = direction.theirs[kind.status], direction.ours[kind.status]
-    return await copy_table(direction, *names, kind.status_columns, token, passed)
+    """Copy the bucket's statuses of one kind, in the same way; the passes bring what changes from then on.
+
+    They come into the table of all statuses: the target does not answer for the bucket before it owns it.
+    """
+    table, columns = quote_identifier(kind.status), kind.status_columns
+    async with transaction(direction.taker):
+        await token.hold(direction.taker, Recorded.COPYING)
+        await direction.taker.execute(f"DELETE FROM {table} WHERE bucket = $1", direction.bucket)
+        query = f"SELECT {_listed(columns)} FROM {table} WHERE bucket = $1"
+        rows = await pipe(direction.giver, query, (direction.bucket,), direction.taker, kind.status, columns, passed)
+        await token.set_copied(direction.taker, kind.status)
+    return rows
 
 
 async def prepare_delta(taker: Connection) -> None:
@@ -195,13 +200,13 @@ async def _carry_status(
     Of a value that a status keeps, the newer one stays, whichever side has it.
     """
     columns, staged = kind.status_columns, _staged(kind.status)
-    table = quote_identifier(direction.theirs[kind.status])
-    query = f"SELECT {_listed(columns)} FROM {table} WHERE {which}"
+    table, key = quote_identifier(kind.status), quote_identifier(kind.id_column)
+    arguments = (*arguments, direction.bucket)
+    query = f"SELECT {_listed(columns)} FROM {table} WHERE bucket = ${len(arguments)} AND {which}"
     await pipe(direction.giver, query, arguments, direction.taker, staged, columns, passed)
-    ours, key = quote_identifier(direction.ours[kind.status]), quote_identifier(kind.id_column)
     changed, newer = _merged(kind)
     await direction.taker.execute(
-        f"INSERT INTO {ours} AS known ({_listed(columns)}) SELECT {_listed(columns)} FROM {staged} "
+        f"INSERT INTO {table} AS known ({_listed(columns)}) SELECT {_listed(columns)} FROM {staged} "
         f"ON CONFLICT ({key}, tenant_id, bucket) DO UPDATE SET {changed} WHERE {newer}"
     )
 

@@ -28,7 +28,7 @@ SELECT i.inhparent::regclass::text AS root, i.inhrelid::regclass::text AS name
 FROM pg_inherits AS i WHERE i.inhdetachpending
 """
 _DISOWN: Final = "DELETE FROM owned_bucket WHERE bucket = $1"
-_DROP: Final = "SELECT drop_tables($1::bigint)"
+_DROP: Final = "SELECT drop_copy($1::smallint, $2::bigint)"
 _OWNS: Final = """
 SELECT EXISTS (SELECT FROM owned_bucket WHERE bucket = $1)
     AND (SELECT count(*) FROM bucket_table WHERE bucket = $1 AND NOT detaching) = (SELECT count(*) FROM root_table)
@@ -122,8 +122,8 @@ async def _check_keeper(
 async def _make_superset(work: Work, move: Move, sides: tuple[Connection, Connection], keeper: Role) -> None:
     """Carry what only the old copy has to the keeper, by key. Different when rows differ under one key."""
     giver_role = keeper.other
-    theirs = await work.token(move, giver_role).tables(sides[0])
-    direction = await Direction.between(*sides, theirs, await work.token(move, keeper).tables(sides[1]))
+    tables = await work.token(move, giver_role).tables(sides[0]), await work.token(move, keeper).tables(sides[1])
+    direction = await Direction.between(move.bucket, *sides, tables)
     found = await difference(direction, work.throttle.passed)
     if found.missing or found.statuses_behind:
         await carrier.prepare_delta(direction.taker)
@@ -146,7 +146,7 @@ async def compare_kept(source: ShardRecord, target: ShardRecord, move: Move) -> 
             raise Held("the copy is not kept any more")
         theirs = await Token(move, Role.SOURCE, 0).tables(at_source)
         ours = await Token(move, Role.TARGET, 0).tables(at_target)
-        return await difference(await Direction.between(at_source, at_target, theirs, ours))
+        return await difference(await Direction.between(move.bucket, at_source, at_target, (theirs, ours)))
 
 
 async def _remove(work: Work, move: Move, connection: Connection, role: Role, known: BucketMove) -> None:
@@ -180,7 +180,7 @@ async def _drop(work: Work, move: Move, connection: Connection, role: Role, stat
         await work.at(move, Step.AFTER_DETACH)
     async with transaction(connection):
         await token.hold(connection, state)
-        await connection.execute(_DROP, move.move_id)
+        await connection.execute(_DROP, move.bucket, move.move_id)
         await token.forget(connection)
     await work.at(move, Step.AFTER_DROP)
 

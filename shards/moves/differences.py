@@ -34,9 +34,12 @@ FROM probe AS p LEFT JOIN {table} AS h
 _HERE: Final = """
 SELECT count(*) FROM {table} WHERE timestamp >= $1::timestamptz AND timestamp < $1::timestamptz + interval '1 hour'
 """
-_STATUS_ROWS: Final = "SELECT {id}::text AS device, last_updated, tenant_id, 0::bigint AS hash FROM {table}"
+_STATUS_ROWS: Final = (
+    "SELECT {id}::text AS device, last_updated, tenant_id, 0::bigint AS hash FROM {table} WHERE bucket = $1"
+)
 _STATUS_BEHIND: Final = """
-SELECT count(*) FROM probe AS p LEFT JOIN {table} AS h ON h.{id} = p.device AND h.tenant_id = p.tenant_id
+SELECT count(*) FROM probe AS p
+LEFT JOIN {table} AS h ON h.{id} = p.device AND h.tenant_id = p.tenant_id AND h.bucket = $1
 WHERE h.last_updated IS NULL OR h.last_updated < p.timestamp
 """
 
@@ -89,13 +92,12 @@ async def difference(direction: Direction, passed: Passed = at_full_speed) -> Di
 
 
 async def _statuses_behind(direction: Direction, kind: StoredKind, passed: Passed) -> int:
-    keeper, key = direction.taker, quote_identifier(kind.id_column)
-    theirs = _STATUS_ROWS.format(id=key, table=quote_identifier(direction.theirs[kind.status]))
+    keeper, bucket = direction.taker, direction.bucket
+    names = {"id": quote_identifier(kind.id_column), "table": quote_identifier(kind.status)}
     async with transaction(keeper):
-        await pipe(direction.giver, theirs, (), keeper, "probe", _KEYS, passed)
+        await pipe(direction.giver, _STATUS_ROWS.format(**names), (bucket,), keeper, "probe", _KEYS, passed)
         await keeper.execute("ANALYZE probe")
-        sql = _STATUS_BEHIND.format(id=key, table=quote_identifier(direction.ours[kind.status]))
-        return int(await keeper.fetchval(sql))
+        return int(await keeper.fetchval(_STATUS_BEHIND.format(**names), bucket))
 
 
 async def carry_difference(

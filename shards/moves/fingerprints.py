@@ -10,7 +10,7 @@ from shards.postgres.sql import quote_identifier
 from shards.storage.roots import StoredKind
 
 Fingerprints: TypeAlias = Mapping[object, tuple[int, int, object]]  # hour -> count, xor and sum of the rows' hashes
-Tables: TypeAlias = Mapping[str, str]  # root -> table
+Tables: TypeAlias = Mapping[str, str]  # root of history -> table
 Kinds: TypeAlias = Sequence[StoredKind]
 
 # The hash of a record may differ between major versions; then the text of the row is hashed.
@@ -25,7 +25,7 @@ _BETWEEN: Final = "ingested_at >= $1 AND ingested_at < $2"
 CHANGED: Final = "{id} IN (SELECT {id} FROM {history} WHERE ingested_at >= $1)"
 _STATUS: Final = """
 SELECT 0 AS at, count(*) AS rows, coalesce(bit_xor({hash}), 0) AS xor, sum({hash}::numeric) AS total
-FROM {table} AS h WHERE {where}
+FROM {table} AS h WHERE bucket = $2 AND {where}
 """
 
 
@@ -67,18 +67,18 @@ async def compare_history(
 
 
 async def compare_changed_status(
-    one: Connection, other: Connection, tables: tuple[Tables, Tables], kinds: Kinds, since: datetime
+    one: Connection, other: Connection, tables: tuple[Tables, Tables], kinds: Kinds, changed: tuple[int, datetime]
 ) -> None:
-    """Different when statuses of devices with readings ingested since then are not the same rows."""
-    hashed = hash_of(one, other)
+    """Different when statuses of devices of a bucket with readings ingested since a time are not the same rows."""
+    hashed, (bucket, since) = hash_of(one, other), changed
     for kind in kinds:
         found: list[Fingerprints] = []
         for connection, own in zip((one, other), tables, strict=True):
             where = CHANGED.format(id=quote_identifier(kind.id_column), history=quote_identifier(own[kind.history]))
             sql = _STATUS.format(
-                table=quote_identifier(own[kind.status]), hash=hashed.format(row=kind.status_row), where=where
+                table=quote_identifier(kind.status), hash=hashed.format(row=kind.status_row), where=where
             )
-            record = (await connection.fetch(sql, since))[0]
+            record = (await connection.fetch(sql, since, bucket))[0]
             found.append({"status": (record["rows"], record["xor"], record["total"])})
         _check(f"{kind} statuses", *found)
 

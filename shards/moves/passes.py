@@ -45,7 +45,7 @@ class Passes:
         giver, taker = self.sides[self.giver], self.sides[self.taker]
         theirs = await self.sides.token(self.giver).tables(giver)
         ours = await self.sides.token(self.taker).tables(taker)
-        return await Direction.between(giver, taker, theirs, ours)
+        return await Direction.between(self.sides.move.bucket, giver, taker, (theirs, ours))
 
     async def catch_up(self, good_s: float, passes_max: int) -> int:
         """Passes until one takes less than `good_s`; returns how many readings were carried."""

@@ -42,7 +42,7 @@ async def resolve(work: Work, move: Move) -> Move:
             await work.token(move, other).forget(left)
             return await _end(work, move, kept, keeper)
         await _shut(work, move, left, other)
-        await _merge(work, move, await Direction.between(left, kept, theirs, ours))
+        await _merge(work, move, await Direction.between(move.bucket, left, kept, (theirs, ours)))
         await _own(work, move, kept, keeper)
     phase = Phase.CLEANUP if keeper is Role.TARGET else Phase.ROLLBACK_CLEANUP
     return await _publish(work, move, move.shard(keeper), phase)

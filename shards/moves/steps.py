@@ -22,7 +22,7 @@ CATCHUP_GOOD_S: Final = 0.4  # a pass this short leaves little for the fence
 PASSES_MAX: Final = 50
 COPIES_AT_ONCE: Final = 2
 PROGRESS_S: Final = 0.5
-_PREPARE: Final = "SELECT prepare_tables($1::smallint, $2::bigint)"
+_PREPARE: Final = "SELECT prepare_history($1::smallint, $2::bigint)"
 _CLAIM_TABLES: Final = "SELECT claim_tables($1::smallint, $2::bigint)"
 
 
@@ -71,7 +71,7 @@ async def backfill(work: Work, move: Move) -> Move:
     # What was empty when its size was read holds nothing from before the mark: the delta brings what came since.
     full = [leaf for leaf in wanted if leaf.size_bytes and ours[leaf.kind.history] + leaf.suffix not in copied]
     todo: list[Leaf | StoredKind] = [*sorted(full, key=lambda leaf: leaf.size_bytes)]
-    todo += [kind for kind in direction.kinds if ours[kind.status] not in copied]
+    todo += [kind for kind in direction.kinds if kind.status not in copied]
     async with asyncio.TaskGroup() as group:
         for _ in range(min(COPIES_AT_ONCE, len(todo))):
             group.create_task(_copy(work, move, todo, (theirs, ours), progress))
@@ -87,7 +87,7 @@ async def _copy(
     progress: "_Progress",
 ) -> None:
     async with work.session(Role.SOURCE) as source, work.session(Role.TARGET) as target:
-        direction, token = await Direction.between(source, target, *tables), work.token(move, Role.TARGET)
+        direction, token = await Direction.between(move.bucket, source, target, tables), work.token(move, Role.TARGET)
         while todo:
             each = todo.pop()
             await work.at(move, Step.BEFORE_LEAF)

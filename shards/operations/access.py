@@ -15,13 +15,13 @@ from shards.shard import ShardRecord
 EXPIRES_SOON: Final = timedelta(days=7)
 _APART: Final = """
 SELECT
-    (SELECT coalesce(array_agg(r.root ORDER BY r.lock_order), '{}') FROM root_table AS r
+    (SELECT coalesce(array_agg(r.root ORDER BY r.lock_order), '{}') FROM every_root AS r
      JOIN pg_class AS c ON c.oid = to_regclass('public.' || r.root)
-     WHERE NOT c.relrowsecurity OR NOT EXISTS (
+     WHERE r.ready AND (NOT c.relrowsecurity OR NOT EXISTS (
          SELECT FROM pg_policy AS p
          WHERE p.polrelid = c.oid AND p.polname = 'one_tenant'
              AND (SELECT oid FROM pg_roles WHERE rolname = $1) = ANY(p.polroles)
-     )) AS open,
+     ))) AS open,
     (SELECT rolsuper OR rolbypassrls FROM pg_roles WHERE rolname = $1) AS above
 """
 _MONITORS: Final = "SELECT pg_has_role(oid, 'pg_monitor', 'usage') FROM pg_roles WHERE rolname = $1"

@@ -50,6 +50,7 @@ class Facts:
     strangers: tuple[str, ...]
     moves: Mapping[int, tuple[int, str]]
     shapes: Mapping[str, Shape] = field(default_factory=dict)
+    stray: tuple[str, ...] = ()
 
 
 async def look(record: ShardRecord) -> Facts:
@@ -59,6 +60,7 @@ async def look(record: ShardRecord) -> Facts:
         foreign = [each.what for each in await tables.foreign(connection)]
         shapes = await shaping.shapes(connection)
         loose = [f"{name} is attached nowhere" for name in await tables.loose(connection)]
+        stray = await tables.stray_statuses(connection)
     moves = {each["bucket"]: (each["move"], each["state"]) for each in json.loads(found["moves"])}
     return Facts(
         identity=found["identity"],
@@ -69,6 +71,7 @@ async def look(record: ShardRecord) -> Facts:
         strangers=(*foreign, *loose, *(f"{name} is recorded for no move" for name in found["orphans"])),
         moves=moves,
         shapes=shapes,
+        stray=tuple(stray),
     )
 
 
@@ -115,6 +118,7 @@ def judge(cluster_id: str, shard_map: ShardMap, facts: Mapping[str, Facts], move
                 foreign.append(f"{bucket} on {name}")
     strangers = [f"{what} on {name}" for name, each in facts.items() for what in each.strangers]
     wrong = [f"{n} is {f.identity}" for n, f in facts.items() if f.identity not in {None, f"{cluster_id} {n}"}]
+    stray = [f"{what} on {name}" for name, each in facts.items() for what in each.stray]
     halves = [name for name, each in facts.items() if each.half_detached and not open_]
     hand = "an operator must look: see shards/README, Failures"
     return [
@@ -131,6 +135,9 @@ def judge(cluster_id: str, shard_map: ShardMap, facts: Mapping[str, Facts], move
         ),
         rule("no fence or record without a move", _leftovers(facts, open_), hand),
         rule("no table that voltroute did not make", strangers, "move its rows, then detach it or drop it"),
+        rule(
+            "no shard has statuses of a bucket that it does not own", stray, "none is read; they go when it comes back"
+        ),
         rule("no detach is left half done", halves, "ALTER TABLE .. DETACH PARTITION .. FINALIZE"),
         rule(
             "no move waits for an operator", _held(moves, facts), "voltroute rebalance verify, then rebalance resolve"

@@ -94,8 +94,9 @@ SELECT r.root AS label, coalesce(sum(n_live_tup), 0)::float8 AS live, coalesce(s
     coalesce(sum(seq_scan), 0)::float8 AS seq_scan, coalesce(sum(idx_scan), 0)::float8 AS idx_scan,
     coalesce(sum(n_tup_upd), 0)::float8 AS updated, coalesce(sum(n_tup_hot_upd), 0)::float8 AS hot,
     coalesce(sum(autovacuum_count), 0)::float8 AS vacuumed
-FROM root_table AS r LEFT JOIN pg_stat_user_tables AS t ON starts_with(t.relname, r.root || '_b')
-GROUP BY 1
+FROM every_root AS r
+LEFT JOIN pg_stat_user_tables AS t ON t.relname = r.root OR starts_with(t.relname, r.root || '_b')
+WHERE r.ready GROUP BY 1
 """
 _BLOCKS: Final = {
     "hit": Figure("pg_statio_user_tables_heap_blks_hit", "Blocks of tables found in shared buffers"),

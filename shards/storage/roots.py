@@ -16,15 +16,15 @@ SELECT r.kind, r.role, r.root,
      WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND NOT a.attnotnull) AS nullable,
     (SELECT a.attname::text FROM pg_index AS i JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum = i.indkey[0]
      WHERE i.indrelid = c.oid AND i.indisprimary) AS id_column
-FROM root_table AS r JOIN pg_class AS c ON c.oid = to_regclass('public.' || r.root)
-ORDER BY r.lock_order
+FROM every_root AS r JOIN pg_class AS c ON c.oid = to_regclass('public.' || r.root)
+WHERE r.ready ORDER BY r.lock_order
 """
 _KEY: Final = ("bucket", "tenant_id")  # beside the device's ID
 
 
 @dataclass(frozen=True)
 class StoredKind:
-    """A kind's root tables, and their columns."""
+    """A kind's root tables, and their columns. History has a table for each bucket, statuses are one table."""
 
     name: str
     id_column: str

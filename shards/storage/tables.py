@@ -7,7 +7,8 @@ from typing import Final
 
 from shards.postgres.pools import Connection
 from shards.postgres.sessions import MOVER
-from shards.storage.roots import StoredKind
+from shards.postgres.sql import quote_identifier
+from shards.storage.roots import StoredKind, stored_kinds
 
 BRIN_OF: Final = """
 SELECT i.indexrelid FROM pg_index AS i JOIN pg_class AS c ON c.oid = i.indexrelid JOIN pg_am AS a ON a.oid = c.relam
@@ -114,6 +115,12 @@ WHERE c.relkind IN ('r', 'p') AND c.relnamespace = 'public'::regnamespace
     AND NOT EXISTS (SELECT FROM move_table AS m WHERE m.table_oid = c.oid)
 ORDER BY 1
 """
+_STRAY: Final = """
+SELECT DISTINCT bucket FROM {status} AS s
+WHERE NOT EXISTS (SELECT FROM owned_bucket AS o WHERE o.bucket = s.bucket)
+    AND NOT EXISTS (SELECT FROM bucket_move AS m WHERE m.bucket = s.bucket)
+ORDER BY bucket
+"""
 _WITHOUT_MONTH: Final = """
 SELECT o.bucket FROM owned_bucket AS o CROSS JOIN root_table AS r
 WHERE r.role = 'history' AND NOT EXISTS (
@@ -200,6 +207,15 @@ async def foreign(connection: Connection, bucket: int | None = None) -> list[For
 async def loose(connection: Connection) -> list[str]:
     """Tables that look like a bucket's and are attached nowhere."""
     return [record["name"] for record in await connection.fetch(_LOOSE)]
+
+
+async def stray_statuses(connection: Connection) -> list[str]:
+    """Statuses of buckets that the shard neither owns nor has in a move. Reads every status."""
+    found = []
+    for kind in await stored_kinds(connection):
+        records = await connection.fetch(_STRAY.format(status=quote_identifier(kind.status)))
+        found += [f"bucket {record['bucket']} in {kind.status}" for record in records]
+    return found
 
 
 async def buckets_without_month(connection: Connection, month: object, timeout_s: float) -> list[int]:

@@ -161,20 +161,16 @@ async def test_statuses_are_merged_value_by_value(cluster: TestCluster, catalog:
     records = {each.name: each for each in await catalog.shards(deadline_in(10))}
     async with owner_session(records["s1"]) as giver, owner_session(records["s2"]) as taker:
         (kind,) = [each for each in await stored_kinds(giver) if each.name == "charger"]
-        for connection in (giver, taker):
-            for root in (kind.history, kind.status):
-                await connection.execute(f"CREATE TABLE merged_{root} (LIKE {root} INCLUDING ALL)")
         columns = "last_updated, power_kw, power_kw_at, voltage, voltage_at, kwh, bucket, charger_id"
-        insert = f"INSERT INTO merged_{kind.status} ({columns}) VALUES ($1, $2, $3, $4, $5, $6, 0, 'C')"
+        insert = f"INSERT INTO {kind.status} ({columns}) VALUES ($1, $2, $3, $4, $5, $6, 0, 'C')"
         minute = [START + timedelta(minutes=n) for n in range(20)]
         await giver.execute(insert, minute[10], 1.0, minute[5], 400.0, minute[9], 7.0)
         await taker.execute(insert, minute[10], 3.0, minute[7], 390.0, minute[8], 7.0)
-        tables = {root: f"merged_{root}" for root in (kind.history, kind.status)}
-        direction = Direction(giver, taker, tables, tables, (kind,))
+        direction = Direction(0, giver, taker, {}, {}, (kind,))
         await prepare_delta(taker)
         async with transaction(taker):
             await carry_all_status(direction)
-        row: Any = (await taker.fetch(f"SELECT {columns} FROM merged_{kind.status}"))[0]
+        row: Any = (await taker.fetch(f"SELECT {columns} FROM {kind.status}"))[0]
         assert tuple(row)[:6] == (minute[10], 3.0, minute[7], 400.0, minute[9], 7.0)
 
 

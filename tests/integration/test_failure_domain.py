@@ -89,7 +89,7 @@ async def test_a_locked_leaf_costs_its_bucket_only(own: TestCluster) -> None:
     locker = await asyncpg.connect(own.shards["s1"])
     async with in_process(own, runner=False) as client:
         async with locker.transaction():
-            await locker.execute("LOCK TABLE meter_current_status_b0002 IN ACCESS EXCLUSIVE MODE")
+            await locker.execute("LOCK TABLE meter_telemetry_history_b0002 IN ACCESS EXCLUSIVE MODE")
             refused = asyncio.create_task(post(client, now_of(mine[0])))
             for _ in range(3):
                 answers = await asyncio.gather(*(post(client, now_of(device)) for device in others))
@@ -115,7 +115,7 @@ async def test_behind_a_fence_that_takes_long_a_reading_waits(own: TestCluster) 
     watcher = await asyncpg.connect(own.shards["s1"])
     async with in_process(own, runner=False) as client:
         async with mover.transaction():
-            await mover.execute("LOCK TABLE meter_current_status_b0002 IN SHARE ROW EXCLUSIVE MODE")
+            await mover.execute("LOCK TABLE meter_telemetry_history_b0002 IN SHARE ROW EXCLUSIVE MODE")
             posted = asyncio.create_task(post(client, now_of(mine[0])))
             async with asyncio.timeout(30):
                 for wanted in (1, 0, 1):  # it waits, gives that up, and waits again

@@ -332,16 +332,16 @@ async def test_two_runners_one_leader(moving: Moving) -> None:
 
 
 async def test_a_move_that_cannot_be_made_says_why(moving: Moving) -> None:
-    await execute(moving.cluster.shards["s2"], "CREATE TABLE meter_current_status_b0000 (a int)")
+    await execute(moving.cluster.shards["s2"], "CREATE TABLE meter_telemetry_history_b0000 (a int)")
     async with running(moving.catalog):
         await start(moving.catalog, [TO_S2, PlannedMove(3, "s1", "s2")])
         assert await ended(moving.catalog) == "failed"
     found = await rebalances.latest(moving.catalog, deadline_in(5))
     assert found is not None
     reasons = [move["last_error"] for move in found[1]]
-    assert reasons[0].startswith("s2 has tables that voltroute did not make: meter_current_status_b0000 is attached no")
+    assert reasons[0].startswith("s2 has tables that voltroute did not make: meter_telemetry_history_b0000 is attached")
     assert reasons[1] == "the rebalance failed"
     broken = [rule for rule in await invariants.check(moving.catalog) if not rule.ok]
     assert [rule.name for rule in broken] == ["no table that voltroute did not make"]
-    await execute(moving.cluster.shards["s2"], "DROP TABLE meter_current_status_b0000")
+    await execute(moving.cluster.shards["s2"], "DROP TABLE meter_telemetry_history_b0000")
     await moving.whole()

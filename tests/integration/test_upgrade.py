@@ -11,6 +11,7 @@ from shards.buckets import bucket_of
 from shards.errors import Refused
 from shards.postgres import migrate
 from shards.postgres.dsn import with_login
+from shards.storage import tables
 from tests.integration.test_keys import until
 from tests.support.commands import run_command
 from tests.support.ledger import execute, fetch
@@ -21,6 +22,7 @@ from tests.support.tenants import new_key, new_tenant
 
 BEFORE = 9  # the last shard migration without registers
 BEFORE_STATUS = 11  # and the last without them in a status
+BEFORE_FLAT = 15  # and the last with a status table for each bucket
 BEFORE_TENANTS = {migrate.CATALOG: 5, migrate.SHARD: 10}
 INSERT = "INSERT INTO meter_telemetry_history (timestamp, {columns}, bucket, meter_id) VALUES ($1, {values}, 0, 'M')"
 
@@ -63,7 +65,7 @@ async def test_registers_come_to_a_shard_with_data(servers: list[str], monkeypat
         await drop_database(servers[0], "upgraded")
 
 
-@pytest.mark.parametrize("before", [BEFORE, BEFORE_STATUS])
+@pytest.mark.parametrize("before", [BEFORE, BEFORE_STATUS, BEFORE_FLAT])
 async def test_a_move_ends_before_its_tables_change(
     servers: list[str], monkeypatch: pytest.MonkeyPatch, before: int
 ) -> None:
@@ -83,6 +85,86 @@ async def test_a_move_ends_before_its_tables_change(
         assert (done.error, done.version) == (None, len(every))
     finally:
         await drop_database(servers[0], name)
+
+
+FLAT_FACTS = """
+SELECT c.relname::text, c.relrowsecurity,
+    (SELECT array_agg(i.indexrelid::regclass::text) FROM pg_index AS i WHERE i.indrelid = c.oid) AS indexes,
+    (SELECT array_agg(o.rolname || ' ' || g.privilege_type ORDER BY o.rolname, g.privilege_type) FROM aclexplode(c.relacl) AS g
+     JOIN pg_roles AS o ON o.oid = g.grantee) AS rights,
+    (SELECT array_agg(p.polname || pg_get_expr(p.polqual, p.polrelid) || p.polroles::regrole[]::text ORDER BY p.polname)
+     FROM pg_policy AS p WHERE p.polrelid = c.oid) AS policies,
+    (SELECT array_agg(a.attname || ' ' || a.atttypid || a.attnotnull ORDER BY a.attnum) FROM pg_attribute AS a
+     WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped) AS columns
+FROM pg_class AS c WHERE c.relname = ANY(ARRAY['meter_current_status', 'vehicle_current_status', 'pump_current_status'])
+ORDER BY 1
+"""
+
+
+async def test_statuses_become_one_table(servers: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """All rows, rights and policies stay, for a declared kind, too; a router of before writes on."""
+    every = migrate.load(migrate.SHARD)
+    dsn = await new_database(servers[0], "flattened")
+    names = [f"flat_{login}" for login in ("writer", "query", "monitor")]
+    with monkeypatch.context() as patch:
+        patch.setattr(migrate, "load", lambda _target: every[:BEFORE_FLAT])
+        (report,) = await migrate.migrate(None, {"s1": dsn})
+        assert (report.error, report.version) == (None, BEFORE_FLAT)
+    connection = await asyncpg.connect(dsn)
+    upsert = (
+        "INSERT INTO vehicle_current_status AS known (bucket, tenant_id, vehicle_id, last_updated, soc, "
+        "kwh_delivered_dc, battery_temp) VALUES ($1, $2, $3, $4, 50, 0.5, 20) "
+        "ON CONFLICT (vehicle_id, tenant_id, bucket) DO UPDATE SET last_updated = excluded.last_updated"
+    )
+    moments = [datetime(2026, 5, day, tzinfo=UTC) for day in (1, 2)]
+    try:
+        for name in names:
+            await connection.execute(f"CREATE ROLE {name}")
+        for bucket in (0, 1):
+            attach = "SELECT attach_bucket($1::smallint, '2026-05-01', ARRAY['2026-05-01']::date[])"
+            await connection.execute(attach, bucket)
+        column = '[{"name": "flow", "type": "float8", "in_status": true, "kept": true}]'
+        await connection.execute("SELECT make_roots(9::smallint, 'pump', 'pump_id', $1::jsonb)", column)
+        await connection.execute("SELECT finish_kind('pump', '2026-05-01', ARRAY['2026-05-01']::date[])")
+        await connection.execute("SELECT grant_rights($1, $2, $3, NULL)", *names)
+        for bucket, tenant, device in ((0, 0, "A"), (1, 0, "B"), (1, 3, "B")):
+            await connection.execute(upsert, bucket, tenant, device, moments[0])
+        await connection.execute(
+            "INSERT INTO pump_current_status (last_updated, flow, flow_at, bucket, pump_id) VALUES ($1, 3, $1, 1, 'P')",
+            moments[0],
+        )
+        facts, rows = await connection.fetch(FLAT_FACTS), "SELECT * FROM {} AS s ORDER BY s"
+        kept = [await connection.fetch(rows.format(fact["relname"])) for fact in facts]
+        (done,) = await migrate.migrate(None, {"s1": dsn})
+        assert (done.error, done.version) == (None, len(every))
+        assert await connection.fetch(FLAT_FACTS) == facts
+        assert [await connection.fetch(rows.format(fact["relname"])) for fact in facts] == kept
+        assert [len(each) for each in kept] == [0, 1, 3]
+        kinds = "SELECT DISTINCT relkind::text, reloptions[1] FROM pg_class WHERE relname ~ '_current_status($|_b)'"
+        assert [tuple(row) for row in await connection.fetch(kinds)] == [("r", "fillfactor=50")]
+        await connection.execute("SET ROLE flat_writer")
+        await connection.execute(upsert, 1, 3, "B", moments[1])
+        await connection.execute("RESET ROLE; SET ROLE flat_query; SET voltroute.tenant = '3'")
+        seen = await connection.fetch("SELECT vehicle_id, last_updated FROM vehicle_current_status")
+        assert [tuple(row) for row in seen] == [("B", moments[1])]
+        await connection.execute("RESET ROLE; SET ROLE flat_monitor")
+        assert len(await connection.fetch("SELECT root FROM every_root")) == 6
+        await connection.execute("RESET ROLE")
+        with pytest.raises(asyncpg.PostgresError, match="bucket 1 is owned by this shard"):
+            await connection.execute("SELECT forget_statuses(1::smallint)")
+        await connection.execute("DELETE FROM owned_bucket WHERE bucket = 1")
+        assert await tables.stray_statuses(connection) == [
+            "bucket 1 in vehicle_current_status",
+            "bucket 1 in pump_current_status",
+        ]
+        await connection.execute("SELECT forget_statuses(1::smallint)")
+        assert await tables.stray_statuses(connection) == []
+        assert await connection.fetchval("SELECT count(*) FROM vehicle_current_status") == 1
+    finally:
+        await connection.close()
+        await drop_database(servers[0], "flattened")
+        for name in names:
+            await execute(servers[0], f"DROP ROLE IF EXISTS {name}")
 
 
 async def cluster_of_before(servers: list[str], monkeypatch: pytest.MonkeyPatch) -> TestCluster:

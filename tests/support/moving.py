@@ -37,6 +37,11 @@ SELECT 'owned without tables ' || bucket FROM owned_bucket AS o
 WHERE (SELECT count(*) FROM bucket_table AS b WHERE b.bucket = o.bucket) <> (SELECT count(*) FROM root_table)
 UNION ALL SELECT 'move_table ' || name FROM move_table
 UNION ALL
+SELECT 'statuses of ' || bucket FROM (
+    SELECT bucket FROM meter_current_status UNION SELECT bucket FROM vehicle_current_status
+) AS s
+WHERE NOT EXISTS (SELECT FROM owned_bucket AS o WHERE o.bucket = s.bucket)
+UNION ALL
 SELECT 'comment on ' || objoid::regclass FROM pg_description WHERE description LIKE 'voltroute move%'
 """
 
