@@ -1,7 +1,7 @@
 """A shard of the release before, brought up to this one: its rows stay, a move ends first, nothing is half done."""
 
 import asyncio
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from urllib.parse import urlsplit
 
 import asyncpg
@@ -90,8 +90,8 @@ async def test_a_move_ends_before_its_tables_change(
 FLAT_FACTS = """
 SELECT c.relname::text, c.relrowsecurity,
     (SELECT array_agg(i.indexrelid::regclass::text) FROM pg_index AS i WHERE i.indrelid = c.oid) AS indexes,
-    (SELECT array_agg(o.rolname || ' ' || g.privilege_type ORDER BY o.rolname, g.privilege_type) FROM aclexplode(c.relacl) AS g
-     JOIN pg_roles AS o ON o.oid = g.grantee) AS rights,
+    (SELECT array_agg(o.rolname || ' ' || g.privilege_type ORDER BY o.rolname, g.privilege_type)
+     FROM aclexplode(c.relacl) AS g JOIN pg_roles AS o ON o.oid = g.grantee) AS rights,
     (SELECT array_agg(p.polname || pg_get_expr(p.polqual, p.polrelid) || p.polroles::regrole[]::text ORDER BY p.polname)
      FROM pg_policy AS p WHERE p.polrelid = c.oid) AS policies,
     (SELECT array_agg(a.attname || ' ' || a.atttypid || a.attnotnull ORDER BY a.attnum) FROM pg_attribute AS a
@@ -99,6 +99,19 @@ SELECT c.relname::text, c.relrowsecurity,
 FROM pg_class AS c WHERE c.relname = ANY(ARRAY['meter_current_status', 'vehicle_current_status', 'pump_current_status'])
 ORDER BY 1
 """
+
+
+async def _write_until(ended: asyncio.Event, dsn: str, upsert: str) -> None:
+    """A router's statement, prepared before, again and again."""
+    connection = await asyncpg.connect(dsn)
+    try:
+        statement, second = await connection.prepare(upsert), 0
+        while not (last := ended.is_set()):
+            second += 1
+            await statement.fetch(0, 0, "BESIDE", datetime(2026, 5, 1, tzinfo=UTC) + timedelta(seconds=second))
+        assert last
+    finally:
+        await connection.close()
 
 
 async def test_statuses_become_one_table(servers: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,8 +148,12 @@ async def test_statuses_become_one_table(servers: list[str], monkeypatch: pytest
         )
         facts, rows = await connection.fetch(FLAT_FACTS), "SELECT * FROM {} AS s ORDER BY s"
         kept = [await connection.fetch(rows.format(fact["relname"])) for fact in facts]
+        beside = asyncio.create_task(_write_until(ended := asyncio.Event(), dsn, upsert))
         (done,) = await migrate.migrate(None, {"s1": dsn})
         assert (done.error, done.version) == (None, len(every))
+        ended.set()
+        await beside
+        await connection.execute("DELETE FROM vehicle_current_status WHERE vehicle_id = 'BESIDE'")
         assert await connection.fetch(FLAT_FACTS) == facts
         assert [await connection.fetch(rows.format(fact["relname"])) for fact in facts] == kept
         assert [len(each) for each in kept] == [0, 1, 3]
