@@ -3,7 +3,7 @@
 import asyncio
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from datetime import timedelta
 from functools import cached_property, partial
 from typing import Any, Final
@@ -20,6 +20,7 @@ from router.context import Router
 from router.figures import Figures, HeavyFigures
 from router.http import middleware
 from router.http.direct import Way
+from router.http.health import own_metrics
 from router.http.observed import RequestIds
 from router.http.protocol import ConnectionLimits, Connections
 from router.http.surface import Surface, surface
@@ -30,6 +31,7 @@ from router.ingest.dispatch import Dispatcher
 from router.ingest.intake import Intake
 from router.reads.overall import FleetEfficiency
 from router.settings import Settings, UnknownFields
+from router.siblings import Siblings
 from router.tracing import Tracing, open_tracing
 from router.wire.problems import ProblemError
 from shards.catalog.database import Catalog
@@ -80,7 +82,9 @@ class RouterApp(Starlette):
         )
 
 
-def create_app(settings: Settings, connections: Connections | None = None) -> RouterApp:
+def create_app(
+    settings: Settings, connections: Connections | None = None, siblings: Siblings | None = None
+) -> RouterApp:
     """A router for the cluster of `settings.catalog_dsn`. NoCluster when that is missing."""
     if settings.catalog_dsn is None:
         raise NoCluster("no cluster to serve: set VOLTROUTE_CATALOG_DSN, or use --data with an embedded cluster")
@@ -96,7 +100,9 @@ def create_app(settings: Settings, connections: Connections | None = None) -> Ro
         intake, figures = _intake(settings, cluster), Figures(cluster)
 
         cluster.on_kinds = partial(_follow, router_app, intake.dispatcher, ignoring)
-        router = Router(settings, cluster, intake, figures, connections=lambda: len(connections.open))
+        router = Router(
+            settings, cluster, intake, figures, connections=lambda: len(connections.open), siblings=siblings
+        )
         app.state.router, app.state.intake, router_app.way.intake = router, router.intake, router.intake
         try:
             await cluster.refresh()
@@ -104,7 +110,8 @@ def create_app(settings: Settings, connections: Connections | None = None) -> Ro
             _log.warning("no_map_yet", detail=str(error))
         background = asyncio.create_task(_background(router, connections))
         try:
-            yield
+            async with siblings.told(partial(own_metrics, router)) if siblings else nullcontext():
+                yield
         finally:
             router.stopping = True
             await _stop(router, background)

@@ -12,6 +12,7 @@ from router.ingest.intake import Intake
 from router.reads.overall import FleetEfficiency
 from router.reads.scope import Scope
 from router.settings import Settings
+from router.siblings import Siblings
 from shards.cluster.live import Cluster
 from shards.duties.leader import Leader
 from shards.moves.runner import Moves
@@ -30,6 +31,7 @@ class Router:
     moves: Moves | None = None
     efficiency: FleetEfficiency | None = None
     connections: Callable[[], int] = field(default=lambda: 0)
+    siblings: Siblings | None = None  # the other workers on the port
 
     def query_deadline(self) -> float:
         """When a request other than ingest that begins now must be answered (monotonic seconds)."""

@@ -89,7 +89,12 @@ VERSION: Final = metadata.version("voltroute")
 BUILD_INFO.labels(VERSION, platform.python_version()).set(1)
 
 # The names that the seed gives, made of what is counted anyway: they cost nothing but at a scrape.
-DERIVED: Final = {"telemetry_ingested_total": ("type", "status"), "telemetry_ingest_duration_seconds": ()}
+DERIVED: Final = {
+    "telemetry_ingested_total": ("type", "status"),
+    "telemetry_ingest_duration_seconds": (),
+    "voltroute_worker_up": ("worker",),  # these where there are several: see siblings
+    "voltroute_worker_restarts_total": ("worker",),
+}
 _SUCCESS: Final = frozenset({"accepted", "duplicate"})
 _SEED_BUCKETS: Final = ("0.01", "0.05", "0.1", "0.5", "1.0", "2.0", "5.0", "+Inf")
 

@@ -16,6 +16,7 @@ from router.app import create_app
 from router.http.direct import direct_protocol_for
 from router.http.protocol import ConnectionLimits, Connections, protocol_for
 from router.settings import Settings
+from router.siblings import Siblings
 from shards.cluster.live import Cluster
 from shards.errors import MachineError
 
@@ -25,12 +26,14 @@ Say: TypeAlias = Callable[[str, bool], Awaitable[None]]
 _COLLECT_AFTER = 10_000  # new container objects; the interpreter's own 700 are made by some twenty requests
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """A listening socket. MachineError when the address cannot be had."""
+def listen(host: str, port: int, *, shared: bool = False) -> socket.socket:
+    """A listening socket; `shared` with others of this user. MachineError when the address cannot be had."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         listener.bind((host, port))
         listener.listen(BACKLOG)
     except OSError as error:
@@ -56,8 +59,13 @@ def stop_on_signals() -> asyncio.Event:
     return stopping
 
 
-async def serve(settings: Settings, listener: socket.socket, stopping: asyncio.Event, say: Say) -> None:
-    """Serve until `stopping` is set, then drain. `say` gets the URL, and whether there is a map yet."""
+async def serve(
+    settings: Settings, listener: socket.socket, stopping: asyncio.Event, say: Say, siblings: Siblings | None = None
+) -> None:
+    """Serve until `stopping` is set, then drain. `say` gets the URL, and whether there is a map yet.
+
+    `siblings`: the other workers on the port, when a supervisor started this one.
+    """
     connections = Connections(
         ConnectionLimits(
             settings.connections_max,
@@ -67,7 +75,7 @@ async def serve(settings: Settings, listener: socket.socket, stopping: asyncio.E
             settings.idle_timeout_s,
         )
     )
-    app = create_app(settings, connections)
+    app = create_app(settings, connections, siblings)
     direct = settings.direct_path and app.tracing is None  # a request that may be traced has a task of its own
     _allow_descriptors(settings.connections_max + 1_000)
     config = uvicorn.Config(

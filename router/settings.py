@@ -46,6 +46,10 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8080, ge=0, le=65535, description="port to listen on; 0: any free one")
 
+    workers: int = Field(
+        1, ge=1, le=64, description="processes on the port; connections, pools, queues and bodies are shared out"
+    )
+
     insecure: bool = Field(False, description="serve a cluster without keys on more than loopback")
     metrics_open: bool = Field(False, description="/metrics asks for no key")
     tls_certificate: str | None = Field(None, description="file with the certificate chain (PEM): then HTTPS")

@@ -14,8 +14,10 @@ from pydantic import SecretStr
 from router.cli.opening import check_open, write_first_key
 from router.cli.show.output import errors, print_json, print_line
 from router.cli.target import DataOption, JsonOption, configure_log, data_folder, dsn_of, find_catalog, load_settings
-from router.server import listen, serve, stop_on_signals
+from router.server import Say, listen, serve, stop_on_signals
 from router.settings import Settings
+from router.siblings import Siblings
+from router.supervisor import Supervisor, reserve, share
 from shards.buckets import BUCKETS_DEFAULT, check_bucket_count
 from shards.embedded.cluster import EmbeddedCluster, Options
 from shards.embedded.lock import check_free, stop_running
@@ -27,21 +29,34 @@ HostOption = Annotated[str | None, typer.Option("--host", help="Address to liste
 InsecureOption = Annotated[
     bool | None, typer.Option("--insecure", help="Serve a cluster without keys on more than loopback.")
 ]
+WorkersOption = Annotated[
+    int | None, typer.Option("--workers", min=1, max=64, help="Router processes that share the port [1].")
+]
 PortOption = Annotated[
     int | None, typer.Option("--port", min=0, max=65535, help="Port to listen on [8080, or a free one].")
 ]
 
 
-def _listener(settings: Settings, port: int | None) -> socket.socket:
+def _opened(settings: Settings, port: int | None) -> socket.socket:
     """The settings' address; another free port when the default one is taken and nobody insisted on it."""
+    share(settings)  # before anything is started
+    opened = listen if settings.workers == 1 else reserve
     try:
-        return listen(settings.host, settings.port)
+        return opened(settings.host, settings.port)
     except ClusterError:
         if port is not None or "port" in settings.model_fields_set:
             raise
-        listener = listen(settings.host, 0)
+        listener = opened(settings.host, 0)
         errors.print(f"port {settings.port} is taken; using {listener.getsockname()[1]}")
         return listener
+
+
+async def _run(settings: Settings, opened: socket.socket, stopping: asyncio.Event, say: Say) -> None:
+    """One router, or a supervisor of several."""
+    if settings.workers == 1:
+        await serve(settings, opened, stopping, say)
+    else:
+        await Supervisor(settings, opened).run(stopping, say)
 
 
 def up(
@@ -51,6 +66,7 @@ def up(
     host: HostOption = None,
     port: PortOption = None,
     insecure: InsecureOption = None,
+    workers: WorkersOption = None,
     json: JsonOption = False,
     temporary: Annotated[bool, typer.Option(help="Delete the folder at the end.", hidden=True)] = False,
     until_eof: Annotated[bool, typer.Option(help="Stop at the end of standard input.", hidden=True)] = False,
@@ -58,7 +74,7 @@ def up(
     """Start PostgreSQL servers (one a shard, one for the catalog) and a router; data is kept in --data."""
     if buckets is not None:
         check_bucket_count(buckets)
-    settings = load_settings(host=host, port=port, insecure=insecure)
+    settings = load_settings(host=host, port=port, insecure=insecure, workers=workers)
     folder = data_folder(data, settings)
     options = Options(folder, shards, buckets, settings.pg_bin, temporary=temporary, progress=_progress, happened=_warn)
     configure_log(settings)
@@ -67,7 +83,7 @@ def up(
 
 
 async def _up(options: Options, settings: Settings, port: int | None, *, json: bool, until_eof: bool) -> None:
-    listener = _listener(settings, port)
+    listener = _opened(settings, port)
     async with EmbeddedCluster(options) as cluster:
         await check_open(settings, cluster.catalog_dsn)
         ready: dict[str, Any] = {
@@ -84,7 +100,7 @@ async def _up(options: Options, settings: Settings, port: int | None, *, json: b
         watching = asyncio.create_task(_stop_when_gone(cluster, stopping))
         if until_eof:
             asyncio.get_running_loop().add_reader(sys.stdin.fileno(), _stop_at_eof, stopping)
-        await serve(settings, listener, stopping, say)
+        await _run(settings, listener, stopping, say)
         watching.cancel()
         _progress("stopping ...")
         if cluster.gone.is_set():
@@ -183,10 +199,13 @@ def serve_command(
     host: HostOption = None,
     port: PortOption = None,
     insecure: InsecureOption = None,
+    workers: WorkersOption = None,
     json: JsonOption = False,
+    sibling: Annotated[str | None, typer.Option(help="Which worker of which router this is.", hidden=True)] = None,
+    until_eof: Annotated[bool, typer.Option(help="Stop at the end of standard input.", hidden=True)] = False,
 ) -> None:
     """Run a router against a cluster that exists; any number of them may run side by side."""
-    settings = load_settings(host=host, port=port, insecure=insecure)
+    settings = load_settings(host=host, port=port, insecure=insecure, workers=workers)
     dsn = find_catalog(data, settings)
     check_dsn(dsn)
     settings = settings.model_copy(update={"catalog_dsn": SecretStr(dsn)})
@@ -198,6 +217,13 @@ def serve_command(
         async def say(url: str, mapped: bool) -> None:
             _say_ready(url, {}, mapped=mapped, json=json)
 
-        await serve(settings, _listener(settings, port), stop_on_signals(), say)
+        stopping = stop_on_signals()
+        if until_eof:
+            asyncio.get_running_loop().add_reader(sys.stdin.fileno(), _stop_at_eof, stopping)
+        if sibling is None:
+            await _run(settings, _opened(settings, port), stopping, say)
+        else:
+            shared = listen(settings.host, settings.port, shared=True)
+            await serve(settings, shared, stopping, say, Siblings.of(sibling))
 
     uvloop.run(run())

@@ -51,8 +51,14 @@ def _ready(shard: Shard) -> ShardReady:
 
 
 async def _metrics(call: Call) -> Response:
-    """Prometheus' text format."""
-    return Response(exposition(lambda: gauges(call.router)), media_type=CONTENT_TYPE_LATEST)
+    """Prometheus' text format; of all workers, where there are some."""
+    text, siblings = own_metrics(call.router), call.router.siblings
+    return Response(await siblings.merged(text) if siblings else text, media_type=CONTENT_TYPE_LATEST)
+
+
+def own_metrics(router: Router) -> bytes:
+    """This process' metrics."""
+    return exposition(lambda: gauges(router))
 
 
 def gauges(router: Router) -> Gauges:
