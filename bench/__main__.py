@@ -50,7 +50,7 @@ Slo = Annotated[bool, typer.Option("--slo", help="Exit with 1 when a target is m
 def list_scenarios() -> None:
     """The scenarios."""
     for name, scenario in SCENARIOS.items():
-        console.print(f"{name:10} {scenario.text}")
+        console.print(f"{name:11} {scenario.text}")
 
 
 @app.command()

@@ -19,6 +19,7 @@ from bench.scenarios import (
     peers,
     rebalance,
     scale,
+    scale_model,
     shard_down,
     single,
     skew,
@@ -49,4 +50,5 @@ SCENARIOS: Final[Mapping[str, Scenario]] = {
     "rebalance": Scenario("moving buckets: copy speed, write pauses, what devices notice", rebalance.run),
     "peers": Scenario("the same readings beside InfluxDB, VictoriaMetrics and QuestDB, where they are here", peers.run),
     "scale": Scenario("cost of a reading in batches of 1,000 on 1, 2 and 4 shards", scale.run),
+    "scale-model": Scenario("what 10 thousand, 1 million, 10 million devices need, by measured costs", scale_model.run),
 }
