@@ -16,10 +16,12 @@ SESSION: Final = {"plan_cache_mode": "force_generic_plan"}
 _PLAN_ANEW: Final = "SET LOCAL plan_cache_mode = force_custom_plan"
 # What the session serves comes back with every answer: rows of another tenant than the caller's would be noticed.
 _SERVED: Final = "current_setting('voltroute.tenant', true) AS served"
+# As texts: they stand in every row, are read in the first, and the driver makes a text in a tenth of an array's time.
 COVERED: Final = (
-    "(SELECT array_agg(bucket) FROM readable_bucket WHERE bucket = ANY($1::smallint[])) AS covered, " + _SERVED
+    "(SELECT string_agg(bucket::text, ',') FROM readable_bucket WHERE bucket = ANY($1::smallint[])) AS covered, "
+    + _SERVED
 )
-COVERED_ONE: Final = "ARRAY[o.bucket] AS covered, " + _SERVED  # of `readable_bucket AS o`, for one bucket
+COVERED_ONE: Final = "o.bucket::text AS covered, " + _SERVED  # of `readable_bucket AS o`, for one bucket
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,8 @@ async def fetch_rows(
     if records and records[0]["served"] != str(reader.tenant):
         cut(connection)
         raise ForeignTenant(f"a session of tenant {records[0]['served']} was asked for tenant {reader.tenant}")
-    covered = frozenset(records[0]["covered"] or ()) if records else frozenset()
+    told = records[0]["covered"] if records else None
+    covered = frozenset(map(int, told.split(","))) if told else frozenset[int]()
     rows = [dict(record) for record in records if record[key] is not None]
     for row in rows:
         del row["covered"], row["served"]
