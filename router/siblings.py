@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import Final
 
 TIMEOUT_S: Final = 1.0  # a sibling that takes longer is told as missing
 _BYTES_MAX: Final = 64 * 2**20
+_END: Final = b"\n# END\n"
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Siblings:
         async def answer(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             with contextlib.suppress(OSError, TimeoutError):
                 async with asyncio.timeout(TIMEOUT_S):
-                    writer.write(self._with_restarts(exposition()))
+                    writer.write(self._with_restarts(exposition()) + _END)
                     await writer.drain()
             writer.close()
 
@@ -63,7 +64,9 @@ class Siblings:
         texts = dict(zip(others, answers, strict=True)) | {self.number: self._with_restarts(own)}
         up = (f'voltroute_worker_up{{worker="{number}"}} {int(bool(text))}' for number, text in sorted(texts.items()))
         told = {number: text.decode() for number, text in sorted(texts.items()) if text}
-        return "\n".join([*_UP, *up, *merge(told)]).encode() + b"\n"
+        # In a thread: many workers of many shards have megabytes to say, and devices are waiting.
+        lines = await asyncio.to_thread(merge, told)
+        return "\n".join([*_UP, *up, *lines]).encode() + b"\n"
 
     async def _asked(self, number: int) -> bytes:
         """A sibling's metrics; empty when it does not answer."""
@@ -71,11 +74,11 @@ class Siblings:
             async with asyncio.timeout(TIMEOUT_S):
                 reader, writer = await asyncio.open_unix_connection(self._socket(number), limit=_BYTES_MAX)
                 try:
-                    return await reader.read(-1)
+                    return (await reader.readuntil(_END)).removesuffix(_END)
                 finally:
                     writer.close()
-        except (OSError, TimeoutError):
-            return b""
+        except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+            return b""  # also when it was cut short: half of a number is another number
 
 
 _UP: Final = (
@@ -89,13 +92,13 @@ voltroute_worker_restarts_total {}
 """
 
 
-def merge(texts: Mapping[int, str]) -> Iterable[str]:
+def merge(texts: Mapping[int, str]) -> list[str]:
     """Lines in Prometheus' text format: every family of the workers' once, every series with its worker."""
     families: dict[str, list[str]] = {}
     for worker, text in texts.items():
         # A line of its own: what looks like one within a label has its line breaks written as two letters.
         for block in ("\n" + text).split("\n# HELP ")[1:]:
-            head, kind, *series = block.splitlines()
+            head, kind, *series = block.split("\n")
             lines = families.setdefault(head.partition(" ")[0], [f"# HELP {head}", kind])
             lines += [_labelled(line, worker) for line in series if line]
     return [line for lines in families.values() for line in lines]

@@ -8,10 +8,11 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import structlog
 
@@ -25,6 +26,8 @@ _SHORT_S: Final = 10.0  # a worker that lived no longer is started again with a 
 _PAUSE_MIN_S: Final = 0.5
 _PAUSE_MAX_S: Final = 10.0
 _KILL_AFTER_S: Final = 5.0  # beyond what its drain may take
+_START_S: Final = 60.0  # until it listens
+_PATH_MAX: Final = 80
 _LEAST: Final = {"pool_max": 1, "connections_max": 16}
 _SHARED: Final = ("pool_min", "pool_max", "connections_max", "queue_readings_max", "bodies_bytes_max")
 
@@ -48,11 +51,18 @@ def reserve(host: str, port: int) -> socket.socket:
     """A socket that keeps the port for the workers' own, and listens to nobody. MachineError when it is taken."""
     # Whoever shares a port may share it with a router that runs already: asked for alone first.
     alone = listen(host, port)
-    address = alone.getsockname()
+    address, family = alone.getsockname(), alone.family
     alone.close()
-    kept = socket.socket(alone.family, socket.SOCK_STREAM)
-    kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    kept.bind(address)
+    kept = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        # Also where a connection of a router of before is not forgotten yet.
+        kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        kept.bind(address)
+    except OSError as error:
+        kept.close()
+        message = f"cannot listen on {host}:{address[1]}: {error.strerror}"
+        raise MachineError(message) from error
     return kept
 
 
@@ -75,11 +85,10 @@ class Supervisor:
         self._workers = [_Worker(number) for number in range(1, settings.workers + 1)]
         self._folder = Path()
         self._environment = _environment(settings, kept)
-        self._stopping = False
 
     async def run(self, stopping: asyncio.Event, say: Say) -> None:
         """Serve until `stopping` is set. MachineError when a worker does not start at all."""
-        self._folder = Path(tempfile.mkdtemp(prefix="voltroute-"))  # mode 0700
+        self._folder = _own_folder()
         tasks = [asyncio.create_task(self._keep(worker)) for worker in self._workers]
         telling = asyncio.create_task(self._tell(say))
         stopped = asyncio.create_task(stopping.wait())
@@ -89,7 +98,6 @@ class Supervisor:
                 if task.done():
                     task.result()
         finally:
-            self._stopping = True
             telling.cancel()
             stopped.cancel()
             for task in tasks:
@@ -119,31 +127,38 @@ class Supervisor:
         pause_s = _PAUSE_MIN_S
         while True:
             started = time.monotonic()
-            code = await self._run(worker)
+            try:
+                code = await self._run(worker)
+            except OSError as error:  # no process could be made
+                code = f"{error.strerror}"
             if worker.url is None:
-                message = f"worker {worker.number} did not start (exit code {code}); its log says why"
+                message = f"worker {worker.number} did not start ({code}); its log says why"
                 raise MachineError(message)
             worker.restarts += 1
-            _log.error("worker_ended", worker=worker.number, exit_code=code, restarts=worker.restarts)
+            _log.error("worker_ended", worker=worker.number, ended=code, restarts=worker.restarts)
             pause_s = _PAUSE_MIN_S if time.monotonic() - started > _SHORT_S else min(pause_s * 2, _PAUSE_MAX_S)
             await asyncio.sleep(pause_s)
 
-    async def _run(self, worker: _Worker) -> int:
-        """One life of a worker; its exit code, negative for a signal."""
+    async def _run(self, worker: _Worker) -> str:
+        """One life of a worker; how it ended. OSError when it could not be started."""
         which = Siblings(self._folder, worker.number, len(self._workers), worker.restarts)
         worker.process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "router.cli.main", "serve", "--json", "--until-eof", "--sibling", str(which)),
+            *(sys.executable, "-P", "-m", "router.cli.main", "serve", "--json", "--until-eof", "--sibling", str(which)),
             stdin=asyncio.subprocess.PIPE,  # its end tells the worker to stop, also when this process was killed
             stdout=asyncio.subprocess.PIPE,
             env=self._environment,
             start_new_session=True,  # Ctrl-C is for this process, which ends them
         )
-        assert worker.process.stdout is not None
-        while line := await worker.process.stdout.readline():
-            said = json.loads(line)
-            worker.url, worker.mapped = said["url"], worker.mapped or said["ready"]
-            worker.spoke.set()
-        return await worker.process.wait()
+        starting = asyncio.get_running_loop().call_later(_START_S, worker.process.kill)
+        try:
+            async for said in _lines(worker.process):
+                worker.url, worker.mapped = said["url"], worker.mapped or said["ready"]
+                worker.spoke.set()
+                starting.cancel()
+            code = await worker.process.wait()
+        finally:
+            starting.cancel()
+        return f"signal {-code}" if code < 0 else f"exit code {code}"
 
     async def _end(self, worker: _Worker) -> None:
         """Let a worker finish what it has begun; kill it when that takes longer than it may."""
@@ -160,6 +175,25 @@ class Supervisor:
             _log.warning("worker_killed", worker=worker.number)
             process.kill()
             await process.wait()
+
+
+async def _lines(process: asyncio.subprocess.Process) -> AsyncIterator[dict[str, Any]]:
+    """What a worker says of itself. Whatever else is printed by something in it is left out."""
+    assert process.stdout is not None
+    while True:
+        with suppress(ValueError):  # also of a line that is longer than any of ours
+            line = await process.stdout.readline()
+            if not line:
+                return
+            said = json.loads(line)
+            if isinstance(said, dict) and {"url", "ready"} <= said.keys():
+                yield said
+
+
+def _own_folder() -> Path:
+    """A new folder that nobody else may enter. A socket's path has at most 107 bytes."""
+    long = len(os.fsencode(tempfile.gettempdir())) > _PATH_MAX
+    return Path(tempfile.mkdtemp(prefix="voltroute-", dir="/tmp" if long else None))  # noqa: S108 - mkdtemp
 
 
 def _environment(settings: Settings, kept: socket.socket) -> dict[str, str]:

@@ -106,7 +106,7 @@ async def _cluster(shards: int, port: int | None) -> AsyncIterator[str]:
     """`voltroute up` as a child that ends with us, however we end; gives its URL."""
     folder = _temporary_folder()
     log_path = folder / "router.log"
-    command = [sys.executable, "-m", "router.cli.main", "up", "--json", "--temporary", "--until-eof"]
+    command = [sys.executable, "-P", "-m", "router.cli.main", "up", "--json", "--temporary", "--until-eof"]
     command += ["--data", str(folder), "--shards", str(shards)]
     command += [] if port is None else ["--port", str(port)]
     with await asyncio.to_thread(log_path.open, "wb") as log_file:

@@ -157,6 +157,7 @@ class EmbeddedCluster:
     async def _start_keeper(self, spec: dict[str, Any]) -> None:
         self._keeper = await asyncio.create_subprocess_exec(
             sys.executable,
+            "-P",  # no module of the folder that we happen to be in
             "-m",
             keeper.__name__,
             stdin=subprocess.PIPE,

@@ -20,6 +20,10 @@ from shards.postgres.transactions import transaction
 from shards.storage.roots import StoredKind, in_common, stored_kinds
 from shards.storage.tables import BRIN_OF, Leaf, leaves
 
+# Of a bucket that is owned nothing goes; then the copy ends at the first key that is there.
+_EMPTY: Final = """
+DELETE FROM {table} WHERE bucket = $1 AND NOT EXISTS (SELECT FROM owned_bucket WHERE bucket = $1)
+"""
 _MAKE_LEAF: Final = "SELECT make_leaf($1, $2, $3, $4)"
 _HOUR: Final = "timestamp >= $1::timestamptz AND timestamp < $1::timestamptz + interval '1 hour'"
 _DEVICES_OF_HOUR: Final = "{id} IN (SELECT {id} FROM {history} WHERE " + _HOUR + ")"
@@ -122,6 +126,11 @@ async def copy_leaf(direction: Direction, leaf: Leaf, token: Token, passed: Pass
     return rows
 
 
+def statuses_of(kind: StoredKind, bucket: int) -> str:
+    """What the statuses of a bucket are called among the tables that are whole."""
+    return f"{kind.status}_b{bucket:04d}"
+
+
 async def copy_status(direction: Direction, kind: StoredKind, token: Token, passed: Passed) -> int:
     """Copy the bucket's statuses of one kind, in the same way; the passes bring what changes from then on.
 
@@ -130,10 +139,10 @@ async def copy_status(direction: Direction, kind: StoredKind, token: Token, pass
     table, columns = quote_identifier(kind.status), kind.status_columns
     async with transaction(direction.taker):
         await token.hold(direction.taker, Recorded.COPYING)
-        await direction.taker.execute(f"DELETE FROM {table} WHERE bucket = $1", direction.bucket)
+        await direction.taker.execute(_EMPTY.format(table=table), direction.bucket)
         query = f"SELECT {_listed(columns)} FROM {table} WHERE bucket = $1"
         rows = await pipe(direction.giver, query, (direction.bucket,), direction.taker, kind.status, columns, passed)
-        await token.set_copied(direction.taker, kind.status)
+        await token.set_copied(direction.taker, statuses_of(kind, direction.bucket))
     return rows
 
 

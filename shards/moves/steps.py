@@ -71,7 +71,7 @@ async def backfill(work: Work, move: Move) -> Move:
     # What was empty when its size was read holds nothing from before the mark: the delta brings what came since.
     full = [leaf for leaf in wanted if leaf.size_bytes and ours[leaf.kind.history] + leaf.suffix not in copied]
     todo: list[Leaf | StoredKind] = [*sorted(full, key=lambda leaf: leaf.size_bytes)]
-    todo += [kind for kind in direction.kinds if kind.status not in copied]
+    todo += [kind for kind in direction.kinds if carrier.statuses_of(kind, move.bucket) not in copied]
     async with asyncio.TaskGroup() as group:
         for _ in range(min(COPIES_AT_ONCE, len(todo))):
             group.create_task(_copy(work, move, todo, (theirs, ours), progress))

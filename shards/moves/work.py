@@ -9,6 +9,7 @@ from typing import Final, TypeAlias
 
 from shards.catalog.database import Catalog
 from shards.clock import deadline_in
+from shards.errors import ShardUnavailable
 from shards.moves import rebalances
 from shards.moves.phases import Move, Phase, Role, Step
 from shards.moves.record import BucketMove, Held, Replaced, Token, application, end_older_runners
@@ -19,6 +20,8 @@ from shards.shard import ShardRecord
 
 CATALOG_TIMEOUT_S: Final = 5.0
 STEP_BACK_S: Final = 0.25  # a server's clock that lost this against ours, between two looks, was set back
+
+_IS_BEHIND: Final = "SELECT to_regprocedure('public.drop_copy(smallint,bigint)') IS NULL"
 
 # Told of every step: for the log, and for tests that end the process there. The text: the step, and the phase.
 Watch: TypeAlias = Callable[[Move, str], Awaitable[None]]
@@ -91,6 +94,8 @@ class Work:
         """A session of this runner on one shard; sessions of earlier runners there are ended first."""
         async with owner_session(self.record(role), limits, application(self.runner)) as connection:
             await end_older_runners(connection, self.runner)
+            if await connection.fetchval(_IS_BEHIND):  # before a step is half done by functions that are not there
+                raise ShardUnavailable(self.record(role).name, "its schema is behind: `voltroute migrate up`")
             yield connection
 
     @asynccontextmanager

@@ -16,6 +16,7 @@ from shards.postgres.sessions import BRIEF, open_session, owner_session
 from shards.shard import ShardRecord
 
 TIMEOUT_S: Final = 10.0
+MIGRATE_S: Final = 900.0  # of one database; statuses of many millions of devices are copied once
 
 
 async def bring_up(catalog_dsn: str) -> list[Report]:
@@ -30,7 +31,7 @@ async def bring_up(catalog_dsn: str) -> list[Report]:
         records = {record.name: record for record in await catalog.shards(deadline_in(TIMEOUT_S))}
     finally:
         await catalog.close()
-    reports = await migrate.migrate(None, {name: record.owner_dsn for name, record in records.items()})
+    reports = await migrate.migrate(None, {name: record.owner_dsn for name, record in records.items()}, MIGRATE_S)
     logins = logins_of(info.cluster_id, records)
     for index, report in enumerate(reports):
         if report.error is None:

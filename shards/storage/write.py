@@ -226,11 +226,12 @@ async def _stored(
 ) -> Mapping[Key, tuple[object, ...]]:
     """What is stored under the keys of a batch: after its COMMIT, so that it holds whoever came first.
 
-    Empty when PostgreSQL refuses to say: the batch is committed, and only counts of its repeats depend on this.
+    Empty when PostgreSQL refuses to say, or takes too long: the batch is committed, and only counts of its repeats
+    depend on this.
     """
     columns = zip(*map(_by_key, rows), strict=True)
     try:
         records = await connection.fetch(_stored_statement(kind), *columns, timeout=timeout_s)
-    except asyncpg.PostgresError:
+    except (asyncpg.PostgresError, TimeoutError):
         return {}
     return {(record[0], record[1], record[2]): tuple(record)[3:] for record in records}
