@@ -116,6 +116,12 @@ def peers(
     run(["peers"], rounds, seconds, shards, None, None, False, 50, out, slo)
 
 
+@app.command("scale-model")
+def scale_model(rounds: Rounds = 3, seconds: Seconds = 2, out: Out = None) -> None:
+    """What 10 thousand, 1 million and 10 million devices need, by what small clusters cost here."""
+    run(["scale-model"], rounds, seconds, 4, None, None, False, 50, out, False)
+
+
 @app.command()
 def compare(before: Path, after: Path) -> None:
     """Ratios of two runs of one machine."""
