@@ -345,19 +345,3 @@ async def test_a_move_that_cannot_be_made_says_why(moving: Moving) -> None:
     assert [rule.name for rule in broken] == ["no table that voltroute did not make"]
     await execute(moving.cluster.shards["s2"], "DROP TABLE meter_telemetry_history_b0000")
     await moving.whole()
-
-
-async def test_a_move_waits_at_a_shard_whose_schema_is_behind(moving: Moving) -> None:
-    """Routers that were updated before `migrate up`: nothing is begun that could not be ended."""
-    rename = "ALTER FUNCTION {}(smallint, bigint) RENAME TO {}"
-    await execute(moving.cluster.shards["s2"], rename.format("drop_copy", "later"))
-    async with running(moving.catalog):
-        await start(moving.catalog, [TO_S2])
-        async with asyncio.timeout(30):
-            told = "SELECT coalesce(last_error, '') AS said FROM move"
-            while "behind" not in (said := (await fetch(moving.cluster.catalog_dsn, told))[0]["said"]):
-                await asyncio.sleep(0.05)
-        await execute(moving.cluster.shards["s2"], rename.format("later", "drop_copy"))
-        assert await ended(moving.catalog) == "done"
-    assert said == "s2: its schema is behind: `voltroute migrate up`"
-    await moving.whole()

@@ -15,6 +15,8 @@ from shards.storage import tables
 from tests.integration.test_keys import until
 from tests.support.commands import run_command
 from tests.support.ledger import execute, fetch
+from tests.support.moving import ended, running, start
+from tests.support.moving_cluster import TO_S2, moving_cluster
 from tests.support.readings import meter
 from tests.support.routers import in_process
 from tests.support.servers import TestCluster, drop_database, new_database
@@ -106,12 +108,52 @@ async def _write_until(ended: asyncio.Event, dsn: str, upsert: str) -> None:
     connection = await asyncpg.connect(dsn)
     try:
         statement, second = await connection.prepare(upsert), 0
-        while not (last := ended.is_set()):
+        while not ended.is_set():
             second += 1
             await statement.fetch(0, 0, "BESIDE", datetime(2026, 5, 1, tzinfo=UTC) + timedelta(seconds=second))
-        assert last
+        assert second
     finally:
         await connection.close()
+
+
+async def _fill(connection: asyncpg.Connection, logins: list[str], upsert: str, moment: datetime) -> None:
+    """Two buckets, a declared kind, rights, and some statuses, as a release before made them."""
+    for name in logins:
+        await connection.execute(f"CREATE ROLE {name}")
+    for bucket in (0, 1):
+        attach = "SELECT attach_bucket($1::smallint, '2026-05-01', ARRAY['2026-05-01']::date[])"
+        await connection.execute(attach, bucket)
+    column = '[{"name": "flow", "type": "float8", "in_status": true, "kept": true}]'
+    await connection.execute("SELECT make_roots(9::smallint, 'pump', 'pump_id', $1::jsonb)", column)
+    await connection.execute("SELECT finish_kind('pump', '2026-05-01', ARRAY['2026-05-01']::date[])")
+    await connection.execute("SELECT grant_rights($1, $2, $3, NULL)", *logins)
+    for bucket, tenant, device in ((0, 0, "A"), (1, 0, "B"), (1, 3, "B")):
+        await connection.execute(upsert, bucket, tenant, device, moment)
+    pump = "INSERT INTO pump_current_status (last_updated, flow, flow_at, bucket, pump_id) VALUES ($1, 3, $1, 1, 'P')"
+    await connection.execute(pump, moment)
+
+
+async def _used_by_their_logins(connection: asyncpg.Connection, upsert: str, moment: datetime) -> None:
+    await connection.execute("SET ROLE flat_writer")
+    await connection.execute(upsert, 1, 3, "B", moment)
+    await connection.execute("RESET ROLE; SET ROLE flat_query; SET voltroute.tenant = '3'")
+    seen = await connection.fetch("SELECT vehicle_id, last_updated FROM vehicle_current_status")
+    assert [tuple(row) for row in seen] == [("B", moment)]
+    await connection.execute("RESET ROLE; SET ROLE flat_monitor")
+    assert len(await connection.fetch("SELECT root FROM every_root")) == 6
+    await connection.execute("RESET ROLE")
+
+
+async def _forgotten(connection: asyncpg.Connection) -> None:
+    """Statuses go with their bucket, and not while it is owned."""
+    with pytest.raises(asyncpg.PostgresError, match="bucket 1 is owned by this shard"):
+        await connection.execute("SELECT forget_statuses(1::smallint)")
+    await connection.execute("DELETE FROM owned_bucket WHERE bucket = 1")
+    stray = ["bucket 1 in vehicle_current_status", "bucket 1 in pump_current_status"]
+    assert await tables.stray_statuses(connection) == stray
+    await connection.execute("SELECT forget_statuses(1::smallint)")
+    assert await tables.stray_statuses(connection) == []
+    assert await connection.fetchval("SELECT count(*) FROM vehicle_current_status") == 1
 
 
 async def test_statuses_become_one_table(servers: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,21 +173,7 @@ async def test_statuses_become_one_table(servers: list[str], monkeypatch: pytest
     )
     moments = [datetime(2026, 5, day, tzinfo=UTC) for day in (1, 2)]
     try:
-        for name in names:
-            await connection.execute(f"CREATE ROLE {name}")
-        for bucket in (0, 1):
-            attach = "SELECT attach_bucket($1::smallint, '2026-05-01', ARRAY['2026-05-01']::date[])"
-            await connection.execute(attach, bucket)
-        column = '[{"name": "flow", "type": "float8", "in_status": true, "kept": true}]'
-        await connection.execute("SELECT make_roots(9::smallint, 'pump', 'pump_id', $1::jsonb)", column)
-        await connection.execute("SELECT finish_kind('pump', '2026-05-01', ARRAY['2026-05-01']::date[])")
-        await connection.execute("SELECT grant_rights($1, $2, $3, NULL)", *names)
-        for bucket, tenant, device in ((0, 0, "A"), (1, 0, "B"), (1, 3, "B")):
-            await connection.execute(upsert, bucket, tenant, device, moments[0])
-        await connection.execute(
-            "INSERT INTO pump_current_status (last_updated, flow, flow_at, bucket, pump_id) VALUES ($1, 3, $1, 1, 'P')",
-            moments[0],
-        )
+        await _fill(connection, names, upsert, moments[0])
         facts, rows = await connection.fetch(FLAT_FACTS), "SELECT * FROM {} AS s ORDER BY s"
         kept = [await connection.fetch(rows.format(fact["relname"])) for fact in facts]
         beside = asyncio.create_task(_write_until(ended := asyncio.Event(), dsn, upsert))
@@ -159,29 +187,31 @@ async def test_statuses_become_one_table(servers: list[str], monkeypatch: pytest
         assert [len(each) for each in kept] == [0, 1, 3]
         kinds = "SELECT DISTINCT relkind::text, reloptions[1] FROM pg_class WHERE relname ~ '_current_status($|_b)'"
         assert [tuple(row) for row in await connection.fetch(kinds)] == [("r", "fillfactor=50")]
-        await connection.execute("SET ROLE flat_writer")
-        await connection.execute(upsert, 1, 3, "B", moments[1])
-        await connection.execute("RESET ROLE; SET ROLE flat_query; SET voltroute.tenant = '3'")
-        seen = await connection.fetch("SELECT vehicle_id, last_updated FROM vehicle_current_status")
-        assert [tuple(row) for row in seen] == [("B", moments[1])]
-        await connection.execute("RESET ROLE; SET ROLE flat_monitor")
-        assert len(await connection.fetch("SELECT root FROM every_root")) == 6
-        await connection.execute("RESET ROLE")
-        with pytest.raises(asyncpg.PostgresError, match="bucket 1 is owned by this shard"):
-            await connection.execute("SELECT forget_statuses(1::smallint)")
-        await connection.execute("DELETE FROM owned_bucket WHERE bucket = 1")
-        assert await tables.stray_statuses(connection) == [
-            "bucket 1 in vehicle_current_status",
-            "bucket 1 in pump_current_status",
-        ]
-        await connection.execute("SELECT forget_statuses(1::smallint)")
-        assert await tables.stray_statuses(connection) == []
-        assert await connection.fetchval("SELECT count(*) FROM vehicle_current_status") == 1
+        await _used_by_their_logins(connection, upsert, moments[1])
+        await _forgotten(connection)
     finally:
         await connection.close()
         await drop_database(servers[0], "flattened")
         for name in names:
             await execute(servers[0], f"DROP ROLE IF EXISTS {name}")
+
+
+async def test_a_move_waits_at_a_shard_whose_schema_is_behind(servers: list[str]) -> None:
+    """Routers that were updated before `migrate up`: nothing is begun that could not be ended."""
+    rename = "ALTER FUNCTION {}(smallint, bigint) RENAME TO {}"
+    async with moving_cluster(servers) as moving:
+        behind = moving.cluster.shards["s2"]
+        await execute(behind, rename.format("drop_copy", "later"))
+        async with running(moving.catalog):
+            await start(moving.catalog, [TO_S2])
+            async with asyncio.timeout(30):
+                told = "SELECT coalesce(last_error, '') AS said FROM move"
+                while "behind" not in (said := (await fetch(moving.cluster.catalog_dsn, told))[0]["said"]):
+                    await asyncio.sleep(0.05)
+            await execute(behind, rename.format("later", "drop_copy"))
+            assert await ended(moving.catalog) == "done"
+        assert said == "s2: its schema is behind: `voltroute migrate up`"
+        await moving.whole()
 
 
 async def cluster_of_before(servers: list[str], monkeypatch: pytest.MonkeyPatch) -> TestCluster:
