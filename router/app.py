@@ -19,9 +19,9 @@ from router.background import leader_of, told
 from router.context import Router
 from router.figures import Figures, HeavyFigures
 from router.http import middleware
-from router.http.direct import Way
 from router.http.health import own_metrics
 from router.http.observed import RequestIds
+from router.http.posts import Way
 from router.http.protocol import ConnectionLimits, Connections
 from router.http.surface import Surface, surface
 from router.ingest.batcher import LaneLimits
@@ -103,7 +103,8 @@ def create_app(
         router = Router(
             settings, cluster, intake, figures, connections=lambda: len(connections.open), siblings=siblings
         )
-        app.state.router, app.state.intake, router_app.way.intake = router, router.intake, router.intake
+        app.state.router, app.state.intake = router, router.intake
+        router_app.way.open(router.intake)
         try:
             await cluster.refresh()
         except (ShardError, ClusterError) as error:

@@ -14,6 +14,7 @@ from router.wire.problems import INVALID_READINGS, OVERLOADED, SHARD_UNAVAILABLE
 ERRORS_LISTED_MAX: Final = 100
 LINES_MAX: Final = 20  # of batches, in a second
 CONFLICT: Final = "is stored already with other values for this device and time; the first one counts"
+STORED: Final = encode(IngestAnswer(1, 0, 0, 0, []))  # of a request with one reading, which is new
 _log: Final = structlog.stdlib.get_logger(__name__)
 
 

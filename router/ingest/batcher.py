@@ -8,9 +8,10 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol, TypeAlias
+from typing import Final, TypeAlias
 
 from router.ingest.counts import count
+from router.ingest.promises import Committed, Promise
 from router.ingest.routing import Chunk
 from router.metrics import BATCH_READINGS, BATCH_SECONDS
 from router.tracing import ACTIVE, KIND, POSTGRESQL, READINGS, SHARD, SYSTEM, Span, shared
@@ -38,44 +39,6 @@ class LaneLimits:
     in_flight_max: int
     queue_readings_max: int
     commit_timeout_s: float
-
-
-@dataclass(slots=True)
-class Committed:
-    """What became of a chunk: numbers of new and known readings, and (index, reason) of those PostgreSQL refused.
-
-    `conflicts`: indexes of readings whose key is stored with other values.
-    """
-
-    accepted: int
-    duplicates: int
-    rejected: tuple[tuple[int, str], ...] = ()
-    conflicts: tuple[int, ...] = ()
-
-
-class Promise(Protocol):
-    """What becomes of a chunk, as an asyncio.Future tells it."""
-
-    def done(self) -> bool:
-        """Whether it has ended in any way."""
-
-    def cancelled(self) -> bool:
-        """Whether it was withdrawn."""
-
-    def cancel(self) -> bool:
-        """Withdraw it unless it has ended."""
-
-    def result(self) -> Committed:
-        """What was committed."""
-
-    def exception(self) -> BaseException | None:
-        """Why it failed; None when it was committed."""
-
-    def set_result(self, result: Committed, /) -> None:
-        """It is committed."""
-
-    def set_exception(self, exception: BaseException, /) -> None:
-        """It failed."""
 
 
 @dataclass(eq=False, slots=True)
@@ -119,10 +82,11 @@ class Lane:
         """Transactions under way."""
         return self._in_flight
 
-    def submit(self, chunk: Chunk, future: Promise) -> None:
+    def submit(self, chunk: Chunk, future: Promise, *, singles: bool = False) -> None:
         """Queue a chunk of at most `batch_readings_max` rows; the future ends after COMMIT, or with a ShardError.
 
         Cancelling the future withdraws the chunk if its transaction has not begun. LaneFull when over the limit.
+        `singles`: its rows are of as many requests.
         """
         if self._queued + len(chunk.rows) > self._limits.queue_readings_max:
             raise LaneFull(_RETRY_FULL_S)
@@ -130,7 +94,8 @@ class Lane:
         if self._shut and (refused := self._refused(chunk)) is not None:
             future.set_exception(refused)
             return
-        (self._small if len(chunk.rows) <= _SMALL_READINGS else self._large).append(ticket)
+        small = singles or len(chunk.rows) <= _SMALL_READINGS
+        (self._small if small else self._large).append(ticket)
         self._queued += len(chunk.rows)
         if self._in_flight < self._limits.in_flight_max:
             self._in_flight += 1
@@ -215,7 +180,7 @@ class Lane:
     def _count(self, committed: Sequence[Committed]) -> None:
         """Once for a batch, not for each of its requests."""
         count(self._kind, "accepted", sum([each.accepted for each in committed]))
-        count(self._kind, "duplicate", sum([each.duplicates for each in committed]))
+        count(self._kind, "duplicate", sum([len(each.duplicates) for each in committed]))
         count(self._kind, "conflict", sum([len(each.conflicts) for each in committed]))
         count(self._kind, "rejected", sum([len(each.rejected) for each in committed]))
 
@@ -258,8 +223,9 @@ def _attribute(chunk: Chunk, written: Written, refused: dict[Row, str]) -> Commi
     """Which of the batch's new readings are this chunk's. A reading sent twice in a batch is new once."""
     new = written.new
     if new is None:
-        return Committed(len(chunk.rows), 0)
+        return Committed(len(chunk.rows))
     accepted = 0
+    duplicates: list[int] = []
     rejected: list[tuple[int, str]] = []
     conflicts: list[int] = []
     for row, index in zip(chunk.rows, chunk.indexes, strict=True):
@@ -271,5 +237,6 @@ def _attribute(chunk: Chunk, written: Written, refused: dict[Row, str]) -> Commi
             rejected.append((index, refused[row]))
         elif written.stored.get(key, row[VALUES_AT:]) != row[VALUES_AT:]:
             conflicts.append(index)
-    duplicates = len(chunk.rows) - accepted - len(rejected) - len(conflicts)
-    return Committed(accepted, duplicates, tuple(rejected), tuple(conflicts))
+        else:
+            duplicates.append(index)
+    return Committed(accepted, tuple(duplicates), tuple(rejected), tuple(conflicts))

@@ -32,6 +32,24 @@ def decode(body: bytes, shape: Shape, *, ndjson: bool, readings_max: int) -> Dec
         return _one_by_one(items, shape)
 
 
+def decode_together(bodies: Sequence[bytes], shape: Shape) -> Decoded | None:
+    """Bodies of several requests, each one JSON object on one line, as items of one: None when any is not valid.
+
+    Then each has to be decoded by itself, and is told what is wrong with it.
+    """
+    decoded = Decoded()
+    try:
+        if shape.kind is None:
+            _sort_out(bodies, shape, decoded, ndjson=True)
+        else:
+            only = shape.kinds[shape.kind]
+            found = only.one.decode_lines(b"\n".join(bodies))
+            only.settle(Items(range(len(found)), only.cells(found)), decoded)
+    except _BROKEN:
+        return None
+    return decoded if decoded.valid == len(bodies) else None
+
+
 def in_pieces(body: bytes, shape: Shape, *, ndjson: bool, readings_max: int, items_max: int) -> Iterator[Decoded]:
     """The same, some items at a time, for whoever has something else to do in between."""
     _check_size(body, readings_max * shape.values_max, readings_max, ndjson=ndjson)

@@ -4,13 +4,14 @@ import asyncio
 import itertools
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
-from router.ingest.batcher import Committed, Lane, LaneFull, LaneLimits, Promise
+from router.ingest.batcher import Lane, LaneFull, LaneLimits
 from router.ingest.counts import count, count_from_zero
+from router.ingest.promises import Committed, Promise
 from router.ingest.routing import Chunk, Chunks, pieces, reroute
 from router.metrics import MAP_REFRESH_FAILURES, STALE_MAPS
 from router.wire.complaints import ItemError
@@ -122,17 +123,25 @@ class Dispatcher:
         """Give each chunk to its lane; what finds no room is told in `outcome`. `promise` makes the futures."""
         promise = promise or asyncio.get_running_loop().create_future
         sent = []
-        for (shard, kind), chunk in chunks.items():
-            lane = self._lane(shard, kind)
-            for piece in pieces(chunk, self._limits.batch_readings_max):
-                try:
-                    lane.submit(piece, future := promise())
-                    sent.append(Sent(shard, kind, piece, future))
-                except LaneFull as full:
-                    outcome.overloaded += len(piece.rows)
-                    outcome.retry_after_s = max(outcome.retry_after_s, full.retry_after_s)
-                    count(kind, "overloaded", len(piece.rows))
+        for shard, kind, piece in self.pieces(chunks):
+            try:
+                self._lane(shard, kind).submit(piece, future := promise())
+                sent.append(Sent(shard, kind, piece, future))
+            except LaneFull as full:
+                outcome.overloaded += len(piece.rows)
+                outcome.retry_after_s = max(outcome.retry_after_s, full.retry_after_s)
+                count(kind, "overloaded", len(piece.rows))
         return sent
+
+    def queue(self, shard: str, kind: Kind, chunk: Chunk, promise: Promise) -> None:
+        """Give a chunk, whose rows are of as many requests, to its lane. LaneFull when it finds no room."""
+        self._lane(shard, kind).submit(chunk, promise, singles=True)
+
+    def pieces(self, chunks: Chunks) -> Iterator[tuple[str, Kind, Chunk]]:
+        """The chunks, none larger than a transaction may be (but for readings with one key)."""
+        for (shard, kind), chunk in chunks.items():
+            for piece in pieces(chunk, self._limits.batch_readings_max):
+                yield shard, kind, piece
 
     def _lane(self, shard: str, kind: Kind) -> Lane:
         lane = self._lanes.get((shard, kind))
@@ -229,7 +238,7 @@ def _cancel(futures: list[Promise]) -> None:
 
 def _tell(committed: Committed, outcome: Outcome) -> None:
     outcome.accepted += committed.accepted
-    outcome.duplicates += committed.duplicates
+    outcome.duplicates += len(committed.duplicates)
     if committed.conflicts:
         outcome.conflicts += committed.conflicts
     if committed.rejected:

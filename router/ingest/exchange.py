@@ -10,14 +10,14 @@ from urllib.parse import parse_qsl
 
 from router.access.caller import Caller
 from router.access.keys import RawHeader
-from router.ingest.answer import answer, log_batch, nothing_stored
+from router.ingest.answer import STORED, answer, log_batch, nothing_stored
 from router.ingest.body import RawHeaders, decompress, is_ndjson
 from router.ingest.counts import count_rejected
-from router.ingest.decode import decode, in_pieces, keep_prefix
+from router.ingest.decode import decode, decode_together, in_pieces, keep_prefix
 from router.ingest.dispatch import Outcome
 from router.ingest.intake import Intake
 from router.ingest.routing import Chunks, route
-from router.ingest.shapes import Decoded, Shape
+from router.ingest.shapes import Decoded, Items, Shape
 from router.metrics import IGNORED
 from router.wire.complaints import ItemError
 from router.wire.parameters import read
@@ -36,6 +36,13 @@ class Sender:
     caller: Caller
     ndjson: bool
     strict: bool
+    charged: bool = False
+
+    def charge(self, readings: int, now: float) -> None:
+        """Once for a request: its readings, at `now` (monotonic)."""
+        if self.caller.limits and not self.charged:
+            self.charged = True
+            self.caller.charge(readings, now)
 
 
 @dataclass(slots=True)
@@ -62,16 +69,33 @@ class Exchange:
         return Sender(caller, is_ndjson(headers), _strict(query) if query else False)
 
     def take(self, intake: Intake, sender: Sender, headers: RawHeaders, received: bytes, started: float) -> Taken:
-        """What the body holds, charged to its sender at `started` (monotonic)."""
+        """What the body holds, charged to its sender at `started` (monotonic) unless that was done."""
         body = decompress(received, headers, intake.body.bytes_max)
         try:
             decoded = decode(body, self._shape, ndjson=sender.ndjson, readings_max=intake.readings_max)
         except ProblemError:
-            sender.caller.charge(1, started)
+            sender.charge(1, started)
             raise
         taking = _Taking(self._shape, intake, sender)
         taking.add(decoded)
         return taking.end(started)
+
+    def take_together(self, intake: Intake, callers: Sequence[Caller], bodies: Sequence[bytes]) -> Chunks | None:
+        """Readings of several requests of one tenant, an object in each body, by shard and kind.
+
+        Their indexes are those of the bodies. None when any of them cannot be stored: each is taken by itself then.
+        """
+        decoded = decode_together(bodies, self._shape)
+        if decoded is None or not all(_may_send(callers, items) for items in decoded.readings.values()):
+            return None
+        moment = datetime.now(UTC)
+        try:
+            known = intake.dispatcher.map
+        except NoMap:
+            return None
+        bounds = (moment - intake.age_max, moment + intake.ahead_max)
+        chunks, late = route(decoded, known, callers[0].tenant, *bounds)
+        return None if late else chunks
 
     async def take_in_turns(
         self, intake: Intake, sender: Sender, headers: RawHeaders, received: bytes, started: float
@@ -87,9 +111,14 @@ class Exchange:
                 taking.add(decoded)
                 await asyncio.sleep(0)
         except ProblemError:
-            sender.caller.charge(1, started)
+            sender.charge(1, started)
             raise
         return taking.end(started)
+
+    def tell_stored(self, sender: Sender) -> bytes:
+        """The same of a request whose one reading is stored."""
+        sender.caller.count(1, 0)
+        return STORED
 
     def tell(self, sender: Sender, taken: Taken, outcome: Outcome, seconds: float) -> bytes:
         """The answer's body, `seconds` after the request's last byte."""
@@ -149,8 +178,7 @@ class _Taking:
     def end(self, started: float) -> Taken:
         """All of it, or the problem of a request of which nothing may be stored."""
         caller, taken = self._sender.caller, self._taken
-        if caller.limits:
-            caller.charge(max(self._valid, 1), started)
+        self._sender.charge(max(self._valid, 1), started)
         try:
             self._check(taken)
         except ProblemError:
@@ -168,6 +196,14 @@ class _Taking:
             raise ProblemError(INVALID_READINGS, detail, extensions={"accepted": 0, "rejected": 0})
         if taken.errors and (self._sender.strict or not taken.chunks):
             raise nothing_stored(taken.errors, taken.total)
+
+
+def _may_send(callers: Sequence[Caller], items: Items) -> bool:
+    """Whether each reading is of a device that its sender's key is for."""
+    if all(caller.prefix is None for caller in callers):
+        return True
+    pairs = zip(items.indexes, items.cells, strict=True)
+    return all(cells[0].startswith(callers[index].prefix or "") for index, cells in pairs)
 
 
 def _strict(query: bytes) -> bool:

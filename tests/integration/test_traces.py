@@ -8,7 +8,8 @@ from contextlib import asynccontextmanager
 import httpx2
 import pytest
 
-from router.ingest.batcher import Committed, Lane, LaneLimits
+from router.ingest.batcher import Lane, LaneLimits
+from router.ingest.promises import Committed
 from router.ingest.routing import Chunk
 from router.tracing import ACTIVE, Span, open_tracing
 from shards.embedded.ports import free_ports

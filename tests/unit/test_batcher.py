@@ -6,7 +6,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from router.ingest.batcher import Committed, Lane, LaneFull, LaneLimits
+from router.ingest.batcher import Lane, LaneFull, LaneLimits
+from router.ingest.promises import Committed
 from router.ingest.routing import Chunk
 from shards.errors import DataRejected, ShardUnavailable, StaleMap
 from shards.kinds import METER, Row
@@ -70,7 +71,7 @@ async def test_what_arrives_during_a_commit_goes_together(lane: Lane, hand: Hand
     await asyncio.sleep(0)
     later = [submit(lane, chunk(n)) for n in range(2, 8)]
     hand.open.set()
-    assert await asyncio.gather(first, *later) == [Committed(1, 0)] * 7
+    assert await asyncio.gather(first, *later) == [Committed(1)] * 7
     assert [len(batch) for batch in hand.batches] == [1, 6]
 
 
@@ -96,22 +97,22 @@ async def test_duplicates_are_attributed_to_their_chunks(lane: Lane, hand: Hand)
     hand.known = {2}
     hand.open.set()
     results = await asyncio.gather(submit(lane, chunk(1, 2)), submit(lane, chunk(1, 3)))
-    assert list(results) == [Committed(1, 1), Committed(1, 1)]
+    assert list(results) == [Committed(1, (1,)), Committed(1, (0,))]
 
 
 async def test_a_repeat_with_other_values_is_a_conflict(lane: Lane, hand: Hand) -> None:
     hand.known = {3, 4}
     hand.stored = {row(3)[1:4]: (1.0, 230.0), row(4)[1:4]: (5.0, 230.0)}
     hand.open.set()
-    assert await submit(lane, chunk(2, 3, 4)) == Committed(1, 1, (), (2,))
+    assert await submit(lane, chunk(2, 3, 4)) == Committed(1, (1,), (), (2,))
 
 
 async def test_a_poison_row_is_found_and_the_others_stored(lane: Lane, hand: Hand) -> None:
     hand.poison = {"M-3"}
     hand.open.set()
     good, bad = await asyncio.gather(submit(lane, chunk(1, 2)), submit(lane, chunk(3, 4)))
-    assert good == Committed(2, 0)
-    assert bad == Committed(1, 0, ((0, "poison"),))
+    assert good == Committed(2)
+    assert bad == Committed(1, (), ((0, "poison"),))
 
 
 async def test_a_failure_reaches_all_who_wait_and_the_lane_goes_on(lane: Lane, hand: Hand) -> None:
@@ -120,7 +121,7 @@ async def test_a_failure_reaches_all_who_wait_and_the_lane_goes_on(lane: Lane, h
     results = await asyncio.gather(submit(lane, chunk(1)), submit(lane, chunk(2)), return_exceptions=True)
     assert all(isinstance(result, ShardUnavailable) for result in results)
     hand.down = False
-    assert await submit(lane, chunk(3)) == Committed(1, 0)
+    assert await submit(lane, chunk(3)) == Committed(1)
 
 
 async def test_a_withdrawn_chunk_is_not_written(lane: Lane, hand: Hand) -> None:
@@ -143,7 +144,7 @@ async def test_a_foreign_bucket_concerns_only_its_readings(lane: Lane, hand: Han
     mine, theirs = submit(lane, chunk(3)), submit(lane, foreign)
     hand.open.set()
     results = await asyncio.gather(first, mine, theirs, return_exceptions=True)
-    assert list(results[:2]) == [Committed(1, 0), Committed(1, 0)]
+    assert list(results[:2]) == [Committed(1), Committed(1)]
     assert isinstance(results[2], StaleMap)
     assert [len(batch) for batch in hand.batches] == [1, 3, 1]
 
@@ -153,7 +154,7 @@ async def test_what_is_submitted_as_a_worker_ends_is_not_forgotten(lane: Lane, h
     hand.open.set()
     async with asyncio.timeout(5):
         for number in range(5):
-            assert await submit(lane, chunk(number)) == Committed(1, 0)
+            assert await submit(lane, chunk(number)) == Committed(1)
     assert lane.in_flight == 0
 
 

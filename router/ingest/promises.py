@@ -1,0 +1,102 @@
+"""What becomes of a chunk of readings, and how whoever sent it is told."""
+
+import asyncio
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(slots=True)
+class Committed:
+    """The number of a chunk's new readings; of the others the indexes, and what PostgreSQL said of those it refused.
+
+    `conflicts`: those whose key is stored with other values; `duplicates`: with the same.
+    """
+
+    accepted: int
+    duplicates: tuple[int, ...] = ()
+    rejected: tuple[tuple[int, str], ...] = ()
+    conflicts: tuple[int, ...] = ()
+
+    def of(self, index: int) -> "Committed":
+        """What became of one reading, told as if it were alone in its chunk."""
+        if index in self.duplicates:
+            return Committed(0, (0,))
+        if index in self.conflicts:
+            return Committed(0, conflicts=(0,))
+        refused = tuple((0, detail) for at, detail in self.rejected if at == index)
+        return Committed(0, rejected=refused) if refused else Committed(1)
+
+
+class Promise(Protocol):
+    """What becomes of a chunk, as an asyncio.Future tells it."""
+
+    def done(self) -> bool:
+        """Whether it has ended in any way."""
+
+    def cancelled(self) -> bool:
+        """Whether it was withdrawn."""
+
+    def cancel(self) -> bool:
+        """Withdraw it unless it has ended."""
+
+    def result(self) -> Committed:
+        """What was committed."""
+
+    def exception(self) -> BaseException | None:
+        """Why it failed; None when it was committed."""
+
+    def set_result(self, result: Committed, /) -> None:
+        """It is committed."""
+
+    def set_exception(self, exception: BaseException, /) -> None:
+        """It failed."""
+
+
+class Part:
+    """A future without tasks that wait: it ends by a call. Whoever wants to hear of that overrides `tell`."""
+
+    __slots__ = ("_cancelled", "_error", "_result")
+
+    def __init__(self) -> None:
+        self._result: Committed | None = None
+        self._error: BaseException | None = None
+        self._cancelled = False
+
+    def tell(self) -> None:
+        """It has ended."""
+
+    def done(self) -> bool:
+        return self._result is not None or self._error is not None or self._cancelled
+
+    def cancelled(self) -> bool:
+        return self._cancelled
+
+    def cancel(self) -> bool:
+        if self.done():
+            return False
+        self._cancelled = True
+        self.tell()
+        return True
+
+    def result(self) -> Committed:
+        if self._result is None:
+            raise self._error or asyncio.InvalidStateError
+        return self._result
+
+    def exception(self) -> BaseException | None:
+        return self._error
+
+    def set_result(self, result: Committed, /) -> None:
+        self._result = result
+        self.tell()
+
+    def set_exception(self, exception: BaseException, /) -> None:
+        self._error = exception
+        self.tell()
+
+    def of(self, index: int) -> "Part":
+        """The end of one reading, as if it were alone in its chunk."""
+        one = Part()
+        one._result = None if self._result is None else self._result.of(index)
+        one._error, one._cancelled = self._error, self._cancelled
+        return one
