@@ -46,10 +46,12 @@ class _Ticket:
     chunk: Chunk
     future: Promise
     span: Span | None
+    small: bool
 
 
 _RETRY_FULL_S: Final = 1.0
 _SMALL_READINGS: Final = 10
+_TURNS: Final = 3  # measured: one does half as much at 64 connections, and more of them no more than these
 _SHUT_S: Final = 2.0  # a bucket that could not be written to is refused for this long, then tried again
 
 
@@ -90,11 +92,11 @@ class Lane:
         """
         if self._queued + len(chunk.rows) > self._limits.queue_readings_max:
             raise LaneFull(_RETRY_FULL_S)
-        ticket = _Ticket(chunk, future, ACTIVE.get())
+        small = singles or len(chunk.rows) <= _SMALL_READINGS
+        ticket = _Ticket(chunk, future, ACTIVE.get(), small)
         if self._shut and (refused := self._refused(chunk)) is not None:
             future.set_exception(refused)
             return
-        small = singles or len(chunk.rows) <= _SMALL_READINGS
         (self._small if small else self._large).append(ticket)
         self._queued += len(chunk.rows)
         if self._in_flight < self._limits.in_flight_max:
@@ -132,8 +134,21 @@ class Lane:
                     await self._commit(tickets)
                 except Exception as error:  # noqa: BLE001 - whatever it is, those who wait must hear of it
                     _fail(tickets, error)
+                if all(ticket.small for ticket in tickets):
+                    await self._let_send()
         finally:
             self._in_flight -= 1
+
+    async def _let_send(self) -> None:
+        """Turns of the event loop for those who were just answered, and send again at once when there is load.
+
+        Their readings then go with the next transaction, not with the one after it: half as many, twice as large.
+        Without load a turn takes some microseconds.
+        """
+        for _ in range(_TURNS):
+            if self._large:
+                return
+            await asyncio.sleep(0)
 
     def _take(self) -> list[_Ticket]:
         """The next tickets whose rows fit into one transaction; withdrawn ones are dropped."""

@@ -155,7 +155,25 @@ async def test_what_is_submitted_as_a_worker_ends_is_not_forgotten(lane: Lane, h
     async with asyncio.timeout(5):
         for number in range(5):
             assert await submit(lane, chunk(number)) == Committed(1)
+        await lane.drain()
     assert lane.in_flight == 0
+
+
+async def test_whoever_sends_again_at_once_goes_with_the_next_transaction(lane: Lane, hand: Hand) -> None:
+    """Half of the senders are answered; what they send then does not wait for a transaction of the others."""
+    first = submit(lane, chunk(0))
+
+    async def send_again() -> Committed:
+        await first
+        return await submit(lane, chunk(2))
+
+    again = asyncio.create_task(send_again())
+    while not hand.batches:
+        await asyncio.sleep(0)
+    late = submit(lane, chunk(3))
+    hand.open.set()
+    await asyncio.gather(again, late)
+    assert hand.batches == [[row(0)], [row(3), row(2)]]
 
 
 async def test_single_readings_do_not_wait_behind_a_backlog(hand: Hand) -> None:
