@@ -153,14 +153,14 @@ async def test_any_requests_at_once(
 ) -> None:
     """Who of two with one key comes first is a matter of chance, so answers are compared as a whole by key."""
     number = next(_numbers)
-    told: list[dict[object, Answers]] = []
+    told: list[dict[tuple[int, int, bool], Answers]] = []
     for side, router in routers.items():
         requests, places = [], []
         for what, device, minute, path, key in posts:
             name = f"S-{device}{side}{number}"
             requests.append(request(path, body_of(what, name, minute), keys[key]))
             places.append((device, minute, key == "tenant"))
-        found: dict[object, Answers] = {}
+        found: dict[tuple[int, int, bool], Answers] = {}
         for place, each in zip(places, await at_once(router, requests), strict=True):
             found.setdefault(place, Counter())[each.replace(f"{side}{number}".encode(), b"-")] += 1
         told.append(found)

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.ingest.decode import decode, in_pieces
+from router.ingest.decode import decode, decode_together, in_pieces
+from router.ingest.gathering import may_join
 from router.wire.problems import ProblemError
 from tests.support.readings import meter, vehicle
 from tests.support.shapes import METER_SHAPE, MIXED_SHAPE, VEHICLE_SHAPE, meters, vehicles
@@ -106,3 +107,44 @@ def test_a_large_body_is_cut() -> None:
         body = (b"\n".join(map(orjson.dumps, readings))) if ndjson else orjson.dumps(readings)
         found = list(in_pieces(body, METER_SHAPE, ndjson=ndjson, readings_max=10, items_max=4))
         assert [[index for index, _ in meters(each)] for each in found] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+
+
+ENDS = st.sampled_from([b""] * 6 + [b" ", b"}", b",{}", b"\t{}", b"[]", b"\xff"])
+
+
+@given(
+    bodies=st.lists(st.tuples(READINGS | st.dictionaries(FIELDS, JSON), ENDS), min_size=1, max_size=8), shape=FORMATS
+)
+def test_together_is_what_each_is_alone(bodies: list[tuple[Any, bytes]], shape: Any) -> None:
+    texts = [json.dumps(item).encode("utf-8", "surrogatepass") + end for item, end in bodies]
+    texts = [text for text in texts if may_join(text)]
+    together = decode_together(texts, shape)
+    alone: list[Any] = []
+    for text in texts:
+        try:
+            alone.append(decode(text, shape, ndjson=False, readings_max=1_000))
+        except ProblemError:
+            alone.append(None)
+    if together is None:
+        # What is valid but for a leap second, or says twice whose it is, is taken alone.
+        return
+    assert all(each is not None and not each.errors for each in alone)
+    for index, each in enumerate(alone):
+        each.move(index)
+    mine = [(index, cells) for each in alone for index, cells in [*meters(each), *vehicles(each)]]
+    assert sorted([*meters(together), *vehicles(together)]) == sorted(mine)
+
+
+def test_plain_ones_are_taken_together() -> None:
+    texts = [orjson.dumps(vehicle(f"V-{number}", number)) for number in range(5)]
+    for shape in (VEHICLE_SHAPE, MIXED_SHAPE):
+        together = decode_together(texts, shape)
+        assert together is not None
+        assert [index for index, _ in vehicles(together)] == [0, 1, 2, 3, 4]
+        assert decode_together([*texts, b"{}"], shape) is None
+    assert (
+        decode_together(
+            [orjson.dumps(meter()), b'{"meterId": "M-2", "timestamp": "2026-05-01T00:00:00Z"}'], METER_SHAPE
+        )
+        is None
+    )
