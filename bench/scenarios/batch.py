@@ -9,12 +9,14 @@ from bench.results import NO_BASELINES, Collected, ScenarioResult, Target, throu
 from bench.systems import SEED, VOLTROUTE
 from bench.workload import new_readings
 
-SIZES: Final = (100, 1_000, 10_000)
+SIZES: Final = (100, 500, 1_000, 10_000)
 CONNECTIONS: Final = 8
 EXPECTED_RATE: Final = 400_000  # readings a second that no system here reaches
 CEILING: Final = "copy-ceiling"
-CEILING_BATCHES: Final = 60
+CEILING_SIZES: Final = (500, 1_000)
+CEILING_READINGS: Final = 60_000
 TARGETS: Final = [
+    Target("batch/500: voltroute / copy-ceiling", 0.85, 0.95),
     Target("batch/1000: voltroute / copy-ceiling", 0.5, 0.8),
     Target("batch/1000: voltroute / seed-design", 8, 15),
     Target("batch/1000: voltroute, router CPU", 6, 4, higher=False),
@@ -25,7 +27,7 @@ TARGETS: Final = [
 async def run(context: Context) -> ScenarioResult:
     """Closed loops for each size, interleaved with the baselines."""
     found = Collected()
-    context.begin("batch", len(SIZES) * (1 if context.target else 2) + 1, extra=1)
+    context.begin("batch", len(SIZES) * (1 if context.target else 2) + len(CEILING_SIZES), extra=1)
     context.step("starting")
     async with context.systems() as made:
         systems = {name: system for name, system in made.items() if name in {VOLTROUTE, SEED}}
@@ -45,10 +47,11 @@ async def run(context: Context) -> ScenarioResult:
                     found.proofs += measured.proof.acknowledged
                     for part, value in measured.cpu_us.parts().items():
                         found.add(f"batch/{size}: {name}, {part} CPU", "us/reading", value)
-            context.step(CEILING)
-            if ours.shards:
-                rate = await copy_ceiling(ours.shards, new_readings(CEILING_BATCHES * 1_000), 1_000)
-                found.add(f"batch/1000: {CEILING}", "readings/s", rate)
+            for size in CEILING_SIZES:
+                context.step(f"{size:,} a transaction, {CEILING}")
+                if ours.shards:
+                    rate = await copy_ceiling(ours.shards, new_readings(CEILING_READINGS), size)
+                    found.add(f"batch/{size}: {CEILING}", "readings/s", rate)
     ratios = [
         found.ratio(f"batch/{n}: {VOLTROUTE} / {other}", f"batch/{n}: {VOLTROUTE}", f"batch/{n}: {other}")
         for n in SIZES
