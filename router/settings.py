@@ -80,8 +80,17 @@ class Settings(BaseSettings):
     ingest_timeout_s: Seconds = Field(5, description="from the last byte of an ingest request to its answer")
     query_timeout_s: Seconds = Field(10, description="from the first byte of any other request to its answer")
     batch_readings_max: int = Field(2_000, ge=1, le=50_000, description="readings in one transaction")
-    batches_in_flight_max: int = Field(1, ge=1, le=64, description="transactions at a time, for each shard and kind")
-    queue_readings_max: int = Field(50_000, ge=1, description="readings waiting, for each shard and kind; then 429")
+    batches_in_flight_max: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="transactions at a time, for each shard and kind: of small requests, and of large ones",
+    )
+    queue_readings_max: int = Field(
+        50_000,
+        ge=1,
+        description="readings waiting, for each shard and kind, of small requests and of large ones; then 429",
+    )
 
     body_bytes_max: int = Field(8 * 2**20, ge=1024, description="a request body, also after decompression")
     bodies_bytes_max: int = Field(256 * 2**20, ge=1024, description="all request bodies being worked on; then 429")

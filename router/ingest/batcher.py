@@ -7,7 +7,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
 from router.ingest.counts import count
@@ -33,7 +33,10 @@ class LaneFull(Exception):
 
 @dataclass(frozen=True)
 class LaneLimits:
-    """Readings in a transaction, transactions at a time, readings waiting, seconds for a transaction."""
+    """Readings in a transaction, readings waiting, seconds for a transaction.
+
+    `in_flight_max`: transactions at a time of small chunks, and as many of large ones.
+    """
 
     batch_readings_max: int
     in_flight_max: int
@@ -46,7 +49,15 @@ class _Ticket:
     chunk: Chunk
     future: Promise
     span: Span | None
-    small: bool
+
+
+@dataclass(slots=True)
+class _Queue:
+    """Chunks of about one size. `readings` wait in it; `in_flight`: transactions of theirs that are under way."""
+
+    waiting: deque[_Ticket] = field(default_factory=deque)
+    readings: int = 0
+    in_flight: int = 0
 
 
 _RETRY_FULL_S: Final = 1.0
@@ -62,11 +73,9 @@ class Lane:
         self._kind = kind
         self._write = write
         self._limits = limits
-        self._small: deque[_Ticket] = deque()  # devices that report as ever go before backlogs
-        self._large: deque[_Ticket] = deque()
-        self._large_left_out = False  # of the last batch: the next one takes them first
-        self._queued = 0
-        self._in_flight = 0
+        # Devices that report as ever have room and transactions of their own: they do not wait behind a backlog.
+        self._small = _Queue()
+        self._large = _Queue()
         self._shut: dict[int, tuple[float, BucketUnavailable]] = {}  # bucket -> until when it is refused, and why
         self._workers: set[asyncio.Task[None]] = set()
         self._told = {SYSTEM: POSTGRESQL, SHARD: shard, KIND: kind.name}  # in traces
@@ -77,12 +86,12 @@ class Lane:
     @property
     def queued(self) -> int:
         """Readings waiting for a transaction."""
-        return self._queued
+        return self._small.readings + self._large.readings
 
     @property
     def in_flight(self) -> int:
         """Transactions under way."""
-        return self._in_flight
+        return self._small.in_flight + self._large.in_flight
 
     def submit(self, chunk: Chunk, future: Promise, *, singles: bool = False) -> None:
         """Queue a chunk of at most `batch_readings_max` rows; the future ends after COMMIT, or with a ShardError.
@@ -90,18 +99,17 @@ class Lane:
         Cancelling the future withdraws the chunk if its transaction has not begun. LaneFull when over the limit.
         `singles`: its rows are of as many requests.
         """
-        if self._queued + len(chunk.rows) > self._limits.queue_readings_max:
+        queue = self._small if singles or len(chunk.rows) <= _SMALL_READINGS else self._large
+        if queue.readings + len(chunk.rows) > self._limits.queue_readings_max:
             raise LaneFull(_RETRY_FULL_S)
-        small = singles or len(chunk.rows) <= _SMALL_READINGS
-        ticket = _Ticket(chunk, future, ACTIVE.get(), small)
         if self._shut and (refused := self._refused(chunk)) is not None:
             future.set_exception(refused)
             return
-        (self._small if small else self._large).append(ticket)
-        self._queued += len(chunk.rows)
-        if self._in_flight < self._limits.in_flight_max:
-            self._in_flight += 1
-            task = asyncio.create_task(self._work())
+        queue.waiting.append(_Ticket(chunk, future, ACTIVE.get()))
+        queue.readings += len(chunk.rows)
+        if queue.in_flight < self._limits.in_flight_max:
+            queue.in_flight += 1
+            task = asyncio.create_task(self._work(queue))
             self._workers.add(task)
             task.add_done_callback(self._workers.discard)
 
@@ -125,45 +133,31 @@ class Lane:
         while self._workers:
             await asyncio.wait(self._workers)
 
-    async def _work(self) -> None:
+    async def _work(self, queue: _Queue) -> None:
         # Nothing may be awaited between finding the queue empty and giving up the place: what is submitted in between
         # would start no worker and wait for ever. (A task's done-callbacks run a turn of the loop later.)
         try:
-            while tickets := self._take():
+            while tickets := self._take(queue):
                 try:
                     await self._commit(tickets)
                 except Exception as error:  # noqa: BLE001 - whatever it is, those who wait must hear of it
                     _fail(tickets, error)
-                if all(ticket.small for ticket in tickets):
-                    await self._let_send()
+                if queue is self._small:
+                    await _let_send()
         finally:
-            self._in_flight -= 1
+            queue.in_flight -= 1
 
-    async def _let_send(self) -> None:
-        """Turns of the event loop for those who were just answered, and send again at once when there is load.
-
-        Their readings then go with the next transaction, not with the one after it: half as many, twice as large.
-        Without load a turn takes some microseconds.
-        """
-        for _ in range(_TURNS):
-            if self._large:
-                return
-            await asyncio.sleep(0)
-
-    def _take(self) -> list[_Ticket]:
+    def _take(self, queue: _Queue) -> list[_Ticket]:
         """The next tickets whose rows fit into one transaction; withdrawn ones are dropped."""
         taken: list[_Ticket] = []
+        waiting = queue.waiting
         room = self._limits.batch_readings_max
-        order = (self._large, self._small) if self._large_left_out else (self._small, self._large)
-        waiting = len(self._large)
-        for queue in order:
-            while queue and (not taken or len(queue[0].chunk.rows) <= room):
-                ticket = queue.popleft()
-                self._queued -= len(ticket.chunk.rows)
-                if not ticket.future.done():
-                    taken.append(ticket)
-                    room -= len(ticket.chunk.rows)
-        self._large_left_out = bool(waiting) and len(self._large) == waiting
+        while waiting and (not taken or len(waiting[0].chunk.rows) <= room):
+            ticket = waiting.popleft()
+            queue.readings -= len(ticket.chunk.rows)
+            if not ticket.future.done():
+                taken.append(ticket)
+                room -= len(ticket.chunk.rows)
         return taken
 
     async def _commit(self, tickets: list[_Ticket]) -> None:
@@ -215,6 +209,16 @@ class Lane:
             new |= {row[1:VALUES_AT] for row in half} if part.new is None else part.new
             stored |= part.stored
         return Written(new, stored)
+
+
+async def _let_send() -> None:
+    """Turns of the event loop for those who were just answered, and send again at once when there is load.
+
+    Their readings then go with the next transaction, not with the one after it: half as many, twice as large. Without
+    load a turn takes some microseconds.
+    """
+    for _ in range(_TURNS):
+        await asyncio.sleep(0)
 
 
 def _spared(tickets: list[_Ticket], error: ShardError) -> list[_Ticket]:

@@ -177,26 +177,24 @@ async def test_whoever_sends_again_at_once_goes_with_the_next_transaction(lane: 
 
 
 async def test_single_readings_do_not_wait_behind_a_backlog(hand: Hand) -> None:
-    limits = LaneLimits(batch_readings_max=100, in_flight_max=1, queue_readings_max=1000, commit_timeout_s=1)
-    lane = Lane("s", METER, hand.write, limits)
-    first = submit(lane, chunk(0))
-    await asyncio.sleep(0)
-    backlog = [submit(lane, chunk(*range(at, at + 80))) for at in (100, 200, 300)]
-    single = submit(lane, chunk(1))
+    """Nor does it wait behind them: each has transactions of its own, and room."""
+    lane = Lane("s", METER, hand.write, LaneLimits(100, 1, queue_readings_max=100, commit_timeout_s=1))
+    backlog = [submit(lane, chunk(*range(100, 180))), submit(lane, chunk(*range(200, 220)))]
+    with pytest.raises(LaneFull):
+        submit(lane, chunk(*range(300, 311)))
+    singles = [submit(lane, chunk(number)) for number in range(5)]
+    assert lane.in_flight == 2
     hand.open.set()
-    await asyncio.gather(first, single, *backlog)
-    assert [len(batch) for batch in hand.batches] == [1, 81, 80, 80]
-    assert row(1) in hand.batches[1]
+    await asyncio.gather(*backlog, *singles)
+    assert sorted(len(batch) for batch in hand.batches) == [5, 100]
 
 
-async def test_a_backlog_does_not_starve(hand: Hand) -> None:
-    """What was left out of a batch for the sake of small ones comes first in the next."""
-    lane = Lane("s", METER, hand.write, LaneLimits(20, 1, 1000, 1))
-    first = submit(lane, chunk(0))
-    await asyncio.sleep(0)
-    backlog = submit(lane, chunk(*range(100, 115)))
-    singles = [submit(lane, chunk(n)) for n in range(1, 41)]
+async def test_what_many_requests_sent_is_small(hand: Hand) -> None:
+    lane = Lane("s", METER, hand.write, LIMITS)
+    future: asyncio.Future[Committed] = asyncio.get_running_loop().create_future()
+    many = chunk(*range(12))
+    lane.submit(many, future, singles=True)
+    large = submit(lane, chunk(*range(20, 32)))
+    assert lane.in_flight == 2
     hand.open.set()
-    await asyncio.gather(first, backlog, *singles)
-    assert row(100) not in hand.batches[1]
-    assert row(100) in hand.batches[2]
+    assert list(await asyncio.gather(future, large)) == [Committed(12), Committed(12)]
