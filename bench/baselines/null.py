@@ -17,5 +17,10 @@ async def ingest(request: Request) -> Response:
     return Response(orjson.dumps(answer), media_type="application/json")
 
 
+async def empty(_request: Request) -> Response:
+    """What a GET costs that asks for nothing."""
+    return Response(b"{}", media_type="application/json")
+
+
 if __name__ == "__main__":
-    run(Starlette(routes=[Route("/v1/ingest/vehicle", ingest, methods=["POST"])]))
+    run(Starlette(routes=[Route("/v1/ingest/vehicle", ingest, methods=["POST"]), Route("/empty", empty)]))

@@ -26,7 +26,7 @@ from router.wire.queries import IngestQuery
 from shards.errors import NoMap
 
 LARGE_BYTES: Final = 131_072  # of a body, as it was sent, that is taken in turns
-ITEMS_A_TURN: Final = 1_000
+ITEMS_A_TURN: Final = 250
 
 
 @dataclass(slots=True)
