@@ -70,6 +70,13 @@ def test_one_devices_backlog_is_cut_too() -> None:
     assert sorted(index for part in parts for index in part.indexes) == list(range(100))
 
 
+def test_pieces_have_buckets_of_their_own_where_these_are_even() -> None:
+    rows = [(2 * (number % 8), TENANT, f"M-{number}", START, 1.0, 2.0, None) for number in range(80)]
+    parts = pieces(Chunk(list(rows), list(range(80))), 45)
+    check_pieces(parts, 45)
+    assert [sorted({row[0] for row in part.rows}) for part in parts] == [[0, 4, 8, 12], [2, 6, 10, 14]]
+
+
 def test_readings_outside_the_accepted_time() -> None:
     items = [meter("M", -1), meter("M", 0), meter("M", 60), meter("M", 60.1)]
     chunks, errors = route(decoded(items), ShardMap(1, ("a",)), TENANT, START, NOW)  # type: ignore[arg-type]
