@@ -49,6 +49,9 @@ class Settings(BaseSettings):
     workers: int = Field(
         1, ge=1, le=64, description="processes on the port; connections, pools, queues and bodies are shared out"
     )
+    worker_silent_s: Seconds = Field(
+        30, description="a worker that answers its supervisor nothing for this long is killed and started again"
+    )
 
     insecure: bool = Field(False, description="serve a cluster without keys on more than loopback")
     metrics_open: bool = Field(False, description="/metrics asks for no key")

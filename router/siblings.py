@@ -57,6 +57,21 @@ class Siblings:
             server.close()
             own.unlink(missing_ok=True)
 
+    async def hangs(self, timeout_s: float) -> bool:
+        """Whether this worker says nothing in that time to whoever asks. One that cannot be asked may be well."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                reader, writer = await asyncio.open_unix_connection(self._socket(self.number))
+                try:
+                    await reader.read(1)
+                finally:
+                    writer.close()
+        except TimeoutError:
+            return True
+        except OSError:
+            pass
+        return False
+
     async def merged(self, own: bytes) -> bytes:
         """The metrics of all workers, each series with its `worker`; one that does not answer is said to be down."""
         others = [number for number in range(1, self.count + 1) if number != self.number]

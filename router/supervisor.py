@@ -150,15 +150,29 @@ class Supervisor:
             start_new_session=True,  # Ctrl-C is for this process, which ends them
         )
         starting = asyncio.get_running_loop().call_later(_START_S, worker.process.kill)
+        watching: asyncio.Task[None] | None = None
         try:
             async for said in _lines(worker.process):
                 worker.url, worker.mapped = said["url"], worker.mapped or said["ready"]
                 worker.spoke.set()
                 starting.cancel()
+                watching = watching or asyncio.create_task(self._watch(worker.process, which))
             code = await worker.process.wait()
         finally:
             starting.cancel()
+            if watching is not None:
+                watching.cancel()
         return f"signal {-code}" if code < 0 else f"exit code {code}"
+
+    async def _watch(self, process: asyncio.subprocess.Process, which: Siblings) -> None:
+        """Kill a worker that hangs: the kernel would go on giving it its part of the connections."""
+        silent_s = self._settings.worker_silent_s
+        while True:
+            await asyncio.sleep(silent_s / 2)
+            if await which.hangs(silent_s):
+                _log.error("worker_silent", worker=which.number, seconds=silent_s)
+                process.kill()
+                return
 
     async def _end(self, worker: _Worker) -> None:
         """Let a worker finish what it has begun; kill it when that takes longer than it may."""

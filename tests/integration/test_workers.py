@@ -1,6 +1,7 @@
 """`--workers`: one address, several processes; each may be killed, and none outlives its supervisor."""
 
 import asyncio
+import contextlib
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -108,6 +109,21 @@ async def test_a_sibling_that_does_not_answer_is_said_to_be_down(cluster: TestCl
                         break
         finally:
             stopped.send_signal(signal.SIGCONT)
+
+
+async def test_a_worker_that_hangs_is_killed_and_started_again(cluster: TestCluster) -> None:
+    async with several(cluster, VOLTROUTE_WORKER_SILENT_S="1") as router:
+        hanging, other = workers_of(router)
+        hanging.send_signal(signal.SIGSTOP)
+        async with asyncio.timeout(WAIT_S):
+            while True:
+                async with httpx2.AsyncClient(base_url=router.url, timeout=5) as client:
+                    with contextlib.suppress(httpx2.TransportError):
+                        if sum((await samples(client, "voltroute_worker_restarts_total")).values()) == 1:
+                            break
+        assert not hanging.is_running()
+        assert other.is_running()
+        assert len(workers_of(router)) == COUNT
 
 
 async def test_workers_end_with_their_supervisor(cluster: TestCluster) -> None:
