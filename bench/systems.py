@@ -55,12 +55,19 @@ class System:
 
     def cpu(self) -> Cpu:
         """CPU time so far. What is not ours to look at (another machine's) counts as 0."""
-        server = _seconds(psutil.Process(self.server_pid)) if self.server_pid else 0.0
+        server = sum(map(_seconds, self._routers()))
         postgres = 0.0
         if self.postgres_root:
             root = psutil.Process(self.postgres_root)
             postgres = sum(_seconds(each) for each in root.children(recursive=True) if each.name() == "postgres")
         return Cpu(server, postgres, _seconds(psutil.Process()))
+
+    def _routers(self) -> list[psutil.Process]:
+        """The HTTP process, and its workers if it has some."""
+        if self.server_pid is None:
+            return []
+        process = psutil.Process(self.server_pid)
+        return [process, *(each for each in process.children() if each.pid != self.postgres_root)]
 
     def server_of(self, shard: str) -> list[psutil.Process]:
         """The processes of one shard's PostgreSQL server, the postmaster first. Only of a cluster of our own."""
@@ -133,7 +140,8 @@ async def voltroute(shards: int, settings: Mapping[str, str] | None = None) -> A
     process = await _start(command, {"VOLTROUTE_LOG_LEVEL": "warning", **(settings or {})})
     try:
         ready = await _ready(process)
-        (keeper,) = psutil.Process(process.pid).children()
+        # The keeper of the servers; the others, if any, are workers.
+        (keeper,) = [each for each in psutil.Process(process.pid).children() if each.children()]
         dsns = {shard["name"]: shard["dsn"] for shard in ready["shards"]}
         yield System(VOLTROUTE, ready["url"], dsns, process.pid, keeper.pid, ready["catalog_dsn"], folder)
     finally:
