@@ -55,7 +55,7 @@ class DirectProtocol(LimitedProtocol):
             super().on_headers_complete()
             for piece in pieces:
                 super().on_body(piece)
-        elif begins and plain is not None:
+        elif begins and plain is not None and getattr(self.cycle, "admitted", False):
             self.way.heads.remember(data, plain)
 
     def _parse(self, data: bytes) -> Head | None:

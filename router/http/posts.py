@@ -107,6 +107,7 @@ class Post:
 
     def __init__(self, way: Way, connection: Connection, exchange: Exchange, head: Head, body: bytes) -> None:
         self.response_complete = False
+        self.admitted = False  # its head is that of a device that may send
         self.disconnected = False
         self.keep_alive = True
         self.deadline = 0.0
@@ -119,7 +120,7 @@ class Post:
         self._id = way.request_ids.of(head.named.get(b"x-request-id"))
         self._sender: Sender
         self._taken = _NOTHING
-        self._outcome: Outcome
+        self._outcome = _UNTOLD
         self._sent: list[Sent] | None = None
         self._ended = 0
         self._held = 0
@@ -153,6 +154,7 @@ class Post:
         way.gate.check(head.named.get(b"host"))
         intake = way.intake
         sender = self._sender = self.exchange.admit(intake, head.given, head.named, b"")
+        self.admitted = True
         self._held = len(self.body)
         intake.budget.held += self._held
         check_budget(intake.budget)
@@ -251,9 +253,14 @@ class Post:
 
     def fail(self) -> None:
         """By a fault of ours, the one being handled."""
-        _log.exception("failed")
-        if not self.response_complete:
-            self._refuse(problems.internal_error())
+        token, trace = REQUEST_ID.set(self._id), TRACE_ID.set("")  # whoever calls may do so for others, too
+        try:
+            _log.exception("failed")
+            if not self.response_complete:
+                self._refuse(problems.internal_error())
+        finally:
+            REQUEST_ID.reset(token)
+            TRACE_ID.reset(trace)
 
     def _refuse(self, error: ProblemError) -> None:
         try:
@@ -280,7 +287,8 @@ class Post:
         """Its parts know this request, and the connection keeps it until its next one."""
         self.response_complete = True
         self._way.intake.budget.held -= self._held
-        self.body, self._sent, self._taken, self._held = b"", None, _NOTHING, 0
+        self.body, self._sent, self._taken, self._outcome, self._held = b"", None, _NOTHING, _UNTOLD, 0
 
 
 _NOTHING: Final = Taken({}, [], 0)
+_UNTOLD: Final = Outcome()  # of nothing: nobody adds to it

@@ -221,13 +221,17 @@ async def _let_send() -> None:
         await asyncio.sleep(0)
 
 
+def refused_buckets(error: BaseException | None) -> frozenset[int]:
+    """The buckets that an error is about, if it is about some alone."""
+    if isinstance(error, StaleMap) and error.bucket is not None:
+        return frozenset([error.bucket])
+    return error.buckets if isinstance(error, BucketUnavailable) else frozenset()
+
+
 def _spared(tickets: list[_Ticket], error: ShardError) -> list[_Ticket]:
     """The tickets that a refused bucket does not concern: they are committed without the others."""
-    if isinstance(error, StaleMap) and error.bucket is not None:
-        refused = frozenset([error.bucket])
-    elif isinstance(error, BucketUnavailable):
-        refused = error.buckets
-    else:
+    refused = refused_buckets(error)
+    if not refused:
         return []
     return [ticket for ticket in tickets if all(row[0] not in refused for row in ticket.chunk.rows)]
 

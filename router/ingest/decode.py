@@ -32,20 +32,22 @@ def decode(body: bytes, shape: Shape, *, ndjson: bool, readings_max: int) -> Dec
         return _one_by_one(items, shape)
 
 
-def decode_together(bodies: Sequence[bytes], shape: Shape) -> Decoded | None:
+def decode_together(bodies: Sequence[bytes], shape: Shape, *, readings_max: int) -> Decoded | None:
     """Bodies of several requests, each one JSON object on one line, as items of one: None when any is not valid.
 
     Then each has to be decoded by itself, and is told what is wrong with it.
     """
     decoded = Decoded()
+    lines = b"\n".join(bodies)
     try:
+        _check_size(lines, readings_max * shape.values_max, readings_max, ndjson=True)
         if shape.kind is None:
             _sort_out(bodies, shape, decoded, ndjson=True)
         else:
             only = shape.kinds[shape.kind]
-            found = only.one.decode_lines(b"\n".join(bodies))
+            found = only.one.decode_lines(lines)
             only.settle(Items(range(len(found)), only.cells(found)), decoded)
-    except _BROKEN:
+    except (*_BROKEN, ProblemError):
         return None
     return decoded if decoded.valid == len(bodies) else None
 

@@ -85,7 +85,7 @@ class Exchange:
 
         Their indexes are those of the bodies. None when any of them cannot be stored: each is taken by itself then.
         """
-        decoded = decode_together(bodies, self._shape)
+        decoded = decode_together(bodies, self._shape, readings_max=intake.readings_max)
         if decoded is None or not all(_may_send(callers, items) for items in decoded.readings.values()):
             return None
         moment = datetime.now(UTC)

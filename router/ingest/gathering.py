@@ -13,13 +13,13 @@ from typing import Final, Protocol
 import structlog
 
 from router.access.caller import Caller
-from router.ingest.batcher import LaneFull
+from router.ingest.batcher import LaneFull, refused_buckets
 from router.ingest.dispatch import Sent
 from router.ingest.exchange import Exchange
 from router.ingest.intake import Intake
-from router.ingest.promises import Part
-from router.ingest.routing import Chunk
-from shards.kinds import Kind
+from router.ingest.promises import Committed, Part
+from router.ingest.routing import Chunk, Chunks
+from shards.kinds import Kind, Row
 
 _log: Final = structlog.stdlib.get_logger(__name__)
 
@@ -67,8 +67,8 @@ class Gathering:
     """What has come in this turn of the loop."""
 
     def __init__(self, intake: Intake, expiries: Expiries) -> None:
+        self.expiries = expiries
         self._intake = intake
-        self._expiries = expiries
         self._waiting: list[Single] = []
 
     def add(self, request: Single) -> None:
@@ -81,34 +81,42 @@ class Gathering:
         waiting, self._waiting = self._waiting, []
         for group in _alike(waiting):
             try:
-                alone = self._send(group)
+                chunks = self._take(group)
+                if chunks is None:
+                    for request in group:
+                        request.take()
+                else:
+                    self._send(group, chunks)
             except Exception:  # noqa: BLE001 - whatever it is, those who wait must hear of it
-                _log.exception("failed")
                 for request in group:
                     request.fail()
-            else:
-                for request in alone:
-                    request.take()
 
-    def _send(self, group: Sequence[Single]) -> Iterable[Single]:
-        """Give the readings of one endpoint and tenant to their lanes; returns those that have to go alone."""
-        intake, first = self._intake, group[0]
+    def _take(self, group: Sequence[Single]) -> Chunks | None:
+        """The readings of one endpoint and tenant by shard and kind; None when they have to go alone."""
         callers, bodies = [each.caller for each in group], [each.body for each in group]
-        chunks = first.exchange.take_together(intake, callers, bodies)
-        if chunks is None:
-            return group
-        alone: list[Single] = []
-        for shard, kind, chunk in intake.dispatcher.pieces(chunks):
-            share = Share(self._expiries, shard, kind, chunk, [group[index] for index in chunk.indexes])
-            share.deadline = first.started + intake.timeout_s
-            try:
-                intake.dispatcher.queue(shard, kind, chunk, share)
-            except LaneFull:
-                alone += share.requests
-            else:
-                if not share.done():
-                    self._expiries.add(share)
-        return alone
+        try:
+            return group[0].exchange.take_together(self._intake, callers, bodies)
+        except Exception:  # noqa: BLE001 - a bug, of which one of them is the cause: the others need not suffer
+            _log.exception("failed")
+            return None
+
+    def _send(self, group: Sequence[Single], chunks: Chunks) -> None:
+        deadline = group[0].started + self._intake.timeout_s
+        for shard, kind, chunk in self._intake.dispatcher.pieces(chunks):
+            share = Share(self, shard, kind, chunk, [group[index] for index in chunk.indexes])
+            share.deadline = deadline
+            if self.queue(share):
+                self.expiries.add(share)
+
+    def queue(self, share: "Share") -> bool:
+        """Give a share to its lane; False when it ended at once. What finds no room is told so one by one."""
+        try:
+            self._intake.dispatcher.queue(share.shard, share.kind, share.chunk, share)
+        except LaneFull:
+            for request in share.requests:
+                request.take()
+            return False
+        return not share.done()
 
 
 def _alike(requests: Iterable[Single]) -> Iterable[list[Single]]:
@@ -122,16 +130,16 @@ def _alike(requests: Iterable[Single]) -> Iterable[list[Single]]:
 class Share(Part):
     """What becomes of the readings that some requests have in one transaction: each hears of its own."""
 
-    __slots__ = ("_chunk", "_expiries", "_kind", "_shard", "deadline", "requests")
+    __slots__ = ("_gathering", "chunk", "deadline", "kind", "requests", "shard")
 
-    def __init__(self, expiries: Expiries, shard: str, kind: Kind, chunk: Chunk, requests: Sequence[Single]) -> None:
+    def __init__(self, gathering: Gathering, shard: str, kind: Kind, chunk: Chunk, requests: Sequence[Single]) -> None:
         super().__init__()
+        self.shard = shard
+        self.kind = kind
+        self.chunk = chunk
         self.requests = requests
         self.deadline = 0.0
-        self._expiries = expiries
-        self._shard = shard
-        self._kind = kind
-        self._chunk = chunk
+        self._gathering = gathering
 
     def expire(self) -> None:
         """Time is over: if it has not begun it is withdrawn, else its end is not known."""
@@ -139,12 +147,39 @@ class Share(Part):
 
     def tell(self) -> None:
         """Mostly all readings are new, which costs each of them its answer alone."""
-        self._expiries.drop(self)
-        if self._result is not None and self._result.accepted == len(self.requests):
+        self._gathering.expiries.drop(self)
+        if self._result is None:
+            self._tell_refused()
+        elif self._result.accepted == len(self.requests):
             now = time.monotonic()
             for request in self.requests:
                 request.stored(now)
-            return
-        rows = zip(self._chunk.rows, self._chunk.indexes, self.requests, strict=True)
-        for row, index, request in rows:
-            request.ended(Sent(self._shard, self._kind, Chunk([row], [0]), self.of(index)))
+        else:
+            others, new = self._result.others(), Committed(1)
+            for row, index, request in self._each():
+                request.ended(self._sent(row, Part(others.get(index, new))))
+
+    def _each(self) -> Iterable[tuple[Row, int, Single]]:
+        return zip(self.chunk.rows, self.chunk.indexes, self.requests, strict=True)
+
+    def _sent(self, row: Row, part: Part) -> Sent:
+        """As if the reading had been sent alone."""
+        return Sent(self.shard, self.kind, Chunk([row], [0]), part)
+
+    def _tell_refused(self) -> None:
+        """A bucket that is handed over, or shut, is no matter of the others: they go again, by the same deadline."""
+        buckets = refused_buckets(self._error)
+        spared = [each for each in self._each() if buckets and each[0][0] not in buckets]
+        for row, _, request in self._each():
+            if not buckets or row[0] in buckets:
+                part = Part(error=self._error)
+                if self.cancelled():
+                    part.cancel()
+                request.ended(self._sent(row, part))
+        if spared:
+            rows, indexes, requests = zip(*spared, strict=True)
+            rest = Share(self._gathering, self.shard, self.kind, Chunk([*rows], [*indexes]), requests)
+            rest.deadline = self.deadline
+            if self._gathering.queue(rest):
+                # A timer of its own: those of `expiries` are in order, and this one is older.
+                asyncio.get_running_loop().call_later(max(self.deadline - time.monotonic(), 0), rest.expire)

@@ -17,14 +17,11 @@ class Committed:
     rejected: tuple[tuple[int, str], ...] = ()
     conflicts: tuple[int, ...] = ()
 
-    def of(self, index: int) -> "Committed":
-        """What became of one reading, told as if it were alone in its chunk."""
-        if index in self.duplicates:
-            return Committed(0, (0,))
-        if index in self.conflicts:
-            return Committed(0, conflicts=(0,))
-        refused = tuple((0, detail) for at, detail in self.rejected if at == index)
-        return Committed(0, rejected=refused) if refused else Committed(1)
+    def others(self) -> "dict[int, Committed]":
+        """Of readings that are not new, by index: what became of each, told as if it were alone in its chunk."""
+        found = dict.fromkeys(self.duplicates, Committed(0, (0,)))
+        found |= dict.fromkeys(self.conflicts, Committed(0, conflicts=(0,)))
+        return found | {index: Committed(0, rejected=((0, detail),)) for index, detail in self.rejected}
 
 
 class Promise(Protocol):
@@ -57,9 +54,9 @@ class Part:
 
     __slots__ = ("_cancelled", "_error", "_result")
 
-    def __init__(self) -> None:
-        self._result: Committed | None = None
-        self._error: BaseException | None = None
+    def __init__(self, result: Committed | None = None, error: BaseException | None = None) -> None:
+        self._result = result
+        self._error = error
         self._cancelled = False
 
     def tell(self) -> None:
@@ -93,10 +90,3 @@ class Part:
     def set_exception(self, exception: BaseException, /) -> None:
         self._error = exception
         self.tell()
-
-    def of(self, index: int) -> "Part":
-        """The end of one reading, as if it were alone in its chunk."""
-        one = Part()
-        one._result = None if self._result is None else self._result.of(index)
-        one._error, one._cancelled = self._error, self._cancelled
-        return one

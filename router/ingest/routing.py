@@ -91,7 +91,7 @@ def pieces(chunk: Chunk, rows_max: int) -> list[Chunk]:
     # costs a tenth of sorting; but one bucket, or one device, may have sent most of it.
     parts = count // rows_max + 1
     ranks = {bucket: rank % parts for rank, bucket in enumerate(sorted({row[0] for row in chunk.rows}))}
-    for places in ([ranks[row[0]] for row in chunk.rows], [hash(row[2]) % parts for row in chunk.rows]):
+    for places in ((ranks[row[0]] for row in chunk.rows), (hash(row[2]) % parts for row in chunk.rows)):
         cut = _by_place(chunk, places, parts)
         if all(len(piece.rows) <= rows_max * _UNEVEN_MAX for piece in cut):
             return [piece for piece in cut if piece.rows]

@@ -1,6 +1,7 @@
 """The direct path answers as ASGI does, byte for byte, whatever a connection sends."""
 
 import asyncio
+import gc
 import itertools
 import re
 from collections.abc import AsyncIterator
@@ -15,6 +16,7 @@ import pytest_asyncio
 from hypothesis import HealthCheck, given, settings
 
 from router import server
+from router.http.posts import Post
 from router.ingest.endpoint import IngestEndpoint
 from shards.catalog.keys import Right
 from tests.support.ledger import fetch
@@ -155,6 +157,21 @@ async def test_what_goes_directly(
         told, _ = await answers(url, [posted(device_of("W", next(_numbers)), 1, *headers, last=True)])
     assert b'"accepted":1' in told
     assert (not called) is direct
+
+
+async def test_an_answered_request_holds_nothing(cluster: TestCluster) -> None:
+    """Connections stay open between minutes: what a request was told of a thousand items must not."""
+    body = b"[" + orjson.dumps(vehicle(device_of("R", next(_numbers)), 1)) + b",0" * 1_000 + b"]"
+    async with serving(cluster, runner=False) as (url, _):
+        parts = urlsplit(url)
+        reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
+        head = "POST /v1/ingest/vehicle HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+        assert b" 200 " in await reader.readuntil(b"\r\n\r\n")
+        posts = [each for each in gc.get_objects() if isinstance(each, Post)]
+        assert posts
+        assert all(not vars(each)["_outcome"].errors and not each.body for each in posts)
+        writer.close()
 
 
 @asynccontextmanager

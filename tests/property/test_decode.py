@@ -118,7 +118,7 @@ ENDS = st.sampled_from([b""] * 6 + [b" ", b"}", b",{}", b"\t{}", b"[]", b"\xff"]
 def test_together_is_what_each_is_alone(bodies: list[tuple[Any, bytes]], shape: Any) -> None:
     texts = [json.dumps(item).encode("utf-8", "surrogatepass") + end for item, end in bodies]
     texts = [text for text in texts if may_join(text)]
-    together = decode_together(texts, shape)
+    together = decode_together(texts, shape, readings_max=1_000)
     alone: list[Any] = []
     for text in texts:
         try:
@@ -138,13 +138,10 @@ def test_together_is_what_each_is_alone(bodies: list[tuple[Any, bytes]], shape: 
 def test_plain_ones_are_taken_together() -> None:
     texts = [orjson.dumps(vehicle(f"V-{number}", number)) for number in range(5)]
     for shape in (VEHICLE_SHAPE, MIXED_SHAPE):
-        together = decode_together(texts, shape)
+        together = decode_together(texts, shape, readings_max=1_000)
         assert together is not None
         assert [index for index, _ in vehicles(together)] == [0, 1, 2, 3, 4]
-        assert decode_together([*texts, b"{}"], shape) is None
-    assert (
-        decode_together(
-            [orjson.dumps(meter()), b'{"meterId": "M-2", "timestamp": "2026-05-01T00:00:00Z"}'], METER_SHAPE
-        )
-        is None
-    )
+        assert decode_together([*texts, b"{}"], shape, readings_max=1_000) is None
+    lacking = b'{"meterId": "M-2", "timestamp": "2026-05-01T00:00:00Z"}'
+    assert decode_together([orjson.dumps(meter()), lacking], METER_SHAPE, readings_max=1_000) is None
+    assert decode_together([orjson.dumps(meter())] * 6, METER_SHAPE, readings_max=1) is None
