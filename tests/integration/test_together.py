@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.support.ledger import fetch
+from tests.support.raw_http import VARYING
 from tests.support.readings import at
 from tests.support.routers import RouterProcess, router_process
 from tests.support.servers import TestCluster, new_cluster
@@ -24,11 +25,6 @@ from tests.support.tenants import new_key, new_tenant
 
 SIDES: Final = ("D", "A")  # direct, ASGI
 DEVICES: Final = 6
-_VARYING: Final = (
-    (re.compile(rb"date: [^\r]*\r\n"), b""),
-    (re.compile(rb"\b[0-9a-f]{16}\b"), b"ID"),
-    (re.compile(rb"\d{4}-\d\d-\d\dT[0-9:]{8}Z"), b"TIME"),
-)
 _numbers = itertools.count()
 Answers = Counter[bytes]
 
@@ -81,7 +77,7 @@ async def answer(reader: asyncio.StreamReader) -> bytes:
     found = re.search(rb"content-length: (\d+)", head)
     assert found is not None, head
     whole = head + await reader.readexactly(int(found[1]))
-    for pattern, shown in _VARYING:
+    for pattern, shown in VARYING:
         whole = pattern.sub(shown, whole)
     return whole
 
