@@ -198,7 +198,7 @@ class Post:
             self._end([], Outcome(accepted=1))
             return
         try:
-            self.exchange.tell_stored(self._sender)
+            self._sender.caller.count(1, 0)
             connection, path = self._connection, self._head.path
             common = self._way.common(connection.default_headers)
             answer = (STATUS_LINE[200], common, _STORED_HEAD, self._id.encode(), _STORED_END)

@@ -10,7 +10,7 @@ from urllib.parse import parse_qsl
 
 from router.access.caller import Caller
 from router.access.keys import RawHeader
-from router.ingest.answer import STORED, answer, log_batch, nothing_stored
+from router.ingest.answer import answer, log_batch, nothing_stored
 from router.ingest.body import RawHeaders, decompress, is_ndjson
 from router.ingest.counts import count_rejected
 from router.ingest.decode import decode, decode_together, in_pieces, keep_prefix
@@ -114,11 +114,6 @@ class Exchange:
             sender.charge(1, started)
             raise
         return taking.end(started)
-
-    def tell_stored(self, sender: Sender) -> bytes:
-        """The same of a request whose one reading is stored."""
-        sender.caller.count(1, 0)
-        return STORED
 
     def tell(self, sender: Sender, taken: Taken, outcome: Outcome, seconds: float) -> bytes:
         """The answer's body, `seconds` after the request's last byte."""
