@@ -7,6 +7,9 @@ import structlog
 
 from router.ingest.dispatch import Dispatcher
 from router.metrics import (
+    LIFECYCLE_FAILED,
+    LIFECYCLE_SECONDS,
+    LIFECYCLE_STEPS,
     MOVE_BYTES,
     MOVE_FAILURES,
     MOVE_LAG_S,
@@ -19,10 +22,14 @@ from router.metrics import (
 )
 from shards.catalog.database import Catalog
 from shards.duties.leader import Duty, Leader
+from shards.duties.lifecycle import Lifecycle
+from shards.duties.lifecycle import Round as Tended
 from shards.duties.partitions import Partitions, Round
 from shards.errors import Unusable
 from shards.moves.phases import Move
 from shards.moves.runner import Moves, Watcher
+from shards.tiers.due import Step
+from shards.tiers.runner import Done
 
 _log: Final = structlog.stdlib.get_logger(__name__)
 _MEASURES: Final[dict[str, Callable[[float], None]]] = {
@@ -37,15 +44,19 @@ BUSY_READINGS: Final = 200  # waiting in a lane: then copies take less of the ti
 def leader_of(
     catalog: Catalog,
     name: str,
-    partitions_s: float,
+    every_s: tuple[float, float],
     dispatcher: Dispatcher | None = None,
     more: Sequence[Duty] = (),
 ) -> tuple[Leader, Moves]:
-    """A leader for this process and its duty of moves; beside a router, copies make room for its readings."""
+    """A leader for this process and its duty of moves; beside a router, copies make room for its readings.
+
+    `every_s`: between two looks at partitions, and at what is due of history's lifecycle.
+    """
     busy = (lambda: _is_busy(dispatcher)) if dispatcher else (lambda: False)
     moves = Moves(catalog, Watcher(failed=_failed, entered=_entered, busy=busy, measure=_measure))
-    partitions = Partitions(catalog, partitions_s, _extended, PARTITIONS_FAILED.clear)
-    return Leader(catalog, name, [moves, partitions, *more]), moves
+    partitions = Partitions(catalog, every_s[0], _extended, PARTITIONS_FAILED.clear)
+    lifecycle = Lifecycle(catalog, every_s[1], busy, _stepped, _tended, LIFECYCLE_FAILED.clear)
+    return Leader(catalog, name, [moves, partitions, lifecycle, *more]), moves
 
 
 def told(shard: str, login: str, error: Unusable | None) -> None:
@@ -74,6 +85,26 @@ def _failed(move: Move, error: Exception) -> None:
     MOVE_FAILURES.labels(move.phase.value).inc()
     detail = str(error) or type(error).__name__
     _log.warning("move_failed", bucket=move.bucket, phase=move.phase.value, detail=detail)
+
+
+def _stepped(shard: str) -> Done:
+    def done(_bucket: int, _kind: str, step: Step, _count: int, seconds: float) -> None:
+        LIFECYCLE_STEPS.labels(shard, step.value).inc()
+        LIFECYCLE_SECONDS.labels(shard, step.value).inc(seconds)
+
+    return done
+
+
+def _tended(made: Tended) -> None:
+    if made.result is None:
+        _log.warning("lifecycle_failed", shard=made.shard, detail=made.error)
+        return
+    LIFECYCLE_FAILED.labels(made.shard).set(len(made.result.failed))
+    if made.result.done:
+        done = {step.value: count for step, count in made.result.done.items()}
+        _log.info("lifecycle", shard=made.shard, waiting=made.result.waiting, **done)
+    for what, reason in made.result.failed.items():
+        _log.warning("lifecycle_step_failed", shard=made.shard, what=what, detail=reason)
 
 
 def _extended(made: Round) -> None:

@@ -80,6 +80,13 @@ PARTITIONS_MADE: Final = Counter("voltroute_partitions_made_total", "Partitions 
 PARTITIONS_FAILED: Final = Gauge(
     "voltroute_buckets_without_partitions", "Buckets for which partitions could not be made ahead of time", ("shard",)
 )
+LIFECYCLE_STEPS: Final = Counter(
+    "voltroute_lifecycle_steps_total", "Steps that took history through its tiers", ("shard", "step")
+)
+LIFECYCLE_SECONDS: Final = Counter("voltroute_lifecycle_seconds_total", "Seconds spent in them", ("shard", "step"))
+LIFECYCLE_FAILED: Final = Gauge(
+    "voltroute_lifecycle_failures", "Kinds of buckets whose step failed in the last round", ("shard",)
+)
 SHARD_ERRORS: Final = Counter(
     "voltroute_shard_errors_total", "Times a database became unavailable, by cause", ("shard", "cause")
 )

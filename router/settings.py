@@ -113,6 +113,7 @@ class Settings(BaseSettings):
     map_poll_s: Seconds = Field(2, description="between two looks at the catalog's epoch")
     runner: bool = Field(True, description="stand for election as leader, who moves buckets and makes partitions")
     partitions_s: Seconds = Field(600, description="between two looks at whether partitions are ahead of time")
+    lifecycle_s: Seconds = Field(600, description="between two looks at what is due of history's lifecycle")
     drain_delay_s: float = Field(0, ge=0, le=600, description="readyz says 503 for this long before a stop begins")
     drain_timeout_s: Seconds = Field(10, description="for requests in progress when stopping")
 

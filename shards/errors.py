@@ -74,6 +74,12 @@ class MissingLeaf(ShardError):
         self.table = table
 
 
+class Frozen(ShardError):
+    """The time of a reading is frozen: it is stored as a late one."""
+
+    retryable = True
+
+
 class WriteConflict(ShardError):
     """Deadlock or serialization failure: the transaction was rolled back and can be repeated as it was."""
 

@@ -15,6 +15,8 @@ VALUES_AT: Final = 4  # where a row's values begin
 INTERVAL_S: Final = 60.0
 # How the names of root tables end.
 HISTORY: Final = "_telemetry_history"
+LATE: Final = "_telemetry_late"
+PACKED: Final = "_telemetry_packed"
 STATUS: Final = "_current_status"
 
 
@@ -166,6 +168,14 @@ class Kind:
     @cached_property
     def history(self) -> str:
         return self.name + HISTORY
+
+    @cached_property
+    def late(self) -> str:
+        return self.name + LATE
+
+    @cached_property
+    def packed(self) -> str:
+        return self.name + PACKED
 
     @cached_property
     def status(self) -> str:

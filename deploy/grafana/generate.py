@@ -135,6 +135,16 @@ CHARTS: Final[dict[str, tuple[Chart, ...]]] = {
             (("min by (shard) (voltroute_shard_partition_runway_seconds)", "{{shard}}"),),
         ),
         Chart(
+            "Steps of the lifecycle a minute",
+            "short",
+            (("sum by (shard, step) (rate(voltroute_lifecycle_steps_total[5m])) * 60", "{{shard}} {{step}}"),),
+        ),
+        Chart(
+            "Packed readings",
+            "short",
+            (("max by (shard) (voltroute_shard_packed_readings)", "{{shard}}"),),
+        ),
+        Chart(
             "Dead rows",
             "short",
             (("sum by (shard, relname) (pg_stat_user_tables_n_dead_tup)", "{{shard}} {{relname}}"),),

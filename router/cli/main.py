@@ -13,6 +13,7 @@ from router.cli import (
     doctor,
     key,
     kind,
+    lifecycle,
     post,
     rebalance,
     schema,
@@ -57,6 +58,7 @@ app.command()(status.status)
 app.add_typer(schema.migrate_app, name="migrate")
 app.add_typer(shard.shard_app, name="shard")
 app.add_typer(rebalance.rebalance_app, name="rebalance")
+app.add_typer(lifecycle.lifecycle_app, name="lifecycle")
 app.add_typer(tenant.tenant_app, name="tenant")
 app.add_typer(key.key_app, name="key")
 app.add_typer(kind.kind_app, name="kind")

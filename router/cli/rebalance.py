@@ -248,14 +248,15 @@ def check(data: DataOption = None, json: JsonOption = False) -> None:
 
 
 def runner_command(data: DataOption = None, json: JsonOption = False) -> None:
-    """Stand for election as leader (moves, partitions) without serving requests."""
+    """Stand for election as leader (moves, partitions, lifecycle) without serving requests."""
     settings = load_settings()
     configure_log(settings)
     dsn = find_catalog(data, settings)
 
     async def run() -> None:
         catalog = Catalog(dsn)
-        leader, _ = leader_of(catalog, f"{socket.gethostname()}:runner-{os.getpid()}", settings.partitions_s)
+        every_s = settings.partitions_s, settings.lifecycle_s
+        leader, _ = leader_of(catalog, f"{socket.gethostname()}:runner-{os.getpid()}", every_s)
         working = asyncio.create_task(leader.run())
         stopping = asyncio.create_task(stop_on_signals().wait())
         if json:

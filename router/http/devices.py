@@ -6,7 +6,7 @@ import msgspec
 
 from router.http.endpoint import Call, Endpoint, Handler
 from router.reads import devices
-from router.wire.answers import DeviceList, Page
+from router.wire.answers import DeviceList, HistoryPage
 from router.wire.openapi import Operation
 from router.wire.queries import DeviceQuery, DevicesQuery, HistoryQuery
 from router.wire.stored import history_type, status_type
@@ -56,7 +56,7 @@ def _endpoints(kind: Kind) -> list[Endpoint]:
         f"{name}History",
         "Readings, newest first",
         "devices",
-        Page[reading_of],  # type: ignore[valid-type]
+        HistoryPage[reading_of],  # type: ignore[valid-type]
         query=HistoryQuery,
     )
     return [Endpoint(all_, _devices(kind)), Endpoint(status, _status(kind)), Endpoint(history, _history(kind))]

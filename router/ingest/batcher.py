@@ -17,7 +17,7 @@ from router.metrics import BATCH_READINGS, BATCH_SECONDS
 from router.tracing import ACTIVE, KIND, POSTGRESQL, READINGS, SHARD, SYSTEM, Span, shared
 from shards.errors import BucketUnavailable, DataRejected, ShardError, StaleMap
 from shards.kinds import VALUES_AT, Kind, Row
-from shards.storage.write import Key, Written
+from shards.storage.write import Written, together
 
 # Commits rows of one kind on one shard by a deadline (monotonic seconds); ShardError: nothing was stored.
 Write: TypeAlias = Callable[[Sequence[Row], float], Awaitable[Written]]
@@ -201,14 +201,9 @@ class Lane:
             if len(rows) == 1:
                 refused[rows[0]] = error.detail
                 return Written(set())
-        new: set[Key] = set()
-        stored: dict[Key, tuple[object, ...]] = {}
         middle = len(rows) // 2
-        for half in (rows[:middle], rows[middle:]):
-            part = await self._write_or_split(half, deadline, refused)
-            new |= {row[1:VALUES_AT] for row in half} if part.new is None else part.new
-            stored |= part.stored
-        return Written(new, stored)
+        halves = (rows[:middle], rows[middle:])
+        return together([(half, await self._write_or_split(half, deadline, refused)) for half in halves])
 
 
 async def _let_send() -> None:

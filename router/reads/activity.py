@@ -11,7 +11,7 @@ from router.wire.answers import Answer
 from router.wire.queries import ActivityQuery
 from router.wire.stored import activity_list, activity_type
 from shards.kinds import Kind, Kinds
-from shards.storage import read
+from shards.storage import read, tiers
 from shards.storage.rows import Reader, Record, Rows
 
 PERIOD_DEFAULT: Final = timedelta(hours=1)
@@ -29,7 +29,8 @@ async def activity(scope: Scope, query: ActivityQuery) -> Answer:
     rows = merge.newest([part.rows for part in merged.parts], query.limit)
     wire_type = activity_type(kinds.all)
     items = [_item(wire_type, kinds, row) for row in rows]
-    return activity_list(kinds.all)(items, None, merged.is_partial, merged.shards())
+    found = tiers.names(sum({row["tier"] for row in rows}))
+    return activity_list(kinds.all)(items, None, found, merged.is_partial, merged.shards())
 
 
 def _item(wire_type: type[Answer], kinds: Kinds, row: Record) -> Answer:

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from router.reads.fanout import fan_out
 from router.reads.scope import Scope
-from router.wire.answers import Answer, DeviceList, Page
+from router.wire.answers import Answer, DeviceList, HistoryPage
 from router.wire.parameters import decode_cursor, encode_cursor, read_moment, window
 from router.wire.problems import NOT_FOUND, ProblemError
 from router.wire.queries import DevicesQuery, HistoryQuery
@@ -16,7 +16,7 @@ from shards.catalog import devices as settings
 from shards.clock import deadline_in
 from shards.errors import ShardError
 from shards.kinds import Kind
-from shards.storage import read
+from shards.storage import read, tiers
 from shards.storage.rows import Reader, Record, Rows
 from shards.window import Window
 
@@ -72,7 +72,7 @@ def _before(prefix: str) -> str:
     return chr(ord(prefix[-1]) - 1) + BEHIND if prefix else ""
 
 
-async def history(scope: Scope, kind: Kind, query: HistoryQuery) -> Page[Any]:
+async def history(scope: Scope, kind: Kind, query: HistoryQuery) -> HistoryPage[Any]:
     """Readings of a device, newest first; 404 when it is unknown. A cursor carries the whole window: pages fit."""
     period = window(query.start or EVER, query.end, scope.now)
     cursor = decode_cursor(query.cursor, 2)
@@ -95,7 +95,8 @@ async def history(scope: Scope, kind: Kind, query: HistoryQuery) -> Page[Any]:
     page, rest = rows[: query.limit], rows[query.limit :]
     following = encode_cursor(page[-1]["timestamp"].isoformat(), period.start.isoformat()) if rest else None
     wire_type = history_type(kind)
-    return Page([wire_type(**row) for row in page], following)
+    found = tiers.names(sum({row.pop("tier") for row in page}))
+    return HistoryPage([wire_type(**row) for row in page], following, found)
 
 
 async def _add_energies(

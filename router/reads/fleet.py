@@ -20,7 +20,7 @@ from shards.catalog import devices, pairings
 from shards.catalog.pairings import Pairing
 from shards.kinds import Kind, Kinds, Side
 from shards.ratings import Ratings
-from shards.storage import registers, sums
+from shards.storage import registers, sums, tiers
 from shards.storage.rows import Reader, Record, Rows
 from shards.window import Window, union
 
@@ -137,6 +137,7 @@ def _fleet(scope: Scope, asked: _Asked, merged: Merged[_Part]) -> Fleet:
             _ratio(paired_ac, paired_dc),
         ),
         series=None if asked.bounds is None else _series(asked.bounds, asked, merged),
+        tiers=tiers.names(meter.tiers | vehicle.tiers),
         is_partial=merged.is_partial,
         shards=merged.shards(),
     )

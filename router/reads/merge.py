@@ -1,7 +1,9 @@
 """Putting the shards' answers together. Sums and counts add up; averages and ratios are made at the very end. Pure."""
 
+import functools
 import heapq
 import math
+import operator
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -13,7 +15,8 @@ from shards.storage.rows import Record
 class Sums:
     """Sums over readings. Energy in kWh; `temperature` is the sum of `temperatures` values.
 
-    `mixed`: devices that sent both energies and registers; `per_minute`: readings that all should send.
+    `mixed`: devices that sent both energies and registers; `per_minute`: readings that all should send; `tiers`: where
+    they were found.
     """
 
     devices: int = 0
@@ -24,6 +27,7 @@ class Sums:
     energy: float = 0.0
     temperature: float = 0.0
     temperatures: int = 0
+    tiers: int = 0
 
 
 def add(items: Iterable[Record], ratings: Ratings, *, all_energy: bool = False) -> Sums:
@@ -43,6 +47,7 @@ def add(items: Iterable[Record], ratings: Ratings, *, all_energy: bool = False) 
         energy=math.fsum(energies),
         temperature=math.fsum(row.get("temperature", 0.0) for row in rows),
         temperatures=sum(row.get("temperatures", 0) for row in rows),
+        tiers=union_of(row.get("tiers", 0) for row in rows),
     )
 
 
@@ -60,6 +65,7 @@ def together(parts: Iterable[Sums]) -> Sums:
         energy=math.fsum(each.energy for each in found),
         temperature=math.fsum(each.temperature for each in found),
         temperatures=sum(each.temperatures for each in found),
+        tiers=union_of(each.tiers for each in found),
     )
 
 
@@ -69,6 +75,11 @@ def add_series(items: Iterable[Record], ratings: Ratings, *, all_energy: bool = 
     for item in items:
         grouped.setdefault(item["bin"], []).append(item)
     return {at: add(rows, ratings, all_energy=all_energy) for at, rows in sorted(grouped.items())}
+
+
+def union_of(flags: Iterable[int]) -> int:
+    """Every bit that any of them has."""
+    return functools.reduce(operator.or_, flags, 0)
 
 
 def mean(total: float, count: int) -> float | None:

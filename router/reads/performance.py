@@ -15,7 +15,7 @@ from router.wire.queries import PerformanceQuery
 from shards.catalog import devices, pairings
 from shards.kinds import Kind
 from shards.ratings import Ratings
-from shards.storage import sums
+from shards.storage import sums, tiers
 from shards.storage.rows import Reader
 from shards.storage.sums import DeviceSums
 from shards.window import Window, union
@@ -118,6 +118,7 @@ def _performance(
             if each.tag[0] is meter_kind and each.part.paired_registers and each.part.paired_intervals
         ),
         health_status=health(efficiency, delivered, meter_readings, readings, scope.warning, scope.critical),
+        tiers=tiers.names(merge.union_of(each.part.tiers for each in merged.parts)),
         is_partial=merged.is_partial,
         shards=merged.shards(),
     )

@@ -18,6 +18,10 @@ Suspect = Annotated[
         description="readings whose energy no device of that power can have, left out of sums; and counts that dip",
     ),
 ]
+Tiers = Annotated[
+    list[str],
+    Meta(description="where the readings were found: hot, late (stored when their time was frozen), packed"),
+]
 Item = TypeVar("Item")
 
 
@@ -51,6 +55,14 @@ class Page(Answer, Generic[Item], frozen=True):
 
     items: list[Item]
     next: str | None
+
+
+class HistoryPage(Answer, Generic[Item], frozen=True):
+    """One page of a device's readings; `next` is the cursor of the following page, null on the last."""
+
+    items: list[Item]
+    next: str | None
+    tiers: Tiers
 
 
 class Shards(Answer, frozen=True):
@@ -92,6 +104,7 @@ class Performance(Answer, frozen=True):
         list[str], Meta(description="meters that sent both energies and registers in the period")
     ]
     health_status: Health
+    tiers: Tiers
     is_partial: bool
     shards: Shards
 
@@ -138,6 +151,7 @@ class Fleet(Answer, frozen=True):
     health_status: Health
     paired: FleetTotals
     series: list[FleetInterval] | None
+    tiers: Tiers
     is_partial: bool
     shards: Shards
 

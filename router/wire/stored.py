@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from router.wire.answers import Answer, Shards
+from router.wire.answers import Answer, Shards, Tiers
 from router.wire.readings import PYTHON_TYPES, title
 from shards.kinds import Field, Kind
 
@@ -51,11 +51,11 @@ def _time_columns(kind: Kind) -> frozenset[str]:
 @cache
 def history_type(kind: Kind) -> type[Answer]:
     """A reading of a device: its attributes are the columns of its row."""
-    doc = "A reading and when it was stored."
+    doc = "A reading and when it was stored; `ingestedAt` is null once it is packed."
     if kind.alternatives is not None:
         energy = next(each.name for each in kind.fields if each.column == kind.energy)
         doc += f" Of a register, `{energy}` is the energy since the count before."
-    fields = _values(kind, kind.stored) + [(column, datetime) for column in _TIMES]
+    fields = [*_values(kind, kind.stored), ("timestamp", datetime), ("ingested_at", datetime | None)]
     return _defined(f"Stored{title(kind)}Reading", fields, {**_names(kind, kind.stored), **_TIMES}, doc)
 
 
@@ -69,7 +69,7 @@ def activity_type(kinds: tuple[Kind, ...]) -> type[Answer]:
         ("kind", str),
         ("deviceId", str),
         ("timestamp", datetime),
-        ("ingestedAt", datetime),
+        ("ingestedAt", datetime | None),
     ]
     held: dict[str, Any] = {}
     for field in (field for kind in kinds for field in kind.stored):
@@ -83,7 +83,7 @@ def activity_type(kinds: tuple[Kind, ...]) -> type[Answer]:
 def activity_list(kinds: tuple[Kind, ...]) -> type[Answer]:
     """The answer with such readings; its attributes are those of a list over all shards."""
     fields: list[tuple[str, Any]] = [("items", list[activity_type(kinds)]), ("next", str | None)]  # type: ignore[misc]
-    fields += [("is_partial", bool), ("shards", Shards)]
+    fields += [("tiers", Tiers), ("is_partial", bool), ("shards", Shards)]
     names = {"is_partial": "isPartial"}
     return _defined("Activity", fields, names, "The newest readings over all shards, newest first.")
 

@@ -22,7 +22,9 @@ from shards.shard import SHARD_FOLLOWING, ShardRecord, ShardState
 NAME: Final = "catalog"
 MAP_CHANNEL: Final = "voltroute_map"
 
-_CLUSTER: Final = "SELECT cluster_id::text AS cluster_id, bucket_count, epoch, first_month, hash_seed FROM cluster"
+_CLUSTER: Final = (
+    "SELECT cluster_id::text AS cluster_id, bucket_count, epoch, first_month, hash_seed, leaf_width FROM cluster"
+)
 _EPOCHS: Final = "SELECT epoch, keys_epoch, kinds_epoch FROM cluster"
 _MAP: Final = """
 SELECT c.epoch, c.bucket_count, m.bucket, s.name,
@@ -83,6 +85,7 @@ class ClusterInfo:
     epoch: int
     first_month: date
     hash_seed: int
+    leaf_width: str
 
 
 class Catalog:

@@ -17,6 +17,7 @@ from shards.errors import (
     BucketUnavailable,
     Cause,
     ClusterError,
+    Frozen,
     MissingLeaf,
     NoCluster,
     NoMap,
@@ -29,9 +30,13 @@ from shards.errors import (
 from shards.kinds import BUILT_IN, Kind, Kinds, Row
 from shards.postgres.pools import PoolLimits, PoolOptions, ShardPool
 from shards.shard import ShardRecord
-from shards.storage import rows, tables, write
+from shards.storage import rows, tables, tiers
+from shards.storage.horizons import Horizons
+from shards.storage.late import write_late
 from shards.storage.partitions import make_leaves_for
 from shards.storage.repeats import Repeats
+from shards.storage.write import Written, together
+from shards.storage.write import write as write_hot
 
 WRITE_ATTEMPTS_MAX = 4
 REFRESH_TIMEOUT_S = 2.0
@@ -53,21 +58,20 @@ class Shard:
     reader: ShardPool
     monitor: ShardPool | None = None  # reads PostgreSQL's statistics
     repeats: defaultdict[str, Repeats] = field(default_factory=lambda: defaultdict(Repeats))  # by kind
+    horizons: defaultdict[str, Horizons] = field(default_factory=lambda: defaultdict(Horizons))  # by kind
 
-    async def write(self, kind: Kind, rows: Sequence[Row], deadline: float) -> write.Written:
+    async def write(self, kind: Kind, rows: Sequence[Row], deadline: float) -> Written:
         """Commit rows of one kind; returns which were new. Raises ShardError, then nothing is stored.
 
         BucketUnavailable when only some buckets are the reason: the same rows without theirs can be stored.
         """
         for attempt in range(1, WRITE_ATTEMPTS_MAX + 1):
             try:
-                async with self.writer.connection(deadline) as connection:
-                    return await write.write(connection, kind, rows, self.repeats[kind.name], remaining(deadline))
-            except MissingLeaf as error:
+                return await self._write(kind, rows, deadline)
+            except (MissingLeaf, Frozen) as error:
                 if attempt == WRITE_ATTEMPTS_MAX:
                     raise await self._of_table(error, deadline) from error
-                async with self.writer.connection(deadline) as connection:
-                    await make_leaves_for(connection, self.record.name, rows, remaining(deadline))
+                await self._make_room(kind, rows, deadline)
             except WriteConflict:
                 if attempt == WRITE_ATTEMPTS_MAX:
                     raise
@@ -77,8 +81,29 @@ class Shard:
                 raise await self._of_lock(error, rows, deadline) from error
         raise AssertionError  # the loop returns or raises
 
-    async def _of_table(self, error: MissingLeaf, deadline: float) -> ShardError:
+    async def _write(self, kind: Kind, rows: Sequence[Row], deadline: float) -> Written:
+        """Late readings first: when one of their buckets takes none, nothing of the others is stored."""
+        hot, late = self.horizons[kind.name].split(rows)
+        name = self.record.name
+        async with self.writer.connection(deadline) as connection:
+            parts = [(some, await write_late(connection, name, kind, some, remaining(deadline))) for some in late]
+            if hot:
+                repeats = self.repeats[kind.name]
+                parts.append((hot, await write_hot(connection, kind, hot, repeats, remaining(deadline))))
+        return parts[0][1] if len(parts) == 1 else together(parts)
+
+    async def _make_room(self, kind: Kind, rows: Sequence[Row], deadline: float) -> None:
+        """Learn what is frozen; what is not gets the partitions that it lacks."""
+        horizons = self.horizons[kind.name]
+        async with self.writer.connection(deadline) as connection:
+            horizons.learn(await tiers.horizons(connection, kind, remaining(deadline)))
+            hot, _ = horizons.split(rows)
+            await make_leaves_for(connection, self.record.name, hot, remaining(deadline))
+
+    async def _of_table(self, error: MissingLeaf | Frozen, deadline: float) -> ShardError:
         """The same error, of the bucket whose table it names."""
+        if isinstance(error, Frozen):
+            return error
         async with self.writer.connection(deadline) as connection:
             bucket = await tables.bucket_of_table(connection, error.table, remaining(deadline))
         if bucket is None:
@@ -163,7 +188,7 @@ class Cluster:
             raise StaleMap(name, "is not registered in the catalog")
         return shard
 
-    async def write(self, shard: str, kind: Kind, rows: Sequence[Row], deadline: float) -> write.Written:
+    async def write(self, shard: str, kind: Kind, rows: Sequence[Row], deadline: float) -> Written:
         """Commit rows on the shard of that name; see Shard.write."""
         return await self.shard(shard).write(kind, rows, deadline)
 

@@ -8,7 +8,7 @@ from typing import Final
 
 from shards.catalog.database import Catalog
 from shards.clock import deadline_in
-from shards.errors import ShardError
+from shards.errors import ClusterError, ShardError
 from shards.postgres.sessions import BRIEF, owner_session
 from shards.shard import ShardRecord
 from shards.storage.partitions import Extended, extend_runway
@@ -46,18 +46,19 @@ class Partitions:
     async def _round(self) -> bool:
         """Whether the catalog said which shards there are."""
         try:
+            info = await self.catalog.info(deadline_in(CATALOG_TIMEOUT_S))
             records = await self.catalog.shards(deadline_in(CATALOG_TIMEOUT_S))
-        except ShardError:
+        except (ShardError, ClusterError):
             return False
-        for made in await asyncio.gather(*map(extend, records)):
+        for made in await asyncio.gather(*(extend(record, info.leaf_width) for record in records)):
             self.done(made)
         return bool(records)
 
 
-async def extend(record: ShardRecord) -> Round:
-    """Make the coming months' partitions of one shard. A bucket that cannot have them does not keep others from it."""
+async def extend(record: ShardRecord, width: str) -> Round:
+    """Make the coming partitions of one shard. A bucket that cannot have them does not keep others from it."""
     try:
         async with owner_session(record, BRIEF) as connection:
-            return Round(record.name, await extend_runway(connection, datetime.now(UTC)))
+            return Round(record.name, await extend_runway(connection, datetime.now(UTC), width))
     except ShardError as error:
         return Round(record.name, None, error.detail)

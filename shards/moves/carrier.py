@@ -25,6 +25,12 @@ _EMPTY: Final = """
 DELETE FROM {table} WHERE bucket = $1 AND NOT EXISTS (SELECT FROM owned_bucket WHERE bucket = $1)
 """
 _MAKE_LEAF: Final = "SELECT make_leaf($1, $2, $3, $4)"
+_TIER: Final = ("bucket", "kind", "frozen_until", "frozen_at", "packed_until", "packed_at", "packed_readings")
+_INSERT_TIER: Final = f"INSERT INTO tier ({', '.join(_TIER)}) VALUES ($1, $2, $3, $4, $5, $6, $7)"
+_WEIGHT: Final = """
+SELECT pg_stat_get_live_tuples(c.oid), pg_relation_size(c.oid) FROM pg_class AS c
+WHERE c.oid = to_regclass(format('public.%I', $1::text))
+"""
 _HOUR: Final = "timestamp >= $1::timestamptz AND timestamp < $1::timestamptz + interval '1 hour'"
 _DEVICES_OF_HOUR: Final = "{id} IN (SELECT {id} FROM {history} WHERE " + _HOUR + ")"
 
@@ -50,6 +56,16 @@ class Direction:
     ours: Tables
     kinds: tuple[StoredKind, ...]
 
+    @property
+    def streams(self) -> tuple[StoredKind, ...]:
+        """What is only inserted: histories, and the late readings of kinds of which the bucket has any tier."""
+        return self.kinds + tuple(kind.as_late for kind in self.tiered)
+
+    @property
+    def tiered(self) -> tuple[StoredKind, ...]:
+        """The kinds that have tables of late and packed readings on both sides."""
+        return tuple(kind for kind in self.kinds if kind.packed in self.theirs and kind.packed in self.ours)
+
     @classmethod
     async def between(
         cls, bucket: int, giver: Connection, taker: Connection, tables: tuple[Tables, Tables]
@@ -59,8 +75,9 @@ class Direction:
         return cls(bucket, giver, taker, *tables, kinds)
 
     def kind(self, name: str) -> StoredKind:
-        """A kind as both sides have it now: a session of before may have known other columns."""
-        return next(kind for kind in self.kinds if kind.name == name)
+        """A kind, or a tier of it, as both sides have it now: a session of before may have known other columns."""
+        packed = (kind.as_packed for kind in self.tiered)
+        return next(kind for kind in (*self.streams, *packed) if kind.name == name)
 
     def known(self, leaf: Leaf) -> Leaf:
         """A leaf with its kind as both sides have it now."""
@@ -68,32 +85,35 @@ class Direction:
 
     async def compare_history(self, window: tuple[datetime, datetime]) -> int:
         """Number of readings ingested in `window` that are the same on both. Different when they are not."""
-        return await fingerprints.compare_history(*self._sides, self.kinds, window)
+        return await fingerprints.compare_history(*self._sides, self.streams, window)
 
     async def compare_changed_status(self, since: datetime) -> None:
         """Different when statuses of devices with readings ingested since then are not the same."""
-        await fingerprints.compare_changed_status(*self._sides, self.kinds, (self.bucket, since))
+        await fingerprints.compare_changed_status(*self._sides, self.streams, (self.bucket, since))
+
+    async def differing_days(self) -> int:
+        """How many packed days are not the same on both. They stay as they are for as long as the move is recorded."""
+        return await fingerprints.differing_days(*self._sides, [kind.as_packed for kind in self.tiered])
 
     async def differing_hours(self) -> list[tuple[StoredKind, datetime]]:
         """(kind, hour) in which the giver has readings that are not the taker's."""
-        return await fingerprints.differing_hours(*self._sides, self.kinds)
+        return await fingerprints.differing_hours(*self._sides, self.streams)
 
     @property
     def _sides(self) -> tuple[Connection, Connection, tuple[Tables, Tables]]:
         return self.giver, self.taker, (self.theirs, self.ours)
 
 
-async def roots(connection: Connection) -> int:
-    """How many tables a bucket has."""
-    return len(await stored_kinds(connection))
+async def has_all(connection: Connection, tables: Tables) -> bool:
+    """Whether the bucket whose tables these are has its history of every kind."""
+    return {kind.history for kind in await stored_kinds(connection)} <= tables.keys()
 
 
 async def make_leaves(direction: Direction) -> list[Leaf]:
-    """Make those leaves at the taker that it does not have yet; returns the giver's."""
-    wanted = await leaves(direction.giver, direction.theirs, direction.kinds)
-    there = {
-        (leaf.kind, leaf.lower, leaf.upper) for leaf in await leaves(direction.taker, direction.ours, direction.kinds)
-    }
+    """Make those leaves at the taker that it does not have yet, also of packed days; returns the giver's."""
+    kinds = (*direction.kinds, *(kind.as_packed for kind in direction.tiered))
+    wanted = await leaves(direction.giver, direction.theirs, kinds)
+    there = {(leaf.kind, leaf.lower, leaf.upper) for leaf in await leaves(direction.taker, direction.ours, kinds)}
     for leaf in wanted:
         if (leaf.kind, leaf.lower, leaf.upper) not in there:
             parent = direction.ours[leaf.kind.history]
@@ -146,10 +166,27 @@ async def copy_status(direction: Direction, kind: StoredKind, token: Token, pass
     return rows
 
 
+async def carry_horizons(bucket: int, giver: Connection, taker: Connection) -> None:
+    """What is frozen and packed of a bucket, inside the taker's transaction. It does not change during a move."""
+    await taker.execute("DELETE FROM tier WHERE bucket = $1", bucket)
+    for record in await giver.fetch("SELECT * FROM tier WHERE bucket = $1", bucket):
+        await taker.execute(_INSERT_TIER, *(record[name] for name in _TIER))
+
+
+async def late_of(direction: Direction) -> list[Leaf]:
+    """The bucket's tables of late readings, as leaves that are copied like any."""
+    found = []
+    for kind in direction.tiered:
+        name = direction.theirs[kind.late]
+        rows, size = (await direction.giver.fetch(_WEIGHT, name))[0]
+        found.append(Leaf(kind.as_late, name, "", "", "", rows, size))
+    return found
+
+
 async def prepare_delta(taker: Connection) -> None:
     """Make the session's staging tables."""
     for kind in await stored_kinds(taker):
-        for root in (kind.history, kind.status):
+        for root in (kind.history, kind.late, kind.status):
             await taker.execute(f"CREATE TEMP TABLE IF NOT EXISTS {_staged(root)} (LIKE {root}) ON COMMIT DELETE ROWS")
 
 
@@ -161,7 +198,7 @@ def _staged(root: str) -> str:
 async def carry_since(direction: Direction, since: datetime, passed: Passed = at_full_speed) -> int:
     """What the giver ingested since then, inside the taker's transaction; returns how many rows were new there."""
     new = 0
-    for kind in direction.kinds:
+    for kind in direction.streams:
         new += await _carry(direction, kind, "ingested_at >= $1", CHANGED, since, passed)
     return new
 

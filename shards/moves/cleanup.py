@@ -28,10 +28,11 @@ SELECT i.inhparent::regclass::text AS root, i.inhrelid::regclass::text AS name
 FROM pg_inherits AS i WHERE i.inhdetachpending
 """
 _DISOWN: Final = "DELETE FROM owned_bucket WHERE bucket = $1"
-_DROP: Final = "SELECT drop_copy($1::smallint, $2::bigint)"
+_DROP: Final = "SELECT drop_bucket_copy($1::smallint, $2::bigint)"
 _OWNS: Final = """
 SELECT EXISTS (SELECT FROM owned_bucket WHERE bucket = $1)
-    AND (SELECT count(*) FROM bucket_table WHERE bucket = $1 AND NOT detaching) = (SELECT count(*) FROM root_table)
+    AND (SELECT count(*) FROM bucket_table WHERE bucket = $1 AND role = 'history' AND NOT detaching)
+        = (SELECT count(*) FROM root_table)
 """
 _UNFENCE: Final = "SELECT unfence_tables($1::bigint)"
 
@@ -135,7 +136,7 @@ async def _make_superset(work: Work, move: Move, sides: tuple[Connection, Connec
         await rebalances.healed(work.catalog, move.move_id, work.runner, healed, work.deadline())
         found = await difference(direction, work.throttle.passed)
     # What an operator accepted is that values differ, never that something is missing.
-    if found.missing or found.statuses_behind or (found.differ and not move.keeper_forced):
+    if found.missing or found.days or found.statuses_behind or (found.differ and not move.keeper_forced):
         raise Different(f"verification failed: {found.words(move.shard(giver_role), move.shard(keeper))}")
 
 

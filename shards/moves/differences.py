@@ -46,22 +46,27 @@ WHERE h.last_updated IS NULL OR h.last_updated < p.timestamp
 
 @dataclass
 class Difference:
-    """Rows that only the keeper has, that it lacks, or that differ under one key. `hours`: (kind, hour) to carry."""
+    """Rows that only the keeper has, that it lacks, or that differ under one key. `hours`: (kind, hour) to carry.
+
+    `days`: packed ones that are not the same; nothing changes them during a move.
+    """
 
     only_kept: int = 0
     missing: int = 0
     differ: int = 0
+    days: int = 0
     statuses_behind: int = 0
     hours: list[tuple[StoredKind, datetime]] = field(default_factory=list)
 
     @property
     def is_superset(self) -> bool:
         """The keeper has everything."""
-        return not (self.missing or self.differ or self.statuses_behind)
+        return not (self.missing or self.differ or self.days or self.statuses_behind)
 
     def words(self, giver: str, keeper: str) -> str:
         """In a sentence: who has what."""
         text = f"{self.missing:,} readings only on {giver}, {self.only_kept:,} only on {keeper}, {self.differ:,} differ"
+        text += f", {self.days:,} packed days differ" if self.days else ""
         return text + (f", {self.statuses_behind:,} statuses are older on {keeper}" if self.statuses_behind else "")
 
 
@@ -86,6 +91,7 @@ async def difference(direction: Direction, passed: Passed = at_full_speed) -> Di
         found.only_kept += here - counts["matched"]
         if counts["missing"]:
             found.hours.append((kind, hour))
+    found.days = await direction.differing_days()
     for kind in direction.kinds:
         found.statuses_behind += await _statuses_behind(direction, kind, passed)
     return found

@@ -80,9 +80,10 @@ async def _tables(work: Work, move: Move, connection: Connection, role: Role) ->
     async with transaction(connection):
         if await token.take_over(connection) is None:
             await token.claim(connection)
-        if await connection.fetchval(_CLAIM_TABLES, move.bucket, move.move_id) != await carrier.roots(connection):
+        if not await connection.fetchval(_CLAIM_TABLES, move.bucket, move.move_id):
             return None
-    return await token.tables(connection)
+    tables = await token.tables(connection)
+    return tables if await carrier.has_all(connection, tables) else None
 
 
 async def _shut(work: Work, move: Move, connection: Connection, role: Role) -> None:
@@ -99,7 +100,7 @@ async def _merge(work: Work, move: Move, direction: Direction) -> None:
     carried = await carry_difference(direction, lambda: token.hold(direction.taker), work.throttle.passed)
     await rebalances.healed(work.catalog, move.move_id, work.runner, carried, work.deadline())
     found = await difference(direction, work.throttle.passed)
-    if found.missing or found.statuses_behind or (found.differ and not move.keeper_forced):
+    if found.missing or found.days or found.statuses_behind or (found.differ and not move.keeper_forced):
         keeper, other = _roles(move)
         raise Different(
             f"{found.words(move.shard(other), move.shard(keeper))}: nothing was dropped; --accept-differences keeps "

@@ -5,15 +5,17 @@ import time
 from datetime import UTC, datetime
 from typing import Final
 
-from shards.errors import ShardError
+from shards.errors import Cause, ShardError, ShardUnavailable
 from shards.moves import carrier, fingerprints, preflight, rebalances
 from shards.moves.carrier import Direction
+from shards.moves.fingerprints import Different
 from shards.moves.passes import Passes, forward
 from shards.moves.phases import Move, Phase, Recorded, Role, Step
 from shards.moves.record import Held
 from shards.moves.work import Work, enter
 from shards.postgres.dsn import login_of
 from shards.postgres.pools import Connection
+from shards.postgres.sql import LIFECYCLE_XACT
 from shards.postgres.transactions import transaction
 from shards.storage.roots import StoredKind
 from shards.storage.tables import Leaf
@@ -22,8 +24,11 @@ CATCHUP_GOOD_S: Final = 0.4  # a pass this short leaves little for the fence
 PASSES_MAX: Final = 50
 COPIES_AT_ONCE: Final = 2
 PROGRESS_S: Final = 0.5
-_PREPARE: Final = "SELECT prepare_history($1::smallint, $2::bigint)"
+_PREPARE: Final = "SELECT prepare_copy($1::smallint, $2::bigint, $3::text[])"
+_TIERED: Final = "SELECT DISTINCT kind FROM bucket_table WHERE bucket = $1 AND role = 'packed' AND NOT detaching"
+_LEFT: Final = "SELECT count(*) FROM packed_leaf WHERE bucket = $1"
 _CLAIM_TABLES: Final = "SELECT claim_tables($1::smallint, $2::bigint)"
+_UNDROPPED: Final = "bucket {} has {} packed leaves that are not dropped yet: see `voltroute lifecycle status`"
 
 
 async def begin(work: Work, move: Move) -> Move:
@@ -34,10 +39,15 @@ async def begin(work: Work, move: Move) -> Move:
         work.clocks[Role.SOURCE].is_trusted(now)  # from here on the source's clock is watched
         await work.at(move, Step.BEFORE_CLAIM)
         async with transaction(source):
+            # From here to the claim's commit no step of the lifecycle is under way, and after it none begins.
+            await source.execute(LIFECYCLE_XACT, move.bucket)
+            if left := await source.fetchval(_LEFT, move.bucket):
+                raise ShardUnavailable(move.source, _UNDROPPED.format(move.bucket, left), cause=Cause.BUSY)
             known = await work.token(move, Role.SOURCE).claim(source, mark)
             if known.low_water == mark:  # ours, just now: nothing was carried by a mark of somebody else's
                 work.clocks[Role.SOURCE].trust()
-            if await source.fetchval(_CLAIM_TABLES, move.bucket, move.move_id) != await carrier.roots(source):
+            await source.execute(_CLAIM_TABLES, move.bucket, move.move_id)
+            if not await carrier.has_all(source, await work.token(move, Role.SOURCE).tables(source)):
                 raise Held(f"{move.source} does not have all tables of bucket {move.bucket}: see `voltroute check`")
         await work.at(move, Step.AFTER_CLAIM)
         await _prepare(work, move, source, target)
@@ -53,7 +63,9 @@ async def _prepare(work: Work, move: Move, source: Connection, target: Connectio
         # No abort can slip in between, and leave these tables behind: it must change the row that is held here.
         await work.token(move, Role.SOURCE).hold(source, Recorded.COPYING)
         await token.claim(target)
-        await target.execute(_PREPARE, move.bucket, move.move_id)
+        tiered = [record["kind"] for record in await source.fetch(_TIERED, move.bucket)]
+        await target.execute(_PREPARE, move.bucket, move.move_id, tiered)
+        await carrier.carry_horizons(move.bucket, source, target)
     await work.at(move, Step.AFTER_PREPARE)
 
 
@@ -65,7 +77,7 @@ async def backfill(work: Work, move: Move) -> Move:
         copied = await sides.token(Role.TARGET).copied(direction.taker)
         async with transaction(direction.taker):
             await sides.token(Role.TARGET).hold(direction.taker, Recorded.COPYING)
-            wanted = await carrier.make_leaves(direction)
+            wanted = [*await carrier.make_leaves(direction), *await carrier.late_of(direction)]
         theirs, ours = direction.theirs, direction.ours
     await progress.expect(sum(leaf.rows for leaf in wanted), sum(leaf.size_bytes for leaf in wanted))
     # What was empty when its size was read holds nothing from before the mark: the delta brings what came since.
@@ -132,6 +144,8 @@ async def verify(work: Work, move: Move) -> Move:
         await carrier.prepare_delta(direction.taker)
         await passes.once()
         rows = await passes.compare()
+        if days := await direction.differing_days():
+            raise Different(f"verification failed: {days} packed days differ")
         await rebalances.progress(work.catalog, move.move_id, work.runner, work.deadline(), rows_verified=rows)
         await passes.once()
     return await enter(work, move, Phase.FENCE)

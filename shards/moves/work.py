@@ -21,7 +21,7 @@ from shards.shard import ShardRecord
 CATALOG_TIMEOUT_S: Final = 5.0
 STEP_BACK_S: Final = 0.25  # a server's clock that lost this against ours, between two looks, was set back
 
-_IS_BEHIND: Final = "SELECT to_regprocedure('public.drop_copy(smallint,bigint)') IS NULL"
+_IS_BEHIND: Final = "SELECT to_regprocedure('public.drop_bucket_copy(smallint,bigint)') IS NULL"
 
 # Told of every step: for the log, and for tests that end the process there. The text: the step, and the phase.
 Watch: TypeAlias = Callable[[Move, str], Awaitable[None]]

@@ -18,7 +18,7 @@ from shards.postgres.sessions import BRIEF, owner_session
 from shards.postgres.transactions import rolled_back
 from shards.shard import ShardRecord
 from shards.storage import tables
-from shards.storage.partitions import MONTHS_AHEAD, runway
+from shards.storage.partitions import runway
 
 TIMEOUT_S: Final = 10.0
 CLOCK_SKEW_MAX_S: Final = 5.0
@@ -201,17 +201,17 @@ async def _as_reader(name: str, connection: Connection) -> list[Finding]:
 
 
 async def _as_owner(name: str, connection: Connection) -> list[Finding]:
-    months = runway(datetime.now(UTC), MONTHS_AHEAD)
+    days = runway(datetime.now(UTC), await tables.leaf_width(connection))
     lacking = set()
-    for month in months:
-        first = datetime(month.year, month.month, 1, tzinfo=UTC)
-        lacking |= set(await tables.buckets_without_month(connection, first, TIMEOUT_S))
+    for day in days:
+        moment = datetime(day.year, day.month, day.day, tzinfo=UTC)
+        lacking |= set(await tables.buckets_without_leaf(connection, moment, TIMEOUT_S))
     strangers = [each.what for each in await tables.foreign(connection)]
     return [
         Finding(
             f"{name} partitions",
             not lacking,
-            f"buckets {sorted(lacking)} lack one" if lacking else f"made up to {months[-1]:%Y-%m}",
+            f"buckets {sorted(lacking)} lack one" if lacking else f"made up to {days[-1]}",
             "run a router: its leader makes them; its log names what is in the way",
         ),
         Finding(

@@ -11,7 +11,7 @@ from shards.clock import deadline_in
 from shards.errors import Refused, SchemaError
 from shards.moves.placement import spread
 from shards.operations.identity import Identity, ask, close_catalog, sign
-from shards.operations.shape import months_ahead
+from shards.operations.shape import days_ahead
 from shards.operations.shards import logins_of
 from shards.postgres import migrate
 from shards.postgres.dsn import check_dsn
@@ -134,7 +134,7 @@ async def prepare(name: str, dsn: str, info: ClusterInfo, logins: Logins) -> Non
 
 
 async def _give_out(info: ClusterInfo, shards: Mapping[str, str], owners: tuple[str, ...], progress: Progress) -> None:
-    months = months_ahead(info.first_month)
+    days = days_ahead(info)
     done = 0
 
     def count(buckets: int) -> None:
@@ -145,7 +145,7 @@ async def _give_out(info: ClusterInfo, shards: Mapping[str, str], owners: tuple[
     await asyncio.gather(
         *(
             attach_buckets(
-                name, dsn, [b for b, owner in enumerate(owners) if owner == name], (info.first_month, months), count
+                name, dsn, [b for b, owner in enumerate(owners) if owner == name], (info.first_month, days), count
             )
             for name, dsn in shards.items()
         )

@@ -17,7 +17,7 @@ from shards.clock import deadline_in, remaining
 from shards.declaration import check_beside, check_kind, with_fields
 from shards.errors import Cause, ClusterError, Refused, ShardError, ShardUnavailable, WriteConflict
 from shards.kinds import BUILT_IN, Field, Kind
-from shards.operations.shape import bring, months_ahead
+from shards.operations.shape import bring, days_ahead
 from shards.operations.shards import logins_of
 from shards.postgres.sessions import BRIEF, SessionLimits, owner_session
 from shards.shard import ShardRecord
@@ -53,7 +53,7 @@ async def plan(catalog: Catalog, kind: Kind, *, is_new: bool) -> list[OnShard]:
     shard_map = await catalog.shard_map(deadline_in(TIMEOUT_S))
     records = await catalog.shards(deadline_in(TIMEOUT_S))
     owned = {} if shard_map is None else shard_map.by_shard
-    ahead = len(months_ahead(info.first_month))
+    ahead = len(days_ahead(info))
 
     async def ask(record: ShardRecord) -> OnShard:
         buckets = len(owned.get(record.name, ()))
@@ -256,7 +256,7 @@ async def _on_all(catalog: Catalog, declared: Declared, records: Sequence[ShardR
                 async with owner_session(record, _limits(attempt)) as connection:
                     if attempt % INSISTING == 0:  # what copies a large partition would have to be waited for
                         await shaping.end_movers(connection)
-                    await bring(connection, [declared], logins, info.first_month)
+                    await bring(connection, [declared], logins, info)
                     if declared.is_open:  # also after a repeat: nobody knows where the last one ended
                         await shaping.end_movers(connection)
             except (ShardUnavailable, WriteConflict) as error:

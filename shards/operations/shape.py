@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from datetime import UTC, date, datetime
 
+from shards.catalog.database import ClusterInfo
 from shards.catalog.kinds import Declared
 from shards.errors import Refused
 from shards.postgres.logins import Logins
@@ -12,12 +13,12 @@ from shards.storage.partitions import runway
 from shards.storage.shaping import Names
 
 
-def months_ahead(first_month: date) -> list[date]:
-    """The months for which a bucket of the cluster has partitions."""
-    return [month for month in runway(datetime.now(UTC)) if month >= first_month]
+def days_ahead(info: ClusterInfo) -> list[date]:
+    """First days of the partitions that a bucket of the cluster has."""
+    return [max(day, info.first_month) for day in runway(datetime.now(UTC), info.leaf_width)]
 
 
-async def bring(connection: Connection, declared: Iterable[Declared], logins: Logins, first_month: date) -> None:
+async def bring(connection: Connection, declared: Iterable[Declared], logins: Logins, info: ClusterInfo) -> None:
     """Make what the shard lacks, as its owner; nothing is changed where it has all of it.
 
     Refused when something that somebody made by hand is in the way.
@@ -27,9 +28,7 @@ async def bring(connection: Connection, declared: Iterable[Declared], logins: Lo
     for each in declared:
         shape = there.get(each.whole.name)
         if shape is None or not shape.ready:
-            await shaping.make_kind(
-                connection, each.kind_id, each.whole, names, (first_month, months_ahead(first_month))
-            )
+            await shaping.make_kind(connection, each.kind_id, each.whole, names, (info.first_month, days_ahead(info)))
             shape = (await shaping.shapes(connection))[each.whole.name]
         if shape.lacks(each.whole):
             await shaping.add_fields(connection, each.whole, each.whole.stored, names)

@@ -105,7 +105,7 @@ async def add_shard(catalog: Catalog, name: str, dsn: str, weight: float) -> lis
     async with catalog.membership(deadline_in(MIGRATE_TIMEOUT_S)) as connection:
         # Nobody declares a kind meanwhile: what it has when it is registered is all that there is.
         async with open_session(name, dsn, BRIEF) as shard:
-            await bring(shard, await kinds.declared(catalog, deadline_in(TIMEOUT_S)), logins, info.first_month)
+            await bring(shard, await kinds.declared(catalog, deadline_in(TIMEOUT_S)), logins, info)
         await database.register(connection, logins.record(name, dsn, weight))
     return findings
 

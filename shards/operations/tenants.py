@@ -15,7 +15,7 @@ from shards.clock import deadline_in
 from shards.errors import InvalidArgument, Refused
 from shards.moves.placement import spread
 from shards.operations.init import attach_buckets
-from shards.operations.shape import months_ahead
+from shards.operations.shape import days_ahead
 from shards.shard import ShardRecord, ShardState, check_name
 
 TIMEOUT_S: Final = 10.0
@@ -115,12 +115,12 @@ async def _give_out(catalog: Catalog, tenant: Tenant, records: dict[str, ShardRe
     if tenant.pinned is None:
         return
     info: ClusterInfo = await catalog.info(deadline_in(TIMEOUT_S))
-    months = months_ahead(info.first_month)
+    days = days_ahead(info)
     owners = spread(tenant.pinned.count, tenant.shards)
     of_shard: dict[str, list[int]] = {}
     for bucket, owner in zip(tenant.pinned.buckets, owners, strict=True):
         of_shard.setdefault(owner, []).append(bucket)
-    leaves = (info.first_month, months)
+    leaves = (info.first_month, days)
     await asyncio.gather(
         *(attach_buckets(name, records[name].owner_dsn, mine, leaves) for name, mine in of_shard.items())
     )

@@ -10,6 +10,7 @@ import asyncpg
 from shards.errors import (
     Cause,
     DataRejected,
+    Frozen,
     MissingLeaf,
     NotAsRecorded,
     ShardError,
@@ -18,9 +19,10 @@ from shards.errors import (
     StaleMap,
     WriteConflict,
 )
-from shards.kinds import HISTORY, STATUS
+from shards.kinds import HISTORY, LATE, STATUS
 
 NOT_AS_RECORDED: Final = "VRHLD"  # raised by the functions of a move that find another table than was recorded
+FROZEN: Final = "VRFRZ"  # raised by refuse_frozen(), the trigger of a leaf that takes nothing more
 FENCED: Final = "VRFEN"  # raised by refuse_write(), the trigger that fences a bucket
 
 # DETAIL of both refusals ends in the value of the partition key: "... (bucket) = (7)". Only the key is looked for,
@@ -56,7 +58,9 @@ def _stale(shard: str, error: asyncpg.PostgresError, detail: str) -> StaleMap:
 
 
 def _no_partition(shard: str, error: asyncpg.CheckViolationError) -> ShardError:
-    if (error.table_name or "").endswith((HISTORY, STATUS)):  # a root; a bucket's table has its number behind that
+    if (error.table_name or "").endswith(
+        (HISTORY, LATE, STATUS)
+    ):  # a root; a bucket's table has its number behind that
         return _stale(shard, error, "a bucket is not owned here")
     return MissingLeaf(shard, f"{error.table_name} has no partition for a reading's time", error.table_name)
 
@@ -85,6 +89,8 @@ def _by_state(shard: str, error: asyncpg.PostgresError) -> ShardError | None:
         return _no_partition(shard, error)  # 23514 without a constraint: a row that no partition takes
     if state == FENCED:
         return _stale(shard, error, "a bucket is being handed over")
+    if state == FROZEN:
+        return Frozen(shard, "the time of a reading is frozen")
     if state == NOT_AS_RECORDED:
         return NotAsRecorded(shard, error.args[0])
     if state.startswith("58"):  # a file could not be extended or written: the disk is full, or broken

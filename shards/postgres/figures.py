@@ -127,6 +127,15 @@ FROM (
 ) AS each_table
 HAVING count(*) > 0
 """
+_UNDROPPED: Final = Figure(
+    "voltroute_shard_undropped_leaf_seconds", "Since the oldest packed leaf that is not dropped was packed; 0: none"
+)
+_PACKED: Final = Figure("voltroute_shard_packed_readings", "Readings in packed days")
+_TIERS: Final = """
+SELECT
+    (SELECT coalesce(extract(epoch FROM now() - min(published_at)), 0)::float8 FROM packed_leaf) AS undropped,
+    (SELECT coalesce(sum(packed_readings), 0)::float8 FROM tier) AS packed
+"""
 # Only of these are the literals replaced by parameters; of all others a password may be in the text.
 _STATEMENTS: Final = r"""
 SELECT queryid::text AS query_id, query, calls, mean_exec_time AS mean_ms, total_exec_time / 1000 AS total_s
@@ -139,7 +148,7 @@ CALLS: Final = Figure("pg_stat_statements_calls", "Calls of the statements that 
 SECONDS: Final = Figure("pg_stat_statements_seconds", "Seconds spent in them", ("queryid",))
 _SKEW: Final = Figure("voltroute_shard_clock_skew_seconds", "How far a shard's clock is ahead of the router's")
 CHEAP: Final = (*_SERVER.values(), _SKEW, _STATES, _LONGEST, _BEHIND, _KEPT)
-HEAVY: Final = (*_TABLES.values(), *_BLOCKS.values(), _DISK, _RUNWAY, CALLS, SECONDS)
+HEAVY: Final = (*_TABLES.values(), *_BLOCKS.values(), _DISK, _RUNWAY, _UNDROPPED, _PACKED, CALLS, SECONDS)
 
 
 async def cheap(connection: Connection) -> Samples:
@@ -164,11 +173,14 @@ async def heavy(connection: Connection) -> Samples:
     blocks = (await connection.fetch(_IO))[0]
     told = await statements(connection)
     free = await disk_free(connection)
+    tiers = (await connection.fetch(_TIERS))[0]
     return {
         **{figure: [((record["label"],), record[name]) for record in tables] for name, figure in _TABLES.items()},
         **{figure: [((), blocks[name])] for name, figure in _BLOCKS.items()},
         _DISK: [] if free is None else [((), float(free))],
         _RUNWAY: [((), record["runway"]) for record in await connection.fetch(_LAST)],
+        _UNDROPPED: [((), tiers["undropped"])],
+        _PACKED: [((), tiers["packed"])],
         CALLS: [((each.query_id,), float(each.calls)) for each in told],
         SECONDS: [((each.query_id,), each.total_s) for each in told],
     }

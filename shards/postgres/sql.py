@@ -5,6 +5,9 @@ from typing import Final
 
 from shards.kinds import VALUES_AT, Field, Kind, Type
 
+# A step of the lifecycle of a bucket, and the beginning of a move of it, keep each other out.
+LIFECYCLE_XACT: Final = "SELECT pg_advisory_xact_lock(hashtext('voltroute.lifecycle'), $1::integer)"
+
 
 def quote_identifier(name: str) -> str:
     """`name` as a quoted SQL identifier. ValueError when PostgreSQL could not hold it."""
@@ -59,6 +62,9 @@ def for_kind(template: str, kind: Kind) -> str:
     status_columns = [each.column for each in kind.in_status] + [each.time_column for each in kind.kept]
     names = {
         "{history}": quote_identifier(kind.history),
+        "{late}": quote_identifier(kind.late),
+        "{packed}": quote_identifier(kind.packed),
+        "{kind}": f"'{kind.name}'",
         "{status}": quote_identifier(kind.status),
         "{id}": quote_identifier(kind.id_column),
         "{energy}": _quoted(kind.energy),

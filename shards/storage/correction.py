@@ -10,14 +10,16 @@ from typing import Final
 from shards.errors import InvalidArgument, Refused
 from shards.kinds import Field, Kind, Value
 from shards.postgres.pools import Connection
-from shards.postgres.sql import for_kind, quote_identifier
+from shards.postgres.sql import LIFECYCLE_XACT, for_kind, quote_identifier
 from shards.postgres.transactions import transaction
+from shards.storage.tiers import ONE, Place, columns_of, source
 
 # Until the transaction's end no move can claim the bucket: its passes carry what was inserted, not what was changed.
 _NO_MOVE_BEGINS: Final = "LOCK TABLE bucket_move IN SHARE MODE"
 _PLACE: Final = """
 SELECT EXISTS (SELECT FROM owned_bucket WHERE bucket = $1) AS owned,
-    (SELECT move_id FROM bucket_move WHERE bucket = $1) AS move_id
+    (SELECT move_id FROM bucket_move WHERE bucket = $1) AS move_id,
+    (SELECT frozen_until FROM tier WHERE bucket = $1 AND kind = $2) AS frozen_until
 """
 _KEY: Final = "bucket = $1 AND {id} = $2 AND timestamp = $3 AND tenant_id = {tenant}"
 _LOOK: Final = "SELECT {values} FROM {history} WHERE " + _KEY + " FOR UPDATE"
@@ -30,9 +32,7 @@ _KEPT: Final = (
     """UPDATE {status} SET ({field}, {time}) = (
     SELECT (array_agg({field}))[1], max(timestamp)
     FROM (
-        SELECT {field}, timestamp FROM {history} WHERE {field} IS NOT NULL AND """
-    + _DEVICE
-    + """ ORDER BY timestamp DESC LIMIT 1
+        SELECT {field}, timestamp FROM {readings} AS h WHERE {field} IS NOT NULL ORDER BY timestamp DESC LIMIT 1
     ) AS newest
 ) WHERE """
     + _DEVICE
@@ -52,7 +52,11 @@ def _sql(template: str, kind: Kind, columns: tuple[str, ...] = ()) -> str:
 
 @cache
 def _kept_sql(kind: Kind, field: Field) -> str:
-    names = {"{field}": quote_identifier(field.column), "{time}": quote_identifier(field.time_column)}
+    names = {
+        "{readings}": source(kind, Place(ONE), columns_of(kind, [field.column])),
+        "{field}": quote_identifier(field.column),
+        "{time}": quote_identifier(field.time_column),
+    }
     template = _KEPT
     for placeholder, name in names.items():
         template = template.replace(placeholder, name)
@@ -89,21 +93,27 @@ async def correct(
 ) -> Correction:
     """Replace values of the reading with `key` (bucket, tenant, device, timestamp); the device's status follows.
 
-    It counts as ingested anew, and what it was stays in `correction`. Refused when there is no such reading, or its
-    bucket is in a move.
+    It counts as ingested anew, and what it was stays in `correction`. Refused when there is no such reading, its time
+    is frozen, or its bucket is in a move.
     """
     bucket, tenant, device_id, moment = key
     key_values = (bucket, device_id, moment)
     _check_one_way(kind, changed)
     async with transaction(connection):
         await connection.execute(_NO_MOVE_BEGINS)
-        place = (await connection.fetch(_PLACE, bucket))[0]
+        await connection.execute(LIFECYCLE_XACT, bucket)
+        place = (await connection.fetch(_PLACE, bucket, kind.name))[0]
         if not place["owned"]:
             raise Refused(f"bucket {bucket} of {kind} {device_id} is not on this shard any more: try again")
         if place["move_id"] is not None:
             raise Refused(
                 f"bucket {bucket} of {kind} {device_id} is in move {place['move_id']}: correct it when that has ended "
                 "(see `voltroute rebalance status`)"
+            )
+        if place["frozen_until"] is not None and moment < place["frozen_until"]:
+            raise Refused(
+                f"readings of {kind} {device_id} before {place['frozen_until'].isoformat()} are frozen: they are "
+                "packed, or about to be, and stay as they are"
             )
         found = await connection.fetchrow(_sql(_LOOK, kind), *key_values, tenant)
         if found is None:

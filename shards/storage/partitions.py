@@ -1,8 +1,8 @@
-"""Time partitions: which months a bucket needs, and making them ahead and on demand."""
+"""Time partitions: which days a bucket needs leaves for, and making them ahead and on demand."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from typing import Final
 
 import asyncpg
@@ -12,6 +12,8 @@ from shards.kinds import Row
 from shards.postgres.pools import Connection
 
 MONTHS_AHEAD: Final = 2
+WEEKS_AHEAD: Final = 5
+DAYS_AHEAD: Final = 14
 
 _ENSURE: Final = """
 SELECT ensure_leaves(
@@ -20,6 +22,7 @@ SELECT ensure_leaves(
      WHERE month >= (SELECT first_month FROM owned_bucket WHERE bucket = $1))
 )
 """
+_SET_WIDTH: Final = "UPDATE leaf_width SET width = $1 WHERE width <> $1"
 _OWNED: Final = """
 SELECT o.bucket FROM owned_bucket AS o
 WHERE NOT EXISTS (SELECT FROM bucket_move AS m WHERE m.bucket = o.bucket AND m.state IN ('fenced', 'dropping'))
@@ -47,26 +50,32 @@ def next_month(month: date) -> date:
     return date(month.year + month.month // 12, month.month % 12 + 1, 1)
 
 
-def runway(now: datetime, ahead: int = MONTHS_AHEAD) -> list[date]:
-    """The month of `now` and the `ahead` following ones."""
-    months = [month_of(now)]
-    for _ in range(ahead):
-        months.append(next_month(months[-1]))
-    return months
+def runway(now: datetime, width: str = "month") -> list[date]:
+    """The first days of the leaf (of a day, week or month) of `now`, and of those that are made ahead of it."""
+    if width == "month":
+        months = [month_of(now)]
+        for _ in range(MONTHS_AHEAD):
+            months.append(next_month(months[-1]))
+        return months
+    today = now.astimezone(UTC).date()
+    if width == "day":
+        return [today + timedelta(days=ahead) for ahead in range(DAYS_AHEAD + 1)]
+    monday = today - timedelta(days=today.weekday())
+    return [monday + timedelta(weeks=ahead) for ahead in range(WEEKS_AHEAD + 1)]
 
 
 async def make_leaves_for(connection: Connection, shard: str, rows: Iterable[Row], timeout_s: float) -> None:
-    """Make the month partitions that `rows` need; one statement a bucket, so locks are held one at a time.
+    """Make the partitions that `rows` need; one statement a bucket, so locks are held one at a time.
 
     BucketUnavailable names the buckets that cannot have theirs, after the others were made.
     """
     wanted: dict[int, set[date]] = {}
     for row in rows:
-        wanted.setdefault(row[0], set()).add(month_of(row[3]))
+        wanted.setdefault(row[0], set()).add(row[3].astimezone(UTC).date())
     failed: dict[int, str] = {}
-    for bucket, months in sorted(wanted.items()):
+    for bucket, days in sorted(wanted.items()):
         try:
-            await connection.execute(_ENSURE, bucket, sorted(months), timeout=timeout_s)
+            await connection.execute(_ENSURE, bucket, sorted(days), timeout=timeout_s)
         except _OF_ONE_BUCKET as error:
             failed[bucket] = error.args[0]
     if failed:
@@ -84,12 +93,16 @@ _OF_ONE_BUCKET: Final = (
 )
 
 
-async def extend_runway(connection: Connection, now: datetime) -> Extended:
-    """Make the coming months' partitions of every bucket of a shard; a bucket that fails does not stop the others."""
-    months, made, failed = runway(now), 0, {}
+async def extend_runway(connection: Connection, now: datetime, width: str) -> Extended:
+    """Make the coming partitions of every bucket of a shard; a bucket that fails does not stop the others.
+
+    From now on routers make them of this width there, too.
+    """
+    await connection.execute(_SET_WIDTH, width)
+    days, made, failed = runway(now, width), 0, {}
     for record in await connection.fetch(_OWNED):
         try:
-            made += await connection.fetchval(_ENSURE, record["bucket"], months) or 0
+            made += await connection.fetchval(_ENSURE, record["bucket"], days) or 0
         except _OF_ONE_BUCKET as error:
             failed[record["bucket"]] = error.args[0]
     return Extended(made, failed)

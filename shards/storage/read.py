@@ -11,6 +11,19 @@ from shards.postgres.sql import for_kind
 from shards.ratings import Ratings
 from shards.storage import registers
 from shards.storage.rows import COVERED, COVERED_ONE, Reader, Record, Rows, fetch_rows
+from shards.storage.tiers import (
+    ONE,
+    PACKED_UNTIL,
+    PACKED_UNTIL_ONE,
+    SEVERAL,
+    Place,
+    hot,
+    late,
+    newest_days,
+    newest_days_of_all,
+    packed,
+    shape_of,
+)
 from shards.window import Window
 
 _TICK: Final = timedelta(microseconds=1)  # PostgreSQL's times are whole microseconds
@@ -40,15 +53,17 @@ LEFT JOIN LATERAL (
 """
 )
 
+# Each tier gives its newest, so that none is read further than the answer goes.
 _HISTORY: Final = (
     "SELECT "
     + COVERED_ONE
-    + """, h.*
+    + ", "
+    + PACKED_UNTIL_ONE
+    + """ AS packed_until, h.*
 FROM readable_bucket AS o
 LEFT JOIN LATERAL (
-    SELECT {id}, timestamp, ingested_at, {stored_values}
-    FROM {history}
-    WHERE bucket = $1 AND {id} = $2 AND tenant_id = {tenant} AND timestamp > $3 AND timestamp <= $4
+    SELECT {id}, timestamp, ingested_at, {stored_values}, tier
+    FROM ({tiers}) AS r
     ORDER BY timestamp DESC
     LIMIT $5
 ) AS h ON true
@@ -59,24 +74,29 @@ WHERE o.bucket = $1
 _ACTIVITY: Final = (
     "SELECT "
     + COVERED
-    + """, h.*
+    + ", "
+    + PACKED_UNTIL
+    + """ AS packed_until, h.*
 FROM (SELECT) AS one
 LEFT JOIN LATERAL (
-    SELECT {id}, timestamp, ingested_at, {stored_values}
-    FROM {history}
-    WHERE bucket = ANY($1::smallint[]) AND tenant_id = {tenant} AND timestamp > $2
+    SELECT {id}, timestamp, ingested_at, {stored_values}, tier
+    FROM ({tiers}) AS r
     ORDER BY timestamp DESC, {id} DESC
     LIMIT $3
 ) AS h ON true
 """
 )
+_INGESTED: Final = ", h.ingested_at"
+_NOT_KEPT: Final = ", NULL::timestamptz AS ingested_at"  # a packed day does not hold it
 
 _SIZE: Final = """
 SELECT
     pg_database_size(current_database()) AS size_bytes,
     (SELECT array_agg(bucket ORDER BY bucket) FROM owned_bucket) AS buckets,
     (SELECT coalesce(sum(greatest(c.reltuples, 0)), 0)::bigint
-     FROM leaf AS l JOIN pg_class AS c ON c.oid = l.leaf_oid) AS readings_estimate
+     FROM leaf AS l JOIN pg_class AS c ON c.oid = l.leaf_oid
+     WHERE NOT EXISTS (SELECT FROM packed_leaf AS p WHERE p.table_oid = l.leaf_oid))
+    + (SELECT coalesce(sum(packed_readings), 0)::bigint FROM tier) AS readings_estimate
 """
 
 
@@ -98,7 +118,7 @@ async def devices(reader: Reader, kind: Kind, buckets: Sequence[int], between: t
 async def history(reader: Reader, kind: Kind, place: tuple[int, str], window: Window, limit: int) -> Rows:
     """Readings in `window` of the device at `place` (bucket, ID), newest first, at most `limit`."""
     arguments = (*place, window.start, window.end, limit)
-    return await fetch_rows(reader, _sql(_HISTORY, kind), kind.id_column, *arguments)
+    return await _by_tiers(reader, "history", kind, window.start, limit, *arguments)
 
 
 def counts(kind: Kind, rows: Rows) -> list[Record]:
@@ -124,7 +144,42 @@ async def add_energies(
 
 async def activity(reader: Reader, kind: Kind, buckets: Sequence[int], since: datetime, limit: int) -> Rows:
     """The newest readings after `since` in `buckets`: by time, then device, descending."""
-    return await fetch_rows(reader, _sql(_ACTIVITY, kind), kind.id_column, buckets, since, limit)
+    return await _by_tiers(reader, "activity", kind, since, limit, buckets, since, limit)
+
+
+async def _by_tiers(
+    reader: Reader,
+    name: str,
+    kind: Kind,
+    since: datetime,
+    limit: int,
+    buckets: int | Sequence[int],
+    *arguments: object,
+) -> Rows:
+    """The newest readings. Packed days are looked at only when those that are not packed leave room for theirs."""
+    found = await fetch_rows(reader, _newest(name, kind, whole=False), kind.id_column, buckets, *arguments)
+    until = found.packed_until
+    if until is None or since >= until or (len(found.rows) == limit and found.rows[-1]["timestamp"] >= until):
+        return found
+    # Another snapshot, in which more may be packed: this one is the answer, whatever the first one had.
+    return await fetch_rows(reader, _newest(name, kind, whole=True), kind.id_column, buckets, *arguments)
+
+
+@cache
+def _newest(name: str, kind: Kind, *, whole: bool) -> str:
+    """The statement of a history or of activity: of all tiers, or without packed days."""
+    if name == "history":
+        template, place, limit, order = _HISTORY, Place(ONE, "$3", "$4"), "$5", "h.timestamp DESC"
+        days = newest_days(kind, place, limit)
+    else:
+        template, place, limit = _ACTIVITY, Place(SEVERAL, "$2"), "$3"
+        order, days = "h.timestamp DESC, h.{id} DESC", newest_days_of_all(kind, place, limit)
+    columns = shape_of(kind).columns
+    parts = [hot(kind, place, columns, _INGESTED), late(kind, place, columns, _INGESTED)]
+    if whole:
+        parts.append(packed(kind, place, columns, _NOT_KEPT, days))
+    tiers = " UNION ALL ".join(f"({part} ORDER BY {order} LIMIT {limit})" for part in parts)
+    return for_kind(template.replace("{tiers}", tiers), kind)
 
 
 async def size(connection: Connection) -> Record:

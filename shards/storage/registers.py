@@ -14,7 +14,9 @@ from typing import Any, Final
 from shards.kinds import Kind
 from shards.postgres.sql import for_kind
 from shards.ratings import Ratings
+from shards.storage.packing import Column
 from shards.storage.rows import COVERED, Reader, Rows, fetch_rows
+from shards.storage.tiers import SEVERAL, Place, columns_of, hot, late, newest_days, packed, source
 from shards.window import Window
 
 LOOK_BACK: Final = 32  # a dip that began earlier than that before a window is taken for the new count
@@ -35,15 +37,10 @@ WITH rating AS MATERIALIZED (
     SELECT d.device, r.timestamp, r.register
     FROM device AS d CROSS JOIN LATERAL (
         (
-            SELECT timestamp, {register} AS register FROM {history}
-            WHERE bucket = d.bucket AND {id} = d.device AND tenant_id = {tenant} AND {register} IS NOT NULL
-                AND timestamp <= $2
-            ORDER BY timestamp DESC LIMIT {look_back}
+            SELECT timestamp, register FROM ({earlier}) AS e ORDER BY timestamp DESC LIMIT {look_back}
         )
         UNION ALL
-        SELECT timestamp, {register} FROM {history}
-        WHERE bucket = d.bucket AND {id} = d.device AND tenant_id = {tenant} AND {register} IS NOT NULL
-            AND timestamp > $2 AND timestamp <= $3
+        SELECT timestamp, {register} AS register FROM {within} AS h WHERE {register} IS NOT NULL
     ) AS r
 ), stepped AS (
     SELECT *, lag(register) OVER w AS before, lag(timestamp) OVER w AS since
@@ -85,11 +82,10 @@ WITH rating AS MATERIALIZED (
     SELECT *, coalesce(energy > most, false) AS implausible FROM measured
 )
 """
-_OF_ALL: Final = """SELECT DISTINCT bucket, {id} AS device FROM {history}
-    WHERE bucket = ANY($1::smallint[]) AND tenant_id = {tenant} AND timestamp > $2 AND timestamp <= $3
-        AND {register} IS NOT NULL"""
+_OF_ALL: Final = "SELECT DISTINCT bucket, {id} AS device FROM {all} AS h WHERE {register} IS NOT NULL"
 _OF_ONE: Final = "SELECT ($1::smallint[])[1] AS bucket, $5::varchar AS device"
 _OF_ENTRIES: Final = "SELECT DISTINCT bucket, device FROM unnest($5::smallint[], $6::varchar[]) AS d (bucket, device)"
+_OF_DEVICE: Final = "{row}.bucket = d.bucket AND {row}.{id} = d.device AND {row}.tenant_id = {tenant}"
 _SUMS: Final = """
     coalesce(sum(energy) FILTER (WHERE NOT implausible), 0) AS energy,
     count(*) FILTER (WHERE implausible OR dips) AS suspect,
@@ -133,10 +129,29 @@ FROM (
 _EACH: Final = "SELECT " + COVERED + ", r.timestamp, r.energy FROM (SELECT) AS one LEFT JOIN reading AS r ON true"
 
 
+def _earlier(kind: Kind, columns: Sequence[Column]) -> str:
+    """The newest counts of device `d` before the window, of each tier."""
+    place = Place(_OF_DEVICE, until="$2")
+    (column,) = columns
+    known = "coalesce(cardinality(array_remove({0}, NULL)), CASE WHEN {1} IS NOT NULL THEN pd.n ELSE 0 END)"
+    days = newest_days(kind, place, str(LOOK_BACK), known.format(f"pd.{column.of('raw')}", f"pd.{column.of('base')}"))
+    parts = (hot(kind, place, columns), late(kind, place, columns), packed(kind, place, columns, rows=days))
+    some = (
+        f"(SELECT timestamp, {column.quoted} AS register FROM ({part}) AS p WHERE {column.quoted} IS NOT NULL "
+        f"ORDER BY timestamp DESC LIMIT {LOOK_BACK})"
+        for part in parts
+    )
+    return " UNION ALL ".join(some)
+
+
 def _sql(devices: str, tail: str, kind: Kind) -> str:
+    columns = columns_of(kind, [kind.register])
     text = (_MEASURED + tail).replace("{devices}", devices)
     text = (
-        text.replace("{rounding}", str(ROUNDING_KWH))
+        text.replace("{earlier}", _earlier(kind, columns))
+        .replace("{within}", source(kind, Place(_OF_DEVICE, "$2", "$3"), columns))
+        .replace("{all}", source(kind, Place(SEVERAL, "$2", "$3"), columns))
+        .replace("{rounding}", str(ROUNDING_KWH))
         .replace("{look_back}", str(LOOK_BACK))
         .replace("{reset_below}", f"{RESET_BELOW}::float8")
     )

@@ -24,14 +24,20 @@ _KEY: Final = ("bucket", "tenant_id")  # beside the device's ID
 
 @dataclass(frozen=True)
 class StoredKind:
-    """A kind's root tables, and their columns. History has a table for each bucket, statuses are one table."""
+    """A kind's root tables, and their columns. History has a table for each bucket, statuses are one table.
+
+    `late` and `packed`: the roots of the other tiers; a bucket has tables there when something of it was frozen.
+    """
 
     name: str
     id_column: str
     history: str
     status: str
+    late: str
+    packed: str
     columns: tuple[str, ...]
     status_columns: tuple[str, ...]
+    packed_columns: tuple[str, ...]
     nullable: frozenset[str]
 
     @property
@@ -54,6 +60,16 @@ class StoredKind:
         """(column, its time) of the values of a status that it keeps whatever newer readings lack."""
         return ((each, f"{each}_at") for each in self.status_columns if f"{each}_at" in self.status_columns)
 
+    @property
+    def as_late(self) -> "StoredKind":
+        """Its late readings, as if they were a history of their own: they are only inserted, too."""
+        return replace(self, name=f"{self.name} late", history=self.late)
+
+    @property
+    def as_packed(self) -> "StoredKind":
+        """Its packed days, likewise; they are copied and compared whole."""
+        return replace(self, name=f"{self.name} packed", history=self.packed, columns=self.packed_columns)
+
     def __str__(self) -> str:
         return self.name
 
@@ -63,7 +79,7 @@ async def stored_kinds(connection: Connection) -> tuple[StoredKind, ...]:
     by_kind: dict[str, dict[str, Any]] = {}
     for record in await connection.fetch(_ROOTS):
         by_kind.setdefault(record["kind"], {})[record["role"]] = record
-    return tuple(_stored(name, roles["history"], roles["status"]) for name, roles in by_kind.items())
+    return tuple(_stored(name, roles) for name, roles in by_kind.items())
 
 
 def in_common(one: Iterable[StoredKind], other: Iterable[StoredKind]) -> tuple[StoredKind, ...]:
@@ -77,20 +93,27 @@ def in_common(one: Iterable[StoredKind], other: Iterable[StoredKind]) -> tuple[S
         if (same := theirs.get(kind.name)) is not None:
             columns = tuple(each for each in kind.columns if each in same.columns)
             status = tuple(each for each in kind.status_columns if each in same.status_columns)
+            packed = tuple(each for each in kind.packed_columns if each in same.packed_columns)
             nullable = kind.nullable | same.nullable
-            found.append(replace(kind, columns=columns, status_columns=status, nullable=nullable))
+            found.append(
+                replace(kind, columns=columns, status_columns=status, packed_columns=packed, nullable=nullable)
+            )
     return tuple(found)
 
 
-def _stored(name: str, history: Mapping[str, Any], status: Mapping[str, Any]) -> StoredKind:
+def _stored(name: str, roles: Mapping[str, Mapping[str, Any]]) -> StoredKind:
+    history, status, packed = roles["history"], roles["status"], roles["packed"]
     return StoredKind(
         name,
         str(history["id_column"]),
         str(history["root"]),
         str(status["root"]),
+        str(roles["late"]["root"]),
+        str(packed["root"]),
         tuple(history["columns"]),
         tuple(status["columns"]),
-        frozenset(history["nullable"]) | frozenset(status["nullable"]),
+        tuple(packed["columns"]),
+        frozenset(name for role in roles.values() for name in role["nullable"]),
     )
 
 

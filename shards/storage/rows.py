@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Final, TypeAlias
 
 from shards.errors import ForeignTenant
@@ -34,11 +35,15 @@ class Reader:
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows of a query, the buckets it was asked for, and those of them that the shard owned."""
+    """Rows of a query, the buckets it was asked for, and those of them that the shard owned.
+
+    `packed_until`: before it the tiers that the statement looked at may lack readings; None when they cannot.
+    """
 
     asked: frozenset[int]
     covered: frozenset[int]
     rows: list[Record]
+    packed_until: datetime | None = None
 
 
 async def fetch_rows(
@@ -66,4 +71,5 @@ async def fetch_rows(
     rows = [dict(record) for record in records if record[key] is not None]
     for row in rows:
         del row["covered"], row["served"]
-    return Rows(asked, covered, rows)
+        row.pop("packed_until", None)
+    return Rows(asked, covered, rows, records[0].get("packed_until") if records else None)

@@ -22,7 +22,7 @@ _END_MOVERS: Final = "SELECT end_movers($1)"
 _SHAPES: Final = """
 SELECT r.kind, r.role, r.ready, r.id_column, a.attname::text AS name, format_type(a.atttypid, a.atttypmod) AS type
 FROM every_root AS r JOIN pg_attribute AS a ON a.attrelid = to_regclass('public.' || r.root)
-WHERE a.attnum > 0 AND NOT a.attisdropped
+WHERE r.role IN ('history', 'status') AND a.attnum > 0 AND NOT a.attisdropped
 """
 _TABLES: Final = """
 SELECT count(*) AS tables,

@@ -1,7 +1,8 @@
 """Sums over readings of one shard: of a device, of all devices, in intervals, within pairings.
 
 Energies of intervals are summed here, and registers.py adds what registers counted. An energy above what the device's
-rating allows is left out of `energy`, and told as `suspect` and `suspect_energy`.
+rating allows is left out of `energy`, and told as `suspect` and `suspect_energy`. Energies are summed in whole
+millionths of a watt-hour, temperatures in millionths of a degree: the same sum in whatever order, from whatever tier.
 """
 
 from collections.abc import Sequence
@@ -11,13 +12,16 @@ from functools import cache
 from typing import Final
 
 from shards.kinds import Kind
-from shards.postgres.sql import for_kind
+from shards.postgres.sql import for_kind, quote_identifier
 from shards.ratings import Ratings
 from shards.storage import registers
 from shards.storage.rows import COVERED, Reader, Rows, fetch_rows
+from shards.storage.tiers import SEVERAL, Place, columns_of, hot, late, packed, source
 from shards.window import Window
 
 Entry = tuple[int, str, Window]  # bucket, device, when
+WHOLE_MAX: Final = 1e9  # of a unit: its parts fit in 64 bits
+_ONE: Final = "{row}.bucket = ($1::smallint[])[1] AND {row}.{id} = $2 AND {row}.tenant_id = {tenant}"
 
 # {rated}, {implausible}: with nothing to tell devices apart, nothing is joined and nothing is judged.
 _JUDGED: Final = {
@@ -30,14 +34,28 @@ _JUDGED: Final = {
 }
 _PLAIN: Final = {"{rated}": "", "{implausible}": "false", "{per_minute}": "NULL::float8"}
 
-_SUMS: Final = """
-    coalesce(sum(energy) FILTER (WHERE NOT implausible), 0) AS energy,
-    count(*) FILTER (WHERE implausible) AS suspect,
-    coalesce(sum(energy) FILTER (WHERE implausible), 0) AS suspect_energy,
-    coalesce(sum(temperature), 0) AS temperature,
-    count(temperature) AS temperatures"""
+_KWH: Final = "1e9"
+_DEGREE: Final = "1e6"
 
-_READING: Final = """h.{energy} AS energy, {temperature} AS temperature, {implausible} AS implausible"""
+
+def _total(column: str, unit: str, condition: str = "") -> str:
+    """The sum of a column of whole parts, in its unit."""
+    which = f" FILTER (WHERE {condition})" if condition else ""
+    return f"(coalesce(sum({column}){which}, 0) / {unit})::float8"
+
+
+def _sums() -> str:
+    return f"""
+    {_total("energy", _KWH, "NOT implausible")} AS energy,
+    count(*) FILTER (WHERE implausible) AS suspect,
+    {_total("energy", _KWH, "implausible")} AS suspect_energy,
+    {_total("temperature", _DEGREE)} AS temperature,
+    count(temperature) AS temperatures,
+    coalesce(bit_or(tier), 0) AS tiers"""
+
+
+_SUMS: Final = _sums()
+_READING: Final = "{parts_energy} AS energy, {parts_temperature} AS temperature, {implausible} AS implausible, h.tier"
 
 _DEVICE: Final = (
     "SELECT "
@@ -50,8 +68,12 @@ _DEVICE: Final = (
     count(*) FILTER (WHERE paired AND implausible) AS paired_suspect,
     count(energy) FILTER (WHERE paired) AS paired_intervals,
     count(register) FILTER (WHERE paired) AS paired_registers,
-    coalesce(sum(energy) FILTER (WHERE paired AND NOT implausible), 0) AS paired_energy,
-    coalesce(sum(energy) FILTER (WHERE paired AND implausible), 0) AS paired_suspect_energy,
+    """
+    + _total("energy", _KWH, "paired AND NOT implausible")
+    + """ AS paired_energy,
+    """
+    + _total("energy", _KWH, "paired AND implausible")
+    + """ AS paired_suspect_energy,
     count(DISTINCT date_bin($7::interval, timestamp - interval '1 microsecond', $3)) AS slots,"""
     + _SUMS
     + """
@@ -62,8 +84,7 @@ FROM (
         SELECT FROM unnest($5::timestamptz[], $6::timestamptz[]) AS w (starts, ends)
         WHERE timestamp > w.starts AND timestamp <= w.ends
     ) AS paired
-    FROM {history} AS h {rated}
-    WHERE bucket = ($1::smallint[])[1] AND {id} = $2 AND tenant_id = {tenant} AND timestamp > $3 AND timestamp <= $4
+    FROM {readings} AS h {rated}
 ) AS reading
 """
 )
@@ -78,19 +99,26 @@ _FLEET: Final = (
     count(*) FILTER (WHERE registers BETWEEN 1 AND readings - 1) AS mixed,
     sum(per_minute) AS per_minute,
     coalesce(sum(suspect), 0)::bigint AS suspect,
-    coalesce(sum(suspect_energy), 0) AS suspect_energy,
-    coalesce(sum(energy), 0) AS energy,
-    coalesce(sum(temperature), 0) AS temperature,
-    coalesce(sum(temperatures), 0)::bigint AS temperatures
+    """
+    + _total("suspect_energy", _KWH)
+    + """ AS suspect_energy,
+    """
+    + _total("energy", _KWH)
+    + """ AS energy,
+    """
+    + _total("temperature", _DEGREE)
+    + """ AS temperature,
+    coalesce(sum(temperatures), 0)::bigint AS temperatures,
+    coalesce(bit_or(tiers), 0) AS tiers
 FROM (
     SELECT count(*) AS readings, count({register}) AS registers, {per_minute} AS per_minute,
-        sum(h.{energy}) FILTER (WHERE NOT {implausible}) AS energy,
+        sum({parts_energy}) FILTER (WHERE NOT {implausible}) AS energy,
         count(*) FILTER (WHERE {implausible}) AS suspect,
-        sum(h.{energy}) FILTER (WHERE {implausible}) AS suspect_energy,
-        sum({temperature}) AS temperature,
-        count({temperature}) AS temperatures
-    FROM {history} AS h {rated}
-    WHERE bucket = ANY($1::smallint[]) AND tenant_id = {tenant} AND timestamp > $2 AND timestamp <= $3
+        sum({parts_energy}) FILTER (WHERE {implausible}) AS suspect_energy,
+        sum({parts_temperature}) AS temperature,
+        count({temperature}) AS temperatures,
+        bit_or(h.tier) AS tiers
+    FROM {readings} AS h {rated}
     GROUP BY {id}
 ) AS device
 """
@@ -110,16 +138,22 @@ LEFT JOIN (
         SELECT timestamp, """
     + _READING
     + """
-        FROM {history} AS h {rated}
-        WHERE bucket = ANY($1::smallint[]) AND tenant_id = {tenant} AND timestamp > $2 AND timestamp <= $3
+        FROM {readings} AS h {rated}
     ) AS reading
     GROUP BY 1
 ) AS s ON true
 """
 )
 
+# Packed days are unpacked device by device; how the others are found is the planner's to choose.
 _PAIRED: Final = (
-    "SELECT "
+    """
+WITH entry AS (
+    SELECT * FROM unnest($4::smallint[], $5::varchar[], $6::timestamptz[], $7::timestamptz[])
+        AS w (bucket, device, starts, ends)
+    WHERE bucket = ANY($1::smallint[])
+)
+SELECT """
     + COVERED
     + """,
     count(*) AS readings,"""
@@ -129,17 +163,55 @@ FROM (
     SELECT """
     + _READING
     + """
-    FROM unnest($4::smallint[], $5::varchar[], $6::timestamptz[], $7::timestamptz[]) AS w (bucket, device, starts, ends)
-    JOIN {history} AS h
-        ON h.bucket = w.bucket AND h.{id} = w.device AND h.timestamp > w.starts AND h.timestamp <= w.ends
-    {rated}
-    WHERE h.bucket = ANY($1::smallint[]) AND h.tenant_id = {tenant} AND h.timestamp > $2 AND h.timestamp <= $3
+    FROM {readings} AS h {rated}
 ) AS reading
 """
 )
 
 
-def _sql(template: str, kind: Kind, ratings: str, *, judged: bool) -> str:
+def _parts(column: str | None, unit: str, most: float | None) -> str:
+    """A value in whole parts; as it is where the largest that is declared would not fit."""
+    if column is None:
+        return "NULL::bigint"
+    if most is None or most > WHOLE_MAX:
+        return f"h.{quote_identifier(column)} * {unit}::float8"
+    return f"round(h.{quote_identifier(column)} * {unit}::float8)::bigint"
+
+
+def _most(kind: Kind, column: str | None) -> float | None:
+    """The largest magnitude that a field may have."""
+    field = next((each for each in kind.fields if each.column == column), None)
+    if field is None or field.minimum is None or field.maximum is None:
+        return None
+    return max(abs(field.minimum), abs(field.maximum))
+
+
+def _readings(name: str, kind: Kind) -> str:
+    """What a statement sums over, in all tiers."""
+    columns = columns_of(kind, (kind.energy, kind.register, kind.temperature))
+    if name == "device":
+        return source(kind, Place(_ONE, "$3", "$4"), columns)
+    if name != "paired":
+        return source(kind, Place(SEVERAL, "$2", "$3"), columns)
+    plain = Place("{row}.bucket = ANY($1::smallint[]) AND {row}.tenant_id = {tenant}", "$2", "$3")
+    listed = ", ".join(["h.{id}", "h.timestamp", *(f"h.{each.quoted}" for each in columns), "h.tier"])
+    on = "h.bucket = w.bucket AND h.{id} = w.device AND h.timestamp > w.starts AND h.timestamp <= w.ends"
+    parts = [
+        f"SELECT {listed} FROM entry AS w JOIN ({part(kind, plain, columns)}) AS h ON {on}" for part in (hot, late)
+    ]
+    own = Place(
+        "{row}.bucket = w.bucket AND {row}.{id} = w.device AND {row}.tenant_id = {tenant}",
+        "greatest(w.starts, $2::timestamptz)",
+        "least(w.ends, $3::timestamptz)",
+    )
+    parts.append(f"SELECT {listed} FROM entry AS w CROSS JOIN LATERAL ({packed(kind, own, columns)}) AS h")
+    return f"({' UNION ALL '.join(parts)})"
+
+
+def _sql(name: str, template: str, kind: Kind, ratings: str, *, judged: bool) -> str:
+    energy = _parts(kind.energy, _KWH, _most(kind, kind.energy))
+    template = template.replace("{readings}", _readings(name, kind)).replace("{parts_energy}", energy)
+    template = template.replace("{parts_temperature}", _parts(kind.temperature, _DEGREE, _most(kind, kind.temperature)))
     for placeholder, text in (_JUDGED if judged else _PLAIN).items():
         template = template.replace(placeholder, text)
     template = template.replace("{ratings}", ratings).replace("{rounding}", str(registers.ROUNDING_KWH))
@@ -158,14 +230,15 @@ _STATEMENTS: Final = {
 @cache
 def _statement(name: str, kind: Kind, *, judged: bool) -> str:
     template, ratings = _STATEMENTS[name]
-    return _sql(template, kind, ratings, judged=judged)
+    return _sql(name, template, kind, ratings, judged=judged)
 
 
 @dataclass(frozen=True)
 class DeviceSums:
     """One device over a window; `paired_*` only within its pairings. Energies in kWh, temperatures in deg C.
 
-    `slots`: of the device's reporting intervals, those with a reading; `intervals`, `registers`: readings of each way.
+    `slots`: of the device's reporting intervals, those with a reading; `intervals`, `registers`: readings of each way;
+    `tiers`: where they were found.
     """
 
     asked: frozenset[int]
@@ -185,6 +258,7 @@ class DeviceSums:
     temperature: float
     temperatures: int
     slots: int
+    tiers: int
 
 
 async def _fetch(

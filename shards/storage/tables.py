@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Final
 
 from shards.postgres.pools import Connection
@@ -29,9 +30,11 @@ FROM bucket_table AS b, pg_partition_tree(b.table_oid) AS t WHERE b.bucket = $1
 """
 _LOADS: Final = """
 SELECT b.bucket,
-    coalesce(sum(pg_stat_get_live_tuples(t.relid)) FILTER (WHERE b.role = 'history'), 0)::bigint AS rows,
+    coalesce(sum(pg_stat_get_live_tuples(t.relid)) FILTER (WHERE b.role IN ('history', 'late')), 0)::bigint
+        + (SELECT coalesce(sum(packed_readings), 0) FROM tier WHERE tier.bucket = b.bucket)::bigint AS rows,
     sum(pg_total_relation_size(t.relid))::bigint AS size_bytes,
-    coalesce(sum(pg_stat_get_tuples_inserted(t.relid)) FILTER (WHERE b.role = 'history'), 0)::bigint AS inserted
+    coalesce(sum(pg_stat_get_tuples_inserted(t.relid)) FILTER (WHERE b.role IN ('history', 'late')), 0)::bigint
+        AS inserted
 FROM bucket_table AS b, pg_partition_tree(b.table_oid) AS t
 WHERE b.bucket IS NOT NULL AND t.isleaf
 GROUP BY b.bucket
@@ -77,7 +80,7 @@ tree AS MATERIALIZED (
     FROM mine AS b CROSS JOIN LATERAL pg_partition_tree(b.table_oid) AS t JOIN pg_class AS c ON c.oid = t.relid
 ),
 columns AS MATERIALIZED (
-    SELECT r.root, a.attname, a.atttypid FROM root_table AS r
+    SELECT r.root, a.attname, a.atttypid FROM every_root AS r
     JOIN pg_attribute AS a ON a.attrelid = to_regclass('public.' || r.root)
     WHERE a.attnum > 0 AND NOT a.attisdropped
 )
@@ -90,7 +93,7 @@ WHERE b.role = 'history' AND pg_get_expr(c.relpartbound, c.oid) NOT LIKE 'FOR VA
 UNION ALL
 SELECT p.bucket, format('%s has the trigger %s', p.name, t.tgname)
 FROM tree AS p JOIN pg_trigger AS t ON t.tgrelid = p.relid
-WHERE NOT t.tgisinternal AND t.tgname <> 'fence'
+WHERE NOT t.tgisinternal AND t.tgname NOT IN ('fence', 'frozen')
 UNION ALL
 SELECT p.bucket, format('%s has the column %s', p.name, a.attname)
 FROM tree AS p JOIN pg_attribute AS a ON a.attrelid = p.relid AND a.attnum > 0 AND NOT a.attisdropped
@@ -110,7 +113,8 @@ ORDER BY 1, 2
 _LOOSE: Final = r"""
 SELECT c.relname::text AS name FROM pg_class AS c
 WHERE c.relkind IN ('r', 'p') AND c.relnamespace = 'public'::regnamespace
-    AND c.relname ~ '^[a-z][a-z0-9_]*_(telemetry_history|current_status)_b\d{4,5}(_|$)'
+    AND c.relname ~ '^[a-z][a-z0-9_]*_(telemetry_(history|late|packed)|current_status)_b\d{4,5}(_|$)'
+    AND NOT EXISTS (SELECT FROM packed_leaf AS p WHERE p.table_oid = c.oid)
     AND NOT EXISTS (SELECT FROM pg_inherits AS i WHERE i.inhrelid = c.oid)
     AND NOT EXISTS (SELECT FROM move_table AS m WHERE m.table_oid = c.oid)
 ORDER BY 1
@@ -121,11 +125,11 @@ WHERE NOT EXISTS (SELECT FROM owned_bucket AS o WHERE o.bucket = s.bucket)
     AND NOT EXISTS (SELECT FROM bucket_move AS m WHERE m.bucket = s.bucket)
 ORDER BY bucket
 """
-_WITHOUT_MONTH: Final = """
+_WITHOUT_LEAF: Final = """
 SELECT o.bucket FROM owned_bucket AS o CROSS JOIN root_table AS r
 WHERE r.role = 'history' AND NOT EXISTS (
     SELECT FROM leaf AS l JOIN bucket_table AS b ON b.table_oid = l.parent_oid
-    WHERE b.bucket = o.bucket AND b.root = r.root AND l.lower_bound = quote_literal($1::timestamptz::text)
+    WHERE b.bucket = o.bucket AND b.root = r.root AND leaf_range(l.bound) @> $1::timestamptz
 )
 GROUP BY 1 ORDER BY 1
 """
@@ -218,6 +222,11 @@ async def stray_statuses(connection: Connection) -> list[str]:
     return found
 
 
-async def buckets_without_month(connection: Connection, month: object, timeout_s: float) -> list[int]:
-    """Owned buckets that lack a partition that begins with `month` (its first day)."""
-    return [record["bucket"] for record in await connection.fetch(_WITHOUT_MONTH, month, timeout=timeout_s)]
+async def buckets_without_leaf(connection: Connection, moment: datetime, timeout_s: float) -> list[int]:
+    """Owned buckets that lack a partition for readings of `moment`."""
+    return [record["bucket"] for record in await connection.fetch(_WITHOUT_LEAF, moment, timeout=timeout_s)]
+
+
+async def leaf_width(connection: Connection) -> str:
+    """How much time a new partition holds: day, week or month."""
+    return str(await connection.fetchval("SELECT width FROM leaf_width"))

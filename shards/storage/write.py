@@ -26,6 +26,16 @@ class Written:
     stored: Mapping[Key, tuple[object, ...]] = field(default_factory=dict)
 
 
+def together(parts: Iterable[tuple[Sequence[Row], Written]]) -> Written:
+    """What became of the parts of a batch, each with its rows."""
+    new: set[Key] = set()
+    stored: dict[Key, tuple[object, ...]] = {}
+    for rows, written in parts:
+        new |= {row[1:VALUES_AT] for row in rows} if written.new is None else written.new
+        stored |= written.stored
+    return Written(new, stored)
+
+
 _INPUT: Final = """
 WITH input AS MATERIALIZED (
     SELECT * FROM unnest(
@@ -114,6 +124,16 @@ def _statement(kind: Kind, left_out: tuple[int, ...], *, several: bool = False, 
     for placeholder, text in names.items():
         template = template.replace(placeholder, text)
     return for_kind(template, present)
+
+
+def refreshing(kind: Kind) -> str:
+    """The upsert of statuses from `stored`, rows of history with several of a device, as every batch locks them."""
+    text = _KEPT.replace("{newest_of_each}", _SEVERAL)
+    names = _kept_names(kind, kind, several=True)
+    names["{current}"] = "".join(f", {name}" for name in _quoted(kind.in_status))
+    for placeholder, name in names.items():
+        text = text.replace(placeholder, name)
+    return for_kind(text, kind)
 
 
 def _quoted(fields: Iterable[Field]) -> list[str]:

@@ -61,7 +61,7 @@ async def on_some(catalog: Catalog, kind: Kind, names: set[str]) -> None:
     records = {each.name: each for each in await catalog.shards(deadline_in(10))}
     for name in names:
         async with owner_session(records[name]) as connection:
-            await bring(connection, declared, logins_of(info.cluster_id, records), info.first_month)
+            await bring(connection, declared, logins_of(info.cluster_id, records), info)
 
 
 @pytest.mark.parametrize("ready", [{"s1"}, {"s3"}])

@@ -60,12 +60,12 @@ async def test_the_runway_is_extended_bucket_by_bucket(
     await catalog.close()
     blocker = f"meter_telemetry_history_b0000_{months[2]}"
     await execute(cluster.shards["s1"], f"CREATE TABLE {blocker} (made_by_hand int)")
-    first = {record.name: await extend(record) for record in records}
+    first = {record.name: await extend(record, "month") for record in records}
     assert all(made.error is None and made.extended for made in first.values())
     assert first["s1"].extended is not None
     assert {bucket: blocker in why for bucket, why in first["s1"].extended.failed.items()} == {0: True}
     await execute(cluster.shards["s1"], f"DROP TABLE {blocker}")
-    again = [await extend(record) for record in records]
+    again = [await extend(record, "month") for record in records]
     assert sum(made.extended.made for made in again if made.extended) == 2 * 2  # of the bucket that failed, rolled back
     assert all(made.extended is not None and made.extended.failed == {} for made in again)
     for bucket in range(16):

@@ -6,6 +6,8 @@ from datetime import datetime
 import asyncpg
 
 from shards.kinds import KINDS
+from shards.storage.packing import readings
+from shards.storage.tiers import shape_of
 
 
 async def fetch(dsn: str, sql: str, *arguments: object) -> list[asyncpg.Record]:
@@ -25,11 +27,15 @@ async def execute(dsn: str, sql: str, *arguments: object) -> None:
 
 
 async def stored(shards: Mapping[str, str]) -> list[tuple[str, str, datetime]]:
-    """(shard, device, timestamp) of every history row of every shard."""
+    """(shard, device, timestamp) of every reading of every shard, in whatever tier."""
     rows = []
     for name, dsn in shards.items():
         for kind in KINDS:
-            sql = f"SELECT {kind.id_column} AS device, timestamp FROM {kind.history}"
+            packed = readings(shape_of(kind), kind.packed, ())
+            sql = " UNION ALL ".join(
+                f"SELECT {kind.id_column} AS device, timestamp FROM {each} AS r"
+                for each in (kind.history, kind.late, f"({packed})")
+            )
             rows += [(name, record["device"], record["timestamp"]) for record in await fetch(dsn, sql)]
     return rows
 
@@ -47,7 +53,7 @@ async def statuses(shards: Mapping[str, str]) -> dict[str, datetime]:
 
 async def wipe(shards: Mapping[str, str], catalog: str | None = None) -> None:
     """Empty all tables."""
-    tables = ", ".join(table for kind in KINDS for table in (kind.history, kind.status))
+    tables = ", ".join(table for kind in KINDS for table in (kind.history, kind.late, kind.packed, kind.status))
     for dsn in shards.values():
         await execute(dsn, f"TRUNCATE {tables}")
     if catalog is not None:

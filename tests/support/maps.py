@@ -13,7 +13,7 @@ async def give(cluster: TestCluster, bucket: int, source: str, target: str) -> N
     for record in await fetch(cluster.shards[source], "SELECT name FROM bucket_table WHERE bucket = $1", bucket):
         await execute(cluster.shards[source], f"DROP TABLE {record['name']} CASCADE")
     await execute(cluster.shards[source], "DELETE FROM owned_bucket WHERE bucket = $1", bucket)
-    await fetch(cluster.shards[source], "SELECT forget_statuses($1::smallint)", bucket)
+    await fetch(cluster.shards[source], "SELECT forget_bucket($1::smallint)", bucket)
     now = datetime.now(UTC)
     attach = "SELECT attach_bucket($1::smallint, $2, $3::date[])"
     await execute(cluster.shards[target], attach, bucket, month_of(now), runway(now))

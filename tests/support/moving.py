@@ -30,17 +30,24 @@ UNION ALL SELECT 'trigger on ' || tgrelid::regclass FROM pg_trigger WHERE tgname
 UNION ALL SELECT 'detach pending ' || inhrelid::regclass FROM pg_inherits WHERE inhdetachpending
 UNION ALL
 SELECT 'table ' || c.relname FROM pg_class AS c
-WHERE c.relname ~ '^[a-z0-9_]+_(current_status|telemetry_history)_b[0-9]{4}'
+WHERE c.relname ~ '^[a-z0-9_]+_(current_status|telemetry_(history|late|packed))_b[0-9]{4}'
   AND c.relkind IN ('r', 'p') AND NOT EXISTS (SELECT FROM pg_inherits WHERE inhrelid = c.oid)
 UNION ALL
 SELECT 'owned without tables ' || bucket FROM owned_bucket AS o
-WHERE (SELECT count(*) FROM bucket_table AS b WHERE b.bucket = o.bucket) <> (SELECT count(*) FROM root_table)
+WHERE (SELECT count(*) FROM bucket_table AS b WHERE b.bucket = o.bucket AND b.role = 'history')
+    <> (SELECT count(*) FROM root_table)
 UNION ALL SELECT 'move_table ' || name FROM move_table
 UNION ALL
 SELECT 'statuses of ' || bucket FROM (
     SELECT bucket FROM meter_current_status UNION SELECT bucket FROM vehicle_current_status
 ) AS s
 WHERE NOT EXISTS (SELECT FROM owned_bucket AS o WHERE o.bucket = s.bucket)
+UNION ALL
+SELECT 'horizon of ' || bucket FROM tier AS t
+WHERE NOT EXISTS (SELECT FROM owned_bucket AS o WHERE o.bucket = t.bucket)
+UNION ALL
+SELECT 'packed leaf of ' || bucket FROM packed_leaf AS p
+WHERE NOT EXISTS (SELECT FROM owned_bucket AS o WHERE o.bucket = p.bucket)
 UNION ALL
 SELECT 'comment on ' || objoid::regclass FROM pg_description WHERE description LIKE 'voltroute move%'
 """

@@ -1,0 +1,10 @@
+-- What becomes of readings that get old, kind by kind; without a policy nothing does. How much time a new leaf holds.
+
+CREATE TABLE lifecycle_policy (
+    set_at timestamptz NOT NULL DEFAULT now(),
+    hot interval NOT NULL CHECK (hot >= interval '1 day'), -- readings are frozen and packed when they are older
+    kind_id smallint PRIMARY KEY REFERENCES kind
+);
+
+ALTER TABLE cluster ADD COLUMN leaf_width text NOT NULL DEFAULT 'month'
+CHECK (leaf_width IN ('day', 'week', 'month'));

@@ -1,0 +1,177 @@
+"""lifecycle: what becomes of readings that get old."""
+
+from collections import Counter
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Annotated, Any, Final
+
+import typer
+
+from router.cli.catalog import with_catalog
+from router.cli.show.output import print_json, print_table, say
+from router.cli.target import DataOption, JsonOption
+from shards.catalog import lifecycle as catalogued
+from shards.catalog.database import Catalog
+from shards.clock import deadline_in
+from shards.errors import ClusterError, InvalidArgument
+from shards.operations import lifecycle as operation
+from shards.operations.lifecycle import OfShard
+from shards.policy import Policy, duration_text, read_hot
+from shards.tiers.due import NEVER, Tiers
+from shards.tiers.runner import Result
+
+TIMEOUT_S: Final = 10.0
+lifecycle_app = typer.Typer(help="What becomes of readings that get old: frozen, packed.", no_args_is_help=True)
+policy_app = typer.Typer(help="When it happens, kind by kind.", no_args_is_help=True)
+lifecycle_app.add_typer(policy_app, name="policy")
+_WORDS: Final = {"freeze": "leaves frozen", "pack": "readings packed", "drop": "leaves dropped", "merge": "days merged"}
+
+
+@policy_app.command("set")
+def set_policy(
+    kind: Annotated[str | None, typer.Argument(help="The kind [all of them].")] = None,
+    hot: Annotated[str | None, typer.Option(help="How long readings stay hot, as in 7d; then they are packed.")] = None,
+    leaf: Annotated[str | None, typer.Option(help="How much time a new partition holds: day, week or month.")] = None,
+    data: DataOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Pack readings of a kind when they are older; the leader does it by itself, with the next partition that is."""
+    if hot is None and leaf is None:
+        raise InvalidArgument("--hot or --leaf is needed")
+    span = None if hot is None else read_hot(hot)
+
+    async def work(catalog: Catalog) -> tuple[dict[str, Policy], str]:
+        made = await operation.set_policy(catalog, kind, span, leaf)
+        return made, (await catalog.info(deadline_in(TIMEOUT_S))).leaf_width
+
+    _show(*with_catalog(data, work), json=json)
+
+
+@policy_app.command("show")
+def show_policy(data: DataOption = None, json: JsonOption = False) -> None:
+    """The policies, and how much time a new partition holds."""
+
+    async def work(catalog: Catalog) -> tuple[dict[str, Policy], str]:
+        deadline = deadline_in(TIMEOUT_S)
+        return await catalogued.policies(catalog, deadline), (await catalog.info(deadline)).leaf_width
+
+    _show(*with_catalog(data, work), json=json)
+
+
+@policy_app.command("remove")
+def remove_policy(kind: Annotated[str, typer.Argument(help="The kind.")], data: DataOption = None) -> None:
+    """Freeze no more readings of a kind. What is packed stays packed."""
+    with_catalog(data, lambda catalog: operation.remove_policy(catalog, kind))
+    say(f"{kind} has no policy any more; what is packed stays packed")
+
+
+def _show(policies: dict[str, Policy], width: str, *, json: bool) -> None:
+    if json:
+        print_json(
+            {"leaf": width, "policies": [{"kind": p.kind, "hot": duration_text(p.hot)} for p in policies.values()]}
+        )
+        return
+    print_table(("kind", "hot"), [(each.kind, duration_text(each.hot)) for each in policies.values()])
+    say(f"new partitions hold a {width}; a partition is packed when all of it is older than what stays hot")
+
+
+@lifecycle_app.command("plan")
+def plan(data: DataOption = None, json: JsonOption = False) -> None:
+    """What is due now, step by step; changes nothing."""
+    found = with_catalog(data, operation.look)
+    due = [(each.shard, tiers) for each in found for tiers in each.tiers if tiers.step is not None]
+    if json:
+        print_json({"due": [{"shard": shard, **_told(tiers)} for shard, tiers in due]})
+        return
+    if not due:
+        say("nothing is due")
+        return
+    counted = Counter((shard, tiers.kind, tiers.step) for shard, tiers in due)
+    rows = [(shard, kind, step, count) for (shard, kind, step), count in sorted(counted.items(), key=str)]
+    print_table(("shard", "kind", "next step", "buckets"), rows)
+    say("the leader does it by itself; `voltroute lifecycle run` does it now")
+
+
+@lifecycle_app.command("run")
+def run(
+    wait: Annotated[bool, typer.Option("--wait", help="Until nothing is left, also what waits for readers.")] = False,
+    timeout: Annotated[float, typer.Option(min=1, help="Seconds that --wait may take.")] = 3600,
+    data: DataOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Do all that is due now. Buckets in a move are left alone."""
+
+    async def work(catalog: Catalog) -> dict[str, Result]:
+        if not wait:
+            return await operation.run(catalog)
+        try:
+            return await operation.run_until_done(catalog, timeout)
+        except TimeoutError as error:
+            raise ClusterError(f"not done in {timeout:g} s: {error}") from None
+
+    results = with_catalog(data, work)
+    if json:
+        print_json({"shards": {name: _result(result) for name, result in results.items()}})
+    else:
+        for name, result in results.items():
+            words = [f"{count:,} {_WORDS[step]}" for step, count in sorted(result.done.items())]
+            say(f"{name}: {', '.join(words) or 'nothing was due'}")
+            if result.waiting:
+                say(f"  {result.waiting} packed leaves may still be read by old statements; they are dropped later")
+            for what, why in result.failed.items():
+                say(f"  {what}: {why}")
+    if any(result.failed for result in results.values()):
+        raise typer.Exit(1)
+
+
+def _result(result: Result) -> dict[str, Any]:
+    return {
+        "done": {step.value: n for step, n in result.done.items()},
+        "waiting": result.waiting,
+        "failed": result.failed,
+    }
+
+
+@lifecycle_app.command("status")
+def status(data: DataOption = None, json: JsonOption = False) -> None:
+    """Where every shard's history is: up to when it is packed, what waits."""
+    found = with_catalog(data, operation.look)
+    if json:
+        print_json(
+            {"shards": [{"name": each.shard, "tiers": [_told(tiers) for tiers in each.tiers]} for each in found]}
+        )
+        return
+    rows = [_row(each, kind) for each in found for kind in dict.fromkeys(tiers.kind for tiers in each.tiers)]
+    print_table(("shard", "kind", "buckets", "packed until", "packed", "late", "undropped", "due"), rows)
+
+
+def _row(of_shard: OfShard, kind: str) -> Sequence[object]:
+    mine = [tiers for tiers in of_shard.tiers if tiers.kind == kind]
+    until = min(tiers.packed_until for tiers in mine)
+    return (
+        of_shard.shard,
+        kind,
+        len(mine),
+        _day(until),
+        f"{sum(tiers.packed_readings for tiers in mine):,}",
+        f"{sum(tiers.late for tiers in mine):,}",
+        sum(tiers.undropped for tiers in mine),
+        sum(tiers.step is not None for tiers in mine),
+    )
+
+
+def _day(moment: datetime) -> str:
+    return "-" if moment == NEVER else f"{moment:%Y-%m-%d}"
+
+
+def _told(tiers: Tiers) -> dict[str, Any]:
+    return {
+        "bucket": tiers.bucket,
+        "kind": tiers.kind,
+        "frozenUntil": None if tiers.frozen_until == NEVER else tiers.frozen_until,
+        "packedUntil": None if tiers.packed_until == NEVER else tiers.packed_until,
+        "packedReadings": tiers.packed_readings,
+        "late": tiers.late,
+        "undropped": tiers.undropped,
+        "due": None if tiers.step is None else tiers.step.value,
+    }

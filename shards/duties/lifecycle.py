@@ -1,0 +1,70 @@
+"""The leader's duty to take history through its tiers, on all shards, as the policies say."""
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from shards.catalog import lifecycle
+from shards.catalog.database import Catalog
+from shards.clock import deadline_in
+from shards.errors import ClusterError, ShardError
+from shards.policy import Policy
+from shards.shard import ShardRecord
+from shards.tiers.runner import Done, Result, Tender, nobody
+
+CATALOG_TIMEOUT_S: Final = 5.0
+SHARE: Final = 0.5  # of the time; less while readings wait
+SHARE_WHEN_BUSY: Final = 0.1
+
+
+@dataclass(frozen=True)
+class Round:
+    """What one round did on a shard, or why nothing."""
+
+    shard: str
+    result: Result | None
+    error: str | None = None
+
+
+@dataclass
+class Lifecycle:
+    """Looks at every shard every `every_s` seconds; tells `ended` what came of it, and `done` of every step.
+
+    `busy`: whether readings wait; then ingestion gets most of the time.
+    """
+
+    catalog: Catalog
+    every_s: float
+    busy: Callable[[], bool] = lambda: False
+    done: Callable[[str], Done] = field(default=lambda _shard: nobody)
+    ended: Callable[[Round], None] = field(default=lambda _round: None)
+    left: Callable[[], None] = field(default=lambda: None)
+
+    async def run(self, _generation: int) -> None:
+        """Until cancelled. Who leads no more may end its step: whoever comes next waits for the bucket."""
+        try:
+            while True:
+                with contextlib.suppress(ShardError, ClusterError):
+                    await self._round()
+                await asyncio.sleep(self.every_s)
+        finally:
+            self.left()
+
+    async def _round(self) -> None:
+        policies = await lifecycle.policies(self.catalog, deadline_in(CATALOG_TIMEOUT_S))
+        if policies:
+            records = await self.catalog.shards(deadline_in(CATALOG_TIMEOUT_S))
+            await asyncio.gather(*(self._tend(record, policies) for record in records))
+
+    async def _tend(self, record: ShardRecord, policies: Mapping[str, Policy]) -> None:
+        tender = Tender(record, policies, self.done(record.name), self._pause)
+        try:
+            self.ended(Round(record.name, await tender.run()))
+        except (ShardError, ClusterError) as error:
+            self.ended(Round(record.name, None, error.detail if isinstance(error, ShardError) else str(error)))
+
+    async def _pause(self, seconds: float) -> None:
+        share = SHARE_WHEN_BUSY if self.busy() else SHARE
+        await asyncio.sleep(seconds * (1 / share - 1))

@@ -1,0 +1,141 @@
+"""Late readings: their time is frozen, so they go to a table of their own, once, whatever tier has the others.
+
+A merge takes late readings into packed days, and deletes them here. Whoever stores late readings shares a lock with
+others, which a merge takes alone: without it a statement that began before the merge's commit would find a repeat
+neither here nor there, and store it again.
+"""
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Final
+
+import asyncpg
+
+from shards.clock import deadline_in, remaining
+from shards.errors import BucketUnavailable, Frozen
+from shards.kinds import VALUES_AT, Kind, Row
+from shards.postgres.pools import Connection
+from shards.postgres.sql import for_kind
+from shards.postgres.transactions import transaction
+from shards.storage.packing import Column, readings
+from shards.storage.tiers import shape_of
+from shards.storage.write import Key, Written, refreshing
+
+_SHARED: Final = "SELECT pg_advisory_xact_lock_shared(hashtext('voltroute.late'), $1::integer)"
+ALONE: Final = "SELECT pg_advisory_xact_lock(hashtext('voltroute.late'), $1::integer)"
+_MINUTE: Final = "(date_part('epoch', {0} - date_trunc('day', {0})) / 60)::numeric::int"
+# Most of what comes late lies in minutes that no reading has: then no day is unpacked for it.
+_HELD: Final = """
+), day AS MATERIALIZED (
+    SELECT DISTINCT bucket, tenant_id, {id}, (timestamp AT TIME ZONE 'UTC')::date AS day FROM given
+), packed AS MATERIALIZED (
+    SELECT p.* FROM day AS d CROSS JOIN LATERAL (
+        SELECT * FROM {packed}
+        WHERE bucket = d.bucket AND {id} = d.{id} AND day = d.day AND tenant_id = d.tenant_id
+        OFFSET 0
+    ) AS p
+    WHERE EXISTS (
+        SELECT FROM given AS g
+        WHERE g.{id} = p.{id} AND g.tenant_id = p.tenant_id AND (g.timestamp AT TIME ZONE 'UTC')::date = p.day
+            AND get_bit(p.minutes, {minute}) = 1
+    )
+), held AS MATERIALIZED ({readings}
+)"""
+_STORE: Final = (
+    """
+WITH given AS MATERIALIZED (
+    SELECT * FROM unnest($1::smallint[], $2::smallint[], $3::varchar[], $4::timestamptz[], {value_arrays})
+        AS t (bucket, tenant_id, {id}, timestamp, {values})"""
+    + _HELD
+    + """, stored AS (
+    INSERT INTO {late} (bucket, tenant_id, {id}, timestamp, {values})
+    SELECT bucket, tenant_id, {id}, timestamp, {values} FROM given AS g
+    WHERE NOT EXISTS (
+        SELECT FROM held WHERE held.{id} = g.{id} AND held.timestamp = g.timestamp AND held.tenant_id = g.tenant_id
+    ) AND NOT EXISTS (
+        SELECT FROM {history} AS h
+        WHERE h.bucket = g.bucket AND h.{id} = g.{id} AND h.timestamp = g.timestamp AND h.tenant_id = g.tenant_id
+    )
+    ON CONFLICT DO NOTHING
+    RETURNING bucket, tenant_id, {id}, timestamp, {values}
+), refreshed AS ({refreshing}
+)
+SELECT
+    (SELECT count(*) FROM given WHERE timestamp >= coalesce(
+        (SELECT frozen_until FROM tier WHERE kind = {kind} AND bucket = ($1::smallint[])[1]), '-infinity'
+    )) AS hot,
+    (SELECT array_agg(tenant_id) FROM stored) AS tenants,
+    (SELECT array_agg({id}) FROM stored) AS ids,
+    (SELECT array_agg(timestamp) FROM stored) AS timestamps
+"""
+)
+_STORED: Final = (
+    """
+WITH given AS MATERIALIZED (
+    SELECT * FROM unnest($1::smallint[], $2::smallint[], $3::varchar[], $4::timestamptz[])
+        AS t (bucket, tenant_id, {id}, timestamp)"""
+    + _HELD
+    + """
+SELECT h.* FROM given AS g CROSS JOIN LATERAL (
+    SELECT tenant_id, {id}, timestamp, {values} FROM {history}
+    WHERE bucket = g.bucket AND {id} = g.{id} AND timestamp = g.timestamp AND tenant_id = g.tenant_id
+    UNION ALL
+    SELECT tenant_id, {id}, timestamp, {values} FROM {late}
+    WHERE bucket = g.bucket AND {id} = g.{id} AND timestamp = g.timestamp AND tenant_id = g.tenant_id
+    LIMIT 1
+) AS h
+UNION ALL
+SELECT tenant_id, {id}, timestamp, {values} FROM held
+WHERE (tenant_id, {id}, timestamp) IN (SELECT tenant_id, {id}, timestamp FROM given)
+"""
+)
+
+
+@cache
+def _sql(template: str, kind: Kind, columns: tuple[Column, ...]) -> str:
+    minute = _MINUTE.format("(g.timestamp AT TIME ZONE 'UTC')")
+    names = {"{minute}": minute, "{readings}": readings(shape_of(kind), "packed", columns)}
+    for placeholder, text in names.items():
+        template = template.replace(placeholder, text)
+    return for_kind(template.replace("{refreshing}", refreshing(kind)), kind)
+
+
+async def write_late(connection: Connection, shard: str, kind: Kind, rows: Sequence[Row], timeout_s: float) -> Written:
+    """Store late `rows` of one bucket (at least one); returns which were new. On return they are committed.
+
+    Frozen when the time of one of them is not: nothing is stored then. Raises what the driver raises, likewise;
+    BucketUnavailable while a merge of the bucket takes too long.
+    """
+    deadline = deadline_in(timeout_s)
+    first: dict[Key, Row] = {}
+    for row in rows:  # of two with one key, the one that arrived first
+        first.setdefault(row[1:VALUES_AT], row)
+    ordered = sorted(first.values(), key=lambda row: row[1:VALUES_AT], reverse=True)  # as every batch locks statuses
+    bucket = ordered[0][0]
+    columns = [*zip(*ordered, strict=True)]
+    async with transaction(connection):
+        try:
+            # A statement of its own: what comes next sees whatever a merge committed before the lock was free.
+            await connection.execute(_SHARED, bucket, timeout=remaining(deadline))
+        except asyncpg.LockNotAvailableError:
+            detail = f"late readings of bucket {bucket} are being merged"
+            raise BucketUnavailable(shard, detail, frozenset([bucket])) from None
+        found = (await connection.fetch(_sql(_STORE, kind, ()), *columns, timeout=remaining(deadline)))[0]
+        if found["hot"]:
+            raise Frozen(shard, "the time of a reading is not frozen here")
+    new = set(zip(*(found[name] or () for name in ("tenants", "ids", "timestamps")), strict=True))
+    if len(new) == len(rows):
+        return Written(None)
+    return Written(new, await _stored(connection, kind, columns[:VALUES_AT], remaining(deadline)))
+
+
+async def _stored(
+    connection: Connection, kind: Kind, keys: Sequence[Sequence[object]], timeout_s: float
+) -> dict[Key, tuple[object, ...]]:
+    """What is stored under the keys, after the COMMIT; nothing when PostgreSQL does not say (see write)."""
+    values = tuple(column for column in shape_of(kind).columns if column.name in kind.values)
+    try:
+        records = await connection.fetch(_sql(_STORED, kind, values), *keys, timeout=timeout_s)
+    except (asyncpg.PostgresError, TimeoutError):
+        return {}
+    return {(record[0], record[1], record[2]): tuple(record)[3:] for record in records}

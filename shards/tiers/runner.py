@@ -1,0 +1,157 @@
+"""Carrying out what is due on one shard: whoever does it, the leader or an operator, holds a bucket for each step."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Final, TypeAlias
+
+import asyncpg
+
+from shards.errors import ClusterError, ShardError
+from shards.kinds import LATE
+from shards.policy import Policy
+from shards.postgres.pools import Connection
+from shards.postgres.sessions import MOVER, SessionLimits, owner_session
+from shards.shard import ShardRecord
+from shards.storage.roots import stored_kinds
+from shards.tiers import steps
+from shards.tiers.due import Step, Tiers, due
+from shards.tiers.state import look
+from shards.tiers.steps import Kept
+
+APPLICATION: Final = f"{MOVER} of tiers"  # as a mover's, it inserts nothing that a move's mark must wait for
+# A detach waits for old statements; given up, it is finished by the next one.
+LIMITS: Final = SessionLimits(statement_timeout_s=60.0, lock_timeout_s=2.0)
+_HOLD: Final = "SELECT pg_try_advisory_lock(hashtext('voltroute.lifecycle'), $1::integer)"
+_LET_GO: Final = "SELECT pg_advisory_unlock(hashtext('voltroute.lifecycle'), $1::integer)"
+_NOW: Final = "SELECT clock_timestamp()"
+
+# Told of every step that was done: bucket, kind, step, how much (readings, leaves or days), seconds.
+Done: TypeAlias = Callable[[int, str, Step, int, float], None]
+# Waits between transactions, given how long the last one took.
+Pause: TypeAlias = Callable[[float], Awaitable[None]]
+
+
+def nobody(_bucket: int, _kind: str, _step: Step, _count: int, _seconds: float) -> None:
+    """Nobody wants to know."""
+
+
+async def no_pause(_seconds: float) -> None:
+    """At full speed."""
+
+
+@dataclass
+class Result:
+    """What became of one shard: how much each step did, what waits for a reader, and bucket and kind -> what failed."""
+
+    done: dict[Step, int] = field(default_factory=dict)
+    waiting: int = 0
+    failed: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Tender:
+    """Does what is due of a shard."""
+
+    record: ShardRecord
+    policies: Mapping[str, Policy]
+    done: Done = nobody
+    pause: Pause = no_pause
+    watch: steps.Watch = steps.watch_nothing
+
+    async def look(self) -> list[Tiers]:
+        """The tiers of every bucket that is in no move, with the step that is due."""
+        async with owner_session(self.record, LIMITS, APPLICATION) as connection:
+            now: datetime = await connection.fetchval(_NOW)
+            found = await self._look(connection)
+        return [replace(tiers, step=self._due(tiers, now)) for tiers in found]
+
+    async def run(self) -> Result:
+        """Steps until nothing is due. A bucket that fails keeps no other from its own. ShardError: nothing answered."""
+        result = Result()
+        async with owner_session(self.record, LIMITS, APPLICATION) as connection:
+            for tiers in await self._look(connection):
+                try:
+                    await self._tend(connection, tiers, result)
+                except (ClusterError, ShardError, asyncpg.PostgresError) as error:
+                    if connection.is_closed():
+                        raise
+                    _note(result, tiers, error)
+        return result
+
+    async def _look(self, connection: Connection, bucket: int | None = None) -> list[Tiers]:
+        stored = {kind.name for kind in await stored_kinds(connection)}
+        kinds = {name: name + LATE for name in self.policies if name in stored}
+        return await look(connection, kinds, bucket)
+
+    def _due(self, tiers: Tiers, now: datetime) -> Step | None:
+        return due(tiers, self.policies[tiers.kind], now)
+
+    async def _tend(self, connection: Connection, tiers: Tiers, result: Result) -> None:
+        """Steps of one kind of a bucket, each looked at anew while it is held."""
+        waits = False
+        while True:
+            async with _held(connection, tiers.bucket) as held:
+                if not held:
+                    return
+                now = await connection.fetchval(_NOW)
+                found = [each for each in await self._look(connection, tiers.bucket) if each.kind == tiers.kind]
+                if not found:
+                    return
+                # What somebody may still read holds up nothing else.
+                step = self._due(replace(found[0], undropped=0) if waits else found[0], now)
+                if step is None:
+                    return
+                started = time.monotonic()
+                count, seen = await self._step(await Kept.of(connection, found[0], self.watch), step, now)
+                result.waiting += seen
+                waits = waits or seen > 0
+                seconds = time.monotonic() - started
+                result.done[step] = result.done.get(step, 0) + count
+                self.done(tiers.bucket, tiers.kind, step, count, seconds)
+            await self.pause(seconds)
+
+    async def _step(self, kept: Kept, step: Step, now: datetime) -> tuple[int, int]:
+        """Do it; returns how much was done, and how many leaves somebody may still read."""
+        count, seen = 1, 0
+        if step is Step.FREEZE:
+            leaf = kept.tiers.to_freeze(self.policies[kept.tiers.kind], now)
+            if leaf is not None:
+                await steps.freeze(kept, leaf)
+        elif step is Step.PACK:
+            count = await self._pack(kept)
+        elif step is Step.DROP:
+            count, seen = await steps.drop(kept)
+        else:
+            count = await steps.merge_some(kept)
+        return count, seen
+
+    async def _pack(self, kept: Kept) -> int:
+        """Some devices of the frozen leaf, or, when none is left, its publishing; how many readings were packed."""
+        leaf = kept.tiers.to_pack
+        if leaf is None:
+            await steps.pass_gap(kept)
+            return 0
+        count = await steps.pack_some(kept, leaf)
+        if not count:
+            await steps.publish(kept, leaf)
+        return count
+
+
+@asynccontextmanager
+async def _held(connection: Connection, bucket: int) -> AsyncIterator[bool]:
+    """No other step of the bucket, and no move's beginning, while it is held; False when somebody else has it."""
+    held = bool(await connection.fetchval(_HOLD, bucket))
+    try:
+        yield held
+    finally:
+        if held and not connection.is_closed():
+            await asyncio.shield(connection.execute(_LET_GO, bucket))
+
+
+def _note(result: Result, tiers: Tiers, error: Exception) -> None:
+    detail = error.detail if isinstance(error, ShardError) else str(error) or type(error).__name__
+    result.failed[f"bucket {tiers.bucket} of {tiers.kind}"] = detail

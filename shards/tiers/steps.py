@@ -1,0 +1,259 @@
+"""The steps of the lifecycle, each for one kind of a bucket, and resumable: whoever comes next looks at the shard.
+
+    open -freeze-> frozen -pack, verify-> frozen -publish-> packed, leaf attached -old snapshots gone-> dropped
+
+The caller holds the bucket (see runner): no other step and no move begins meanwhile. Here the order of statements is
+safety; each line says why.
+"""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import date, datetime
+from typing import Final, TypeAlias
+
+from shards.errors import ClusterError
+from shards.postgres.pools import Connection
+from shards.postgres.sql import quote_identifier
+from shards.postgres.transactions import transaction
+from shards.storage import late
+from shards.storage.packing import Shape, differing, packed_rows, readings
+from shards.tiers.due import Leaf, Tiers
+from shards.tiers.state import shape_on
+
+LOCK_TIMEOUT: Final = "SET LOCAL lock_timeout = '150ms'"  # writers queue behind what waits for a lock
+CHUNK_READINGS: Final = 60_000  # in a transaction: a long one would keep statuses from being pruned
+CHUNK_DEVICES: Final = 100
+MERGED_DAYS: Final = 32  # in a transaction: late writers of the bucket wait for it
+_IN_ORDER: Final = "SET LOCAL enable_hashagg = off"  # see packed_rows
+_TABLES: Final = "SELECT make_tier_tables($1, $2::smallint, '')"
+_FREEZE: Final = "SELECT freeze_leaf($1, $2::smallint, $3, $4::timestamptz)"
+_MONTH: Final = "SELECT make_packed_month($1, $2::smallint, $3::date)"
+_OF_LEAF: Final = "bucket = $1 AND day >= coalesce($2::date, '-infinity') AND day < $3::date"
+_PUBLISH: Final = """
+UPDATE tier SET packed_until = $3, packed_at = clock_timestamp(), packed_readings = packed_readings + $4
+WHERE bucket = $1 AND kind = $2 AND packed_until < $3 AND frozen_until >= $3
+"""
+_UNDROPPED: Final = """
+INSERT INTO packed_leaf (table_oid, bucket, kind, name) SELECT to_regclass(format('public.%I', $3::text)), $1, $2, $3
+"""
+# Snapshots that may be older than the leaf's publishing; also a replica's, and what a slot keeps for one.
+_LEFT: Final = """
+SELECT p.table_oid, p.name, b.name AS parent, i.inhdetachpending AS pending,
+    to_regclass(format('public.%I', p.name))::oid IS NOT DISTINCT FROM p.table_oid AS is_there,
+    EXISTS (
+        SELECT FROM pg_stat_activity AS a
+        WHERE a.backend_xmin IS NOT NULL AND a.pid <> pg_backend_pid()
+            AND (a.datname = current_database() OR a.datname IS NULL) AND age(a.backend_xmin) >= age(p.xmin)
+    ) OR EXISTS (
+        SELECT FROM pg_replication_slots AS s WHERE s.xmin IS NOT NULL AND age(s.xmin) >= age(p.xmin)
+    ) AS seen
+FROM packed_leaf AS p
+LEFT JOIN pg_inherits AS i ON i.inhrelid = p.table_oid
+LEFT JOIN bucket_table AS b ON b.table_oid = i.inhparent
+WHERE p.bucket = $1 AND p.kind = $2 ORDER BY p.published_at
+"""
+_FORGET: Final = "DELETE FROM packed_leaf WHERE table_oid = $1"
+
+
+class PackingFailed(ClusterError):
+    """What was packed is not what is in the leaf. Nothing was published, and the leaf stays."""
+
+
+# Told of every place in the steps: for tests that end the process there.
+Watch: TypeAlias = Callable[[str], Awaitable[None]]
+
+
+async def watch_nothing(_place: str) -> None:
+    """Nobody wants to know."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """One kind of a bucket, in a session that holds it."""
+
+    connection: Connection
+    tiers: Tiers
+    shape: Shape
+    at: Watch = watch_nothing
+
+    @classmethod
+    async def of(cls, connection: Connection, tiers: Tiers, watch: Watch = watch_nothing) -> "Kept":
+        """With the columns that the shard has now."""
+        return cls(connection, tiers, await shape_on(connection, tiers.kind), watch)
+
+    @property
+    def place(self) -> tuple[int, str]:
+        return self.tiers.bucket, self.tiers.kind
+
+    def root(self, role: str) -> str:
+        """A root of the kind, quoted."""
+        return quote_identifier(f"{self.tiers.kind}_telemetry_{role}")
+
+
+async def freeze(kept: Kept, leaf: Leaf) -> None:
+    """The leaf takes nothing more: whoever writes to it now is waited for 150 ms at most, then it is tried again."""
+    bucket, kind = kept.place
+    await kept.connection.execute(_TABLES, kind, bucket)
+    async with transaction(kept.connection):
+        await kept.connection.execute(LOCK_TIMEOUT)
+        # The trigger and the horizon become visible together: a writer that is refused finds its late tier there.
+        await kept.connection.execute(_FREEZE, kind, bucket, leaf.name, leaf.upper)
+        await kept.at("inside freeze")
+    await kept.at("after freeze")
+
+
+async def pack_some(kept: Kept, leaf: Leaf) -> int:
+    """Pack the next devices of a frozen leaf, and compare them bit by bit; 0 when there is none left.
+
+    PackingFailed when they differ. Nobody reads what is packed before it is published.
+    """
+    connection, shape, (bucket, kind) = kept.connection, kept.shape, kept.place
+    table, key = quote_identifier(leaf.name), shape.key
+    days = (bucket, *_days(leaf))
+    # Devices are packed in the order of their IDs, a transaction for some of them: the last one tells how far it came.
+    last = await connection.fetchval(f"SELECT max({key}) FROM {kept.root('packed')} WHERE {_OF_LEAF}", *days)
+    counted = await connection.fetch(
+        f"SELECT {key}, count(*) FROM {table} WHERE {key} > $1 GROUP BY 1 ORDER BY 1 LIMIT {CHUNK_DEVICES}", last or ""
+    )
+    upto, total = last or "", 0
+    for device, count in counted:
+        if total and total + count > CHUNK_READINGS:
+            break
+        upto, total = device, total + count
+    if not total:
+        return 0
+    which = f"{key} > $1 AND {key} <= $2"
+    months = f"SELECT DISTINCT date_trunc('month', timestamp AT TIME ZONE 'UTC')::date FROM {table} WHERE {which}"
+    for (month,) in await connection.fetch(months, last or "", upto):
+        await connection.execute(_MONTH, kind, bucket, month)
+    async with transaction(connection):
+        await connection.execute(_IN_ORDER)
+        rows = packed_rows(shape, table, which)
+        await connection.execute(
+            f"INSERT INTO {kept.root('packed')} ({shape.listed}) {rows} ON CONFLICT DO NOTHING", last or "", upto
+        )
+        packed = f"(SELECT * FROM {kept.root('packed')} WHERE {_shifted(_OF_LEAF)} AND {which})"
+        query = differing(shape, f"(SELECT * FROM {table} WHERE {which})", f"({readings(shape, packed)})")
+        if wrong := await connection.fetchval(query, last or "", upto, *days):
+            raise PackingFailed(
+                f"{leaf.name}: {wrong} packed readings of devices up to {upto} are not those of the leaf"
+            )
+        await kept.at("inside pack")
+    await kept.at("after pack")
+    return total
+
+
+async def publish(kept: Kept, leaf: Leaf) -> None:
+    """From this COMMIT on, readers take the leaf's time from packed days. PackingFailed when not all of it is there."""
+    connection, (bucket, kind) = kept.connection, kept.place
+    packed = f"SELECT coalesce(sum(n), 0)::bigint FROM {kept.root('packed')} WHERE {_OF_LEAF}"
+    async with transaction(connection):
+        count = await connection.fetchval(packed, bucket, *_days(leaf))
+        there = await connection.fetchval(f"SELECT count(*) FROM {quote_identifier(leaf.name)}")
+        if count != there:
+            raise PackingFailed(f"{leaf.name} has {there} readings, and {count} are packed")
+        # One transaction: a snapshot has the horizon and leaves the leaf out, or neither.
+        if await connection.execute(_PUBLISH, bucket, kind, leaf.upper, count) != "UPDATE 1":
+            raise PackingFailed(f"{leaf.name} is not frozen")
+        await connection.execute(_UNDROPPED, bucket, kind, leaf.name)
+        await kept.at("inside publish")
+    await kept.at("after publish")
+
+
+async def pass_gap(kept: Kept) -> None:
+    """The horizon follows where a frozen leaf is gone: a bucket without its table came from an older copy, say."""
+    bucket, kind = kept.place
+    await kept.connection.execute(_PUBLISH, bucket, kind, kept.tiers.frozen_until, 0)
+
+
+async def drop(kept: Kept) -> tuple[int, int]:
+    """Drop the leaves whose days are published; returns how many went, and how many somebody may still read.
+
+    A statement that began before the publishing has their rows in its snapshot: dropped under it, they would be missing
+    from its answer, and nobody would be told.
+    """
+    connection, gone, seen = kept.connection, 0, 0
+    for record in await connection.fetch(_LEFT, *kept.place):
+        if record["seen"]:
+            seen += 1
+            continue
+        name = quote_identifier(record["name"])
+        if record["is_there"]:
+            if record["pending"] is not None:
+                how = "FINALIZE" if record["pending"] else "CONCURRENTLY"
+                parent = quote_identifier(record["parent"])
+                await connection.execute(f"ALTER TABLE {parent} DETACH PARTITION {name} {how}")
+                await kept.at("after detach")
+            async with transaction(connection):
+                await connection.execute(f"DROP TABLE {name}")
+                await connection.execute(_FORGET, record["table_oid"])
+        else:
+            await connection.execute(_FORGET, record["table_oid"])
+        await kept.at("after drop")
+        gone += 1
+    return gone, seen
+
+
+async def merge_some(kept: Kept) -> int:
+    """Take late readings of some packed days into them; returns how many days. Late writers wait meanwhile."""
+    connection, shape, (bucket, kind) = kept.connection, kept.shape, kept.place
+    staged = quote_identifier(f"merging_{kind}")
+    history, packed, late_root = (kept.root(role) for role in ("history", "packed", "late"))
+    day = "(timestamp AT TIME ZONE 'UTC')::date"
+    listed = f"{shape.key}, tenant_id, bucket, timestamp{shape.values}"
+    await connection.execute(
+        f"CREATE TEMP TABLE IF NOT EXISTS {staged} ON COMMIT DELETE ROWS AS SELECT {listed} FROM {history} WITH NO DATA"
+    )
+    async with transaction(connection):
+        await connection.execute(LOCK_TIMEOUT)
+        await connection.execute(_IN_ORDER)
+        # First alone: from here on no late reading is stored, and none was that the next statements do not see.
+        await connection.execute(late.ALONE, bucket)
+        some = await connection.fetch(
+            f"SELECT {shape.key} AS device, tenant_id AS tenant, {day} AS day, count(*) FROM {late_root} "
+            f"WHERE bucket = $1 AND timestamp < $2 GROUP BY 1, 2, 3 ORDER BY 1, 3 LIMIT {MERGED_DAYS}",
+            bucket,
+            kept.tiers.packed_until,
+        )
+        if not some:
+            return 0
+        keys = ([row["device"] for row in some], [row["tenant"] for row in some], [row["day"] for row in some])
+        wanted = (
+            f"({shape.key}, tenant_id, {{day}}) IN (SELECT * FROM unnest($2::varchar[], $3::smallint[], $4::date[]))"
+        )
+        of_days, of_rows = wanted.replace("{day}", "day"), wanted.replace("{day}", day)
+        known = readings(shape, f"(SELECT * FROM {packed} WHERE bucket = $1 AND {of_days})")
+        taken = f"DELETE FROM {late_root} WHERE bucket = $1 AND {of_rows} RETURNING {listed}"
+        await connection.execute(
+            f"WITH taken AS ({taken}), known AS ({known}) INSERT INTO {staged} ({listed}) "
+            f"SELECT {listed} FROM known UNION ALL SELECT {listed} FROM taken",
+            bucket,
+            *keys,
+        )
+        for month in {row["day"].replace(day=1) for row in some}:
+            await connection.execute(_MONTH, kind, bucket, month)
+        await connection.execute(f"DELETE FROM {packed} WHERE bucket = $1 AND {of_days}", bucket, *keys)
+        await connection.execute(f"INSERT INTO {packed} ({shape.listed}) {packed_rows(shape, staged)}")
+        again = readings(shape, f"(SELECT * FROM {packed} WHERE bucket = $1 AND {of_days})")
+        if wrong := await connection.fetchval(differing(shape, staged, f"({again})"), bucket, *keys):
+            raise PackingFailed(f"bucket {bucket} of {kind}: {wrong} merged readings are not those that were late")
+        count = sum(row["count"] for row in some)
+        await connection.execute(
+            "UPDATE tier SET packed_readings = packed_readings + $3 WHERE bucket = $1 AND kind = $2", *kept.place, count
+        )
+        await kept.at("inside merge")
+    await kept.at("after merge")
+    return len(some)
+
+
+def _days(leaf: Leaf) -> tuple[date | None, date]:
+    """The days (UTC) of a leaf: from (None: all before), and up to, without the last. Leaves end at midnight."""
+    return (None if leaf.lower is None else _day(leaf.lower)), _day(leaf.upper)
+
+
+def _day(moment: datetime) -> date:
+    return moment.date()  # asyncpg gives UTC
+
+
+def _shifted(condition: str) -> str:
+    return condition.replace("$3", "$5").replace("$2", "$4").replace("$1", "$3")

@@ -1,0 +1,140 @@
+"""Frozen, packed and late readings: every answer is as it was, and what comes late is stored once."""
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import httpx2
+import pytest
+import pytest_asyncio
+
+from tests.support.ledger import fetch
+from tests.support.readings import ingest, meter, register, vehicle
+from tests.support.routers import in_process
+from tests.support.servers import TestCluster, new_cluster
+from tests.support.tiering import PLACES, Interrupted, answers, soon, tend, until
+
+PERIOD = {"from": "2026-05-01T00:00:30Z", "to": "2026-05-03T18:00:00Z"}
+DEVICES = {"meters": ["M-0", "M-1", "R-1", "X-1"], "vehicles": ["V-0", "V-1", "V-2"]}
+NOW = datetime.now(UTC)
+COUNTS = """
+SELECT (SELECT count(*) FROM vehicle_telemetry_history) AS hot, (SELECT count(*) FROM vehicle_telemetry_late) AS late,
+    (SELECT coalesce(sum(n), 0) FROM vehicle_telemetry_packed) AS packed,
+    (SELECT count(*) FROM packed_leaf) AS undropped
+"""
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def aged(servers: list[str]) -> AsyncIterator[TestCluster]:
+    async with new_cluster(servers, shards=3, buckets=8) as cluster:
+        yield cluster
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def client(aged: TestCluster) -> AsyncIterator[httpx2.AsyncClient]:
+    async with in_process(aged, runner=False) as made:
+        yield made
+
+
+def old_readings() -> list[dict[str, Any]]:
+    """Three days of a few devices, with gaps, registers, mixed meters, and readings of now."""
+    readings = []
+    for n in range(2):
+        readings += [
+            meter(f"M-{n}", minute * 7.5, kwh=minute % 9 / 8, voltage=229.5 + minute % 3) for minute in range(500)
+        ]
+    readings += [
+        register("R-1", minute * 11, 1000 + minute * 0.25 - (500 if minute > 200 else 0)) for minute in range(300)
+    ]
+    for minute in range(60):  # both ways, so that columns are missing here and there
+        readings.append(register("X-1", minute * 30, minute) if minute % 3 else meter("X-1", minute * 30))
+    for n in range(3):
+        readings += [
+            vehicle(
+                f"V-{n}", minute * 5.0 + n / 60, kwh=minute % 7 / 10_000, soc=minute % 1000 / 10, temp=20 + minute % 5
+            )
+            for minute in range(800)
+        ]
+    now = [{**vehicle(f"V-{n}"), "timestamp": (NOW - timedelta(minutes=n)).isoformat()} for n in range(3)]
+    return readings + now
+
+
+async def pair(client: httpx2.AsyncClient) -> None:
+    for n in range(2):
+        body = {"meterId": f"M-{n}", "vehicleId": f"V-{n}", "validFrom": "2026-05-01T12:00:00Z"}
+        assert (await client.put("/v1/pairings", json=body)).status_code in {200, 201}
+
+
+async def totals(cluster: TestCluster) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for dsn in cluster.shards.values():
+        for name, value in (await fetch(dsn, COUNTS))[0].items():
+            found[name] = found.get(name, 0) + int(value)
+    return found
+
+
+async def test_every_answer_is_as_it_was_at_every_step(client: httpx2.AsyncClient, aged: TestCluster) -> None:
+    readings = old_readings()
+    await ingest(client, readings)
+    await pair(client)
+    before = await answers(client, PERIOD, DEVICES)
+    assert before["fleet 1h"]["dataPoints"] > 1500
+    for place in PLACES[:8]:
+        with pytest.raises(Interrupted):
+            await tend(aged, until(place))
+        assert await answers(client, PERIOD, DEVICES) == before, place
+    await tend(aged)
+    assert await answers(client, PERIOD, DEVICES) == before
+    assert await totals(aged) == {"hot": 3, "late": 0, "packed": 2400, "undropped": 0}
+    page = (await client.get("/v1/vehicles/V-0/history", params={"limit": 2})).json()
+    assert page["tiers"] == ["hot", "packed"]
+    assert [item["ingestedAt"] is None for item in page["items"]] == [False, True]
+    fleet = (await client.get("/v1/analytics/fleet", params=PERIOD)).json()
+    assert fleet["tiers"] == ["packed"]
+
+
+async def test_late_readings_count_as_in_the_hot_range(
+    client: httpx2.AsyncClient, aged: TestCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await ingest(client, old_readings())
+    with pytest.raises(Interrupted):
+        await tend(aged, until("after freeze"))  # one bucket is frozen, and not packed
+    await late_comes(client, "a")
+    await tend(aged)
+    await late_comes(client, "b")
+    soon(monkeypatch)
+    before = await answers(client, PERIOD, DEVICES)
+    await tend(aged)
+    assert await answers(client, PERIOD, DEVICES) == before
+    assert (await totals(aged))["late"] == 0
+    await late_comes(client, "b", again=True)
+    assert await answers(client, PERIOD, DEVICES) == before
+
+
+async def late_comes(client: httpx2.AsyncClient, name: str, *, again: bool = False) -> None:
+    """A batch of new readings, repeats and conflicts of old times, with one of now, told apart as ever."""
+    new = [
+        vehicle(f"V-{n}", 3 + minute * 5 + (0.1 if name == "a" else 0.2), kwh=0.1)
+        for n in range(3)
+        for minute in range(9)
+    ]
+    new += [meter("M-0", 1 + minute * 7.5 + (0.1 if name == "a" else 0.2)) for minute in range(9)]
+    new += [vehicle(f"V-{name}-only-late", minute) for minute in range(3)]
+    repeats = [
+        vehicle(f"V-{n}", minute * 5.0 + n / 60, minute % 7 / 10_000, minute % 1000 / 10, 20 + minute % 5)
+        for n in range(3)
+        for minute in range(5)
+    ]
+    conflicts = [vehicle(f"V-{n}", minute * 5.0 + n / 60, kwh=9.5) for n in range(3) for minute in range(5, 8)]
+    live = [{**vehicle("V-now", kwh=0.1 * len(name)), "timestamp": (NOW + timedelta(seconds=ord(name))).isoformat()}]
+    told = await ingest(client, new + repeats + conflicts + live + new[:2])
+    accepted = 0 if again else len(new) + len(live)
+    assert told["accepted"] == accepted
+    assert told["duplicates"] == len(new) + len(live) + 2 + len(repeats) - accepted
+    assert told["conflicts"] == len(conflicts)
+    repeated = await ingest(client, new)
+    assert (repeated["accepted"], repeated["duplicates"]) == (0, len(new))
+    status = (await client.get(f"/v1/vehicles/V-{name}-only-late/status")).json()
+    assert status["lastUpdated"] == "2026-05-01T00:02:00Z"
+    history = (await client.get(f"/v1/vehicles/V-{name}-only-late/history")).json()
+    assert len(history["items"]) == 3
