@@ -62,6 +62,14 @@ class System:
             postgres = sum(_seconds(each) for each in root.children(recursive=True) if each.name() == "postgres")
         return Cpu(server, postgres, _seconds(psutil.Process()))
 
+    def ended_cpu(self) -> float:
+        """CPU seconds of PostgreSQL's processes that have ended: sessions of a command, say."""
+        if self.postgres_root is None:
+            return 0.0
+        servers = psutil.Process(self.postgres_root).children()
+        times = [each.cpu_times() for each in servers]
+        return float(sum(each.children_user + each.children_system for each in times))
+
     def _routers(self) -> list[psutil.Process]:
         """The HTTP process, and its workers if it has some."""
         if self.server_pid is None:
@@ -131,12 +139,15 @@ def _folder() -> Path:
 
 
 @asynccontextmanager
-async def voltroute(shards: int, settings: Mapping[str, str] | None = None) -> AsyncIterator[System]:
+async def voltroute(
+    shards: int, settings: Mapping[str, str] | None = None, buckets: int | None = None
+) -> AsyncIterator[System]:
     """A router on an embedded cluster with durable settings, in a folder that is deleted afterwards."""
     folder = _folder()
     program = Path(sys.executable).with_name("voltroute")
     command = [str(program), "up", "--json", "--temporary", "--until-eof", "--port", "0"]
     command += ["--data", str(folder), "--shards", str(shards)]
+    command += [] if buckets is None else ["--buckets", str(buckets)]
     process = await _start(command, {"VOLTROUTE_LOG_LEVEL": "warning", **(settings or {})})
     try:
         ready = await _ready(process)

@@ -24,6 +24,7 @@ from bench.scenarios import (
     shard_down,
     single,
     skew,
+    storage,
 )
 
 
@@ -49,6 +50,9 @@ SCENARIOS: Final[Mapping[str, Scenario]] = {
     "shard-down": Scenario("one shard stands still: what the others' devices notice", shard_down.run),
     "analytics": Scenario("24 h of one vehicle, recent activity, the fleet, on a day of minutes", analytics.run),
     "reads": Scenario("status, history and activity beside their bare statements", reads.run),
+    "storage": Scenario(
+        "bytes of a reading hot and packed, beside the seed's; what packing and reading cost", storage.run
+    ),
     "rebalance": Scenario("moving buckets: copy speed, write pauses, what devices notice", rebalance.run),
     "peers": Scenario("the same readings beside InfluxDB, VictoriaMetrics and QuestDB, where they are here", peers.run),
     "scale": Scenario("cost of a reading in batches of 1,000 on 1, 2 and 4 shards", scale.run),

@@ -82,7 +82,7 @@ $$;
 
 -- The roots of a kind's late and packed readings; its history is there. A packed row: `n` readings of a day; the time of
 -- number i is t_base + i * t_step + the sum of the deltas up to it, in `unit` microseconds from the day's beginning.
--- `minutes` has a bit for every minute with a reading: most of what comes late is found to be new by it alone.
+-- `marks`: the time of each sixtieth reading, so that one can be looked for without adding up a whole day.
 CREATE FUNCTION make_tier_roots(the_kind text) RETURNS void
 LANGUAGE plpgsql
 SET search_path = public, pg_temp AS $$
@@ -97,7 +97,7 @@ BEGIN
     EXECUTE format(
         'CREATE TABLE %I (t_base bigint NOT NULL, t_step bigint NOT NULL, n integer NOT NULL, unit integer NOT NULL, '
         'day date NOT NULL, bucket smallint NOT NULL, tenant_id smallint NOT NULL DEFAULT 0, '
-        '%I varchar(64) COLLATE "C" NOT NULL, minutes bit(1440) NOT NULL, '
+        '%I varchar(64) COLLATE "C" NOT NULL, marks bigint [] NOT NULL, '
         't_0 bytea COMPRESSION pglz, t_1 bytea COMPRESSION pglz, t_2 integer [] COMPRESSION pglz, %s '
         'PRIMARY KEY (%I, day, tenant_id, bucket)) PARTITION BY LIST (bucket)',
         packed, the_key, listed, the_key

@@ -17,15 +17,14 @@ from shards.kinds import VALUES_AT, Kind, Row
 from shards.postgres.pools import Connection
 from shards.postgres.sql import for_kind
 from shards.postgres.transactions import transaction
-from shards.storage.packing import Column, readings
+from shards.storage.packing import Column, part_of, readings, times
 from shards.storage.tiers import shape_of
 from shards.storage.write import Key, Written, refreshing
 
 _SHARED: Final = "SELECT pg_advisory_xact_lock_shared(hashtext('voltroute.late'), $1::integer)"
 ALONE: Final = "SELECT pg_advisory_xact_lock(hashtext('voltroute.late'), $1::integer)"
-_MINUTE: Final = "(date_part('epoch', {0} - date_trunc('day', {0})) / 60)::numeric::int"
-# Most of what comes late lies in minutes that no reading has: then no day is unpacked for it.
-_HELD: Final = """
+# The packed days of what is given.
+_DAYS: Final = """
 ), day AS MATERIALIZED (
     SELECT DISTINCT bucket, tenant_id, {id}, (timestamp AT TIME ZONE 'UTC')::date AS day FROM given
 ), packed AS MATERIALIZED (
@@ -34,13 +33,18 @@ _HELD: Final = """
         WHERE bucket = d.bucket AND {id} = d.{id} AND day = d.day AND tenant_id = d.tenant_id
         OFFSET 0
     ) AS p
-    WHERE EXISTS (
-        SELECT FROM given AS g
-        WHERE g.{id} = p.{id} AND g.tenant_id = p.tenant_id AND (g.timestamp AT TIME ZONE 'UTC')::date = p.day
-            AND get_bit(p.minutes, {minute}) = 1
-    )
-), held AS MATERIALIZED ({readings}
 )"""
+# Of each day only the parts in which one of the given times would lie: a part is a twenty-fourth of a usual day.
+_HELD: Final = (
+    _DAYS
+    + """, part AS MATERIALIZED (
+    SELECT DISTINCT p.{id}, p.tenant_id, p.day, {part} AS part
+    FROM given AS g JOIN packed AS p
+        ON p.{id} = g.{id} AND p.tenant_id = g.tenant_id AND p.day = (g.timestamp AT TIME ZONE 'UTC')::date
+), held AS MATERIALIZED ({times}
+)"""
+)
+_PARTS: Final = "(SELECT p.*, part.part FROM part JOIN packed AS p USING ({id}, tenant_id, day) WHERE part.part >= 0)"
 _STORE: Final = (
     """
 WITH given AS MATERIALIZED (
@@ -74,8 +78,9 @@ _STORED: Final = (
 WITH given AS MATERIALIZED (
     SELECT * FROM unnest($1::smallint[], $2::smallint[], $3::varchar[], $4::timestamptz[])
         AS t (bucket, tenant_id, {id}, timestamp)"""
-    + _HELD
-    + """
+    + _DAYS
+    + """, held AS MATERIALIZED ({readings}
+)
 SELECT h.* FROM given AS g CROSS JOIN LATERAL (
     SELECT tenant_id, {id}, timestamp, {values} FROM {history}
     WHERE bucket = g.bucket AND {id} = g.{id} AND timestamp = g.timestamp AND tenant_id = g.tenant_id
@@ -93,8 +98,12 @@ WHERE (tenant_id, {id}, timestamp) IN (SELECT tenant_id, {id}, timestamp FROM gi
 
 @cache
 def _sql(template: str, kind: Kind, columns: tuple[Column, ...]) -> str:
-    minute = _MINUTE.format("(g.timestamp AT TIME ZONE 'UTC')")
-    names = {"{minute}": minute, "{readings}": readings(shape_of(kind), "packed", columns)}
+    shape = shape_of(kind)
+    names = {
+        "{part}": part_of("p", "g.timestamp"),
+        "{times}": times(shape, _PARTS),
+        "{readings}": readings(shape, "packed", columns),
+    }
     for placeholder, text in names.items():
         template = template.replace(placeholder, text)
     return for_kind(template.replace("{refreshing}", refreshing(kind)), kind)

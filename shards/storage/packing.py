@@ -18,6 +18,7 @@ _FINEST: Final = max(DECIMALS)
 _SPAN_MAX: Final = 2**45  # of a day's values, as whole numbers: what the planes and the array hold of a difference
 _WHOLE_MAX: Final = 9e9  # times 10**6 it is still a whole number that float8 holds exactly
 _DAY_US: Final = 86_400_000_000
+MARKED: Final = 60  # one of so many readings of a day has its time written down
 # A value as float8, which its own type gives back.
 _AS_FLOAT: Final = {
     Type.FLOAT8: "{0}",
@@ -82,7 +83,7 @@ class Shape:
     @property
     def listed(self) -> str:
         """The columns of a packed row, in the order in which `packed_rows` gives them."""
-        own = ("day", "bucket", "tenant_id", self.key, "n", "unit", "t_base", "t_step", "minutes", "t_0", "t_1", "t_2")
+        own = ("day", "bucket", "tenant_id", self.key, "n", "unit", "t_base", "t_step", "marks", "t_0", "t_1", "t_2")
         return ", ".join([*own, *(part for each in self.columns for part in each.parts)])
 
 
@@ -165,9 +166,9 @@ def packed_rows(shape: Shape, source: str, where: str = "true") -> str:
     local = "timestamp AT TIME ZONE 'UTC'"
     return f"""
 SELECT _day, bucket, tenant_id, {key}, count(*)::int4, min(_unit)::int4, min(_at), min(_step),
-    bit_or(set_bit(repeat('0', 1440)::bit(1440), (_us / 60000000)::int4, 1)), {listed}
+    array_agg(_at) FILTER (WHERE _number % {MARKED} = 0), {listed}
 FROM (
-    SELECT *, coalesce(_at - lag(_at) OVER w - _step, 0) AS _dt{deltas}
+    SELECT *, row_number() OVER w - 1 AS _number, coalesce(_at - lag(_at) OVER w - _step, 0) AS _dt{deltas}
     FROM (
         SELECT *, _us / _unit AS _at,
             CASE WHEN _n > 1 THEN round((_last - _first)::float8 / (_n - 1) / 1e6::float8)::int8 ELSE 0 END
@@ -232,6 +233,40 @@ CROSS JOIN LATERAL (
     FROM (SELECT i, {", ".join(steps)} FROM generate_series(0, p.n - 1) AS i) AS e
     WINDOW o AS (ORDER BY i)
 ) AS u"""
+
+
+def times(shape: Shape, parts: str) -> str:
+    """A query of the times in parts of packed days: `parts` (a sub-select) has their rows, and `part`, from 0.
+
+    A part is the readings from one mark to the next. Its rows have: the device's ID, tenant_id, bucket, timestamp.
+    """
+    first = f"p.part * {MARKED}"
+    flat = f"substring(t_0 FROM {first} + 1 FOR {MARKED}) AS ta, substring(t_1 FROM {first} + 1 FOR {MARKED}) AS tb"
+    since = (
+        f"(p.day - date '1970-01-01') * {_DAY_US} + p.unit * (p.marks[p.part + 1] + i::int8 * p.t_step + {_sum('t')})"
+    )
+    return f"""
+SELECT p.{shape.key}, p.tenant_id, p.bucket, u.timestamp
+FROM (SELECT * FROM {parts} AS parts OFFSET 0) AS p
+CROSS JOIN LATERAL (SELECT {flat}, t_2[{first} + 1:{first} + {MARKED}] AS tc OFFSET 0) AS f
+CROSS JOIN LATERAL (
+    SELECT to_timestamp(({since})::float8 / 1e6::float8) AS timestamp
+    FROM (
+        SELECT i, CASE WHEN i > 0 THEN {_difference("t")} ELSE 0 END AS td,
+            CASE WHEN i > 0 THEN tc ELSE NULL END AS tc
+        FROM generate_series(0, least({MARKED}, p.n - {first}) - 1) AS i
+    ) AS e
+    WINDOW o AS (ORDER BY i)
+) AS u"""
+
+
+def part_of(row: str, moment: str) -> str:
+    """The part of a packed day `row` that would hold a time (SQL): after the last mark that is not later; -1: none."""
+    at = (
+        f"floor(date_part('epoch', ({moment}) AT TIME ZONE 'UTC' - {row}.day::timestamp) * 1e6::float8 + 0.5)::int8"
+        f" / {row}.unit"
+    )
+    return f"(SELECT count(*)::int4 - 1 FROM unnest({row}.marks) AS mark WHERE mark <= {at})"
 
 
 def differing(shape: Shape, source: str, packed: str) -> str:

@@ -1,0 +1,116 @@
+"""What is due of history, by its policy; what operators may say; what routers know of frozen time."""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from shards.errors import InvalidArgument
+from shards.kinds import Row
+from shards.policy import Policy, duration_text, read_duration, read_hot
+from shards.storage.horizons import BATCHES, Horizons
+from shards.tiers.due import MERGE_AFTER, MERGE_READINGS, NEVER, Leaf, Step, Tiers, due
+
+NOW = datetime(2026, 11, 28, 12, tzinfo=UTC)
+HOT = Policy("meter", timedelta(days=7))
+
+
+def day(number: int) -> datetime:
+    return datetime(2026, 11, number, tzinfo=UTC)
+
+
+LEAVES = [Leaf("past", None, day(1)), *(Leaf(f"d{n}", day(n), day(n + 1)) for n in (18, 19, 20, 21, 22))]
+FRESH = Tiers(0, "meter", LEAVES)
+
+
+@pytest.mark.parametrize(
+    ("text", "span"), [("36h", timedelta(hours=36)), ("7d", timedelta(days=7)), ("4w", timedelta(weeks=4))]
+)
+def test_durations(text: str, span: timedelta) -> None:
+    assert read_duration(text, "--hot") == span
+    assert read_duration(duration_text(span), "--hot") == span
+
+
+@pytest.mark.parametrize("text", ["", "7", "d", "0d", "-1d", "7 d", "1.5d", "7m", "7D", "1234567d", "7d7d"])
+def test_what_is_no_duration(text: str) -> None:
+    with pytest.raises(InvalidArgument, match=r"--hot .*as in 36h, 7d or 4w"):
+        read_duration(text, "--hot")
+
+
+@pytest.mark.parametrize("text", ["1h", "23h", "3661d", "999999w"])
+def test_hot_has_limits(text: str) -> None:
+    with pytest.raises(InvalidArgument, match="from 1d to 3660d"):
+        read_hot(text)
+
+
+def test_hot_within_its_limits() -> None:
+    assert (read_hot("1d"), read_hot("3660d")) == (timedelta(days=1), timedelta(days=3660))
+
+
+def test_the_oldest_leaf_is_frozen_first_and_none_that_is_young() -> None:
+    frozen, order = FRESH, []
+    while (step := due(frozen, HOT, NOW)) is not None:
+        assert step is Step.FREEZE
+        leaf = frozen.to_freeze(HOT, NOW)
+        assert leaf is not None
+        order.append(leaf.name)
+        frozen = replace(frozen, frozen_until=leaf.upper)
+        assert due(frozen, HOT, NOW) is Step.PACK
+        assert frozen.to_pack is leaf
+        frozen = replace(frozen, packed_until=leaf.upper, leaves=[each for each in frozen.leaves if each is not leaf])
+    assert order == ["past", "d18", "d19", "d20"]  # d21 ends in the middle of what is hot
+    assert due(replace(frozen, leaves=[]), HOT, NOW) is None
+
+
+def test_what_was_begun_is_ended_first() -> None:
+    frozen = replace(FRESH, frozen_until=day(1), late=MERGE_READINGS, undropped=1)
+    assert due(frozen, HOT, NOW) is Step.PACK
+    packed = replace(frozen, packed_until=day(1), leaves=LEAVES[1:])
+    assert due(packed, HOT, NOW) is Step.DROP
+    dropped = replace(packed, undropped=0)
+    assert due(dropped, HOT, NOW) is Step.MERGE
+    assert due(replace(dropped, late=0), HOT, NOW) is Step.FREEZE
+    gone = replace(dropped, frozen_until=day(19), leaves=LEAVES[3:])
+    assert (gone.to_pack, due(gone, HOT, NOW)) == (None, Step.PACK)
+
+
+@pytest.mark.parametrize(
+    ("late", "waited", "is_due"),
+    [
+        (0, MERGE_AFTER * 2, False),
+        (1, MERGE_AFTER / 2, False),
+        (1, MERGE_AFTER, True),
+        (MERGE_READINGS, timedelta(0), True),
+    ],
+)
+def test_late_readings_wait_for_others(late: int, waited: timedelta, is_due: bool) -> None:
+    tiers = replace(FRESH, leaves=[], late=late, late_since=NOW - waited)
+    assert (due(tiers, HOT, NOW) is Step.MERGE) is is_due
+    assert not replace(tiers, late_since=None, late=1).is_merge_due(NOW)
+
+
+def row(bucket: int, moment: datetime) -> Row:
+    return (bucket, 0, "D", moment, 1.0)
+
+
+def test_batches_are_looked_through_only_after_a_late_reading() -> None:
+    horizons = Horizons()
+    rows = [row(1, day(2)), row(0, day(20)), row(2, day(3)), row(1, day(20)), row(0, day(3)), row(0, day(1))]
+    assert horizons.split(rows) == (rows, ())
+    horizons.learn({})
+    assert horizons.split(rows) == (rows, ())
+    horizons.learn({0: day(3), 1: day(10)})
+    hot, late = horizons.split(rows)
+    assert hot == [rows[1], rows[2], rows[3], rows[4]]
+    assert late == [[rows[5]], [rows[0]]]
+    young = [row(0, day(20))]
+    for _ in range(BATCHES):
+        assert horizons.split(young) == (young, ())
+    assert horizons.split(rows) == (rows, ())  # PostgreSQL refuses it, and then it is asked again
+    horizons.learn({1: day(10)})
+    assert horizons.split([rows[0]]) == ([], [[rows[0]]])
+
+
+def test_nothing_is_frozen_up_to_the_beginning() -> None:
+    assert (FRESH.frozen_until, FRESH.packed_until) == (NEVER, NEVER)
+    assert FRESH.to_pack is None
