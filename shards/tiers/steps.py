@@ -23,7 +23,8 @@ from shards.tiers.state import shape_on
 LOCK_TIMEOUT: Final = "SET LOCAL lock_timeout = '150ms'"  # writers queue behind what waits for a lock
 CHUNK_READINGS: Final = 60_000  # in a transaction: a long one would keep statuses from being pruned
 CHUNK_DEVICES: Final = 100
-MERGED_DAYS: Final = 32  # in a transaction: late writers of the bucket wait for it
+DEAD_SHARE: Final = 0.1  # of a month's packed days
+MERGED_DAYS: Final = 16  # in a transaction: late writers of the bucket wait for it
 _IN_ORDER: Final = "SET LOCAL enable_hashagg = off"  # see packed_rows
 _TABLES: Final = "SELECT make_tier_tables($1, $2::smallint, '')"
 _FREEZE: Final = "SELECT freeze_leaf($1, $2::smallint, $3, $4::timestamptz)"
@@ -51,6 +52,13 @@ FROM packed_leaf AS p
 LEFT JOIN pg_inherits AS i ON i.inhrelid = p.table_oid
 LEFT JOIN bucket_table AS b ON b.table_oid = i.inhparent
 WHERE p.bucket = $1 AND p.kind = $2 ORDER BY p.published_at
+"""
+_FLUSH: Final = "SELECT pg_stat_force_next_flush()"
+_MUCH_DEAD: Final = """
+SELECT l.name FROM bucket_table AS b CROSS JOIN LATERAL leaves_of(b.name) AS l
+WHERE b.bucket = $1 AND b.kind = $2 AND b.role = 'packed'
+    AND pg_stat_get_dead_tuples(l.leaf_oid)
+    > $3::float8 * (pg_stat_get_live_tuples(l.leaf_oid) + pg_stat_get_dead_tuples(l.leaf_oid))
 """
 _FORGET: Final = "DELETE FROM packed_leaf WHERE table_oid = $1"
 
@@ -243,7 +251,15 @@ async def merge_some(kept: Kept) -> int:
         )
         await kept.at("inside merge")
     await kept.at("after merge")
+    await _tidy(kept)
     return len(some)
+
+
+async def _tidy(kept: Kept) -> None:
+    """Make free what merges replaced, where it is much: a day that is packed anew often is too fast for autovacuum."""
+    await kept.connection.execute(_FLUSH)
+    for record in await kept.connection.fetch(_MUCH_DEAD, *kept.place, DEAD_SHARE):
+        await kept.connection.execute(f"VACUUM (TRUNCATE false) {quote_identifier(record['name'])}")
 
 
 def _days(leaf: Leaf) -> tuple[date | None, date]:
