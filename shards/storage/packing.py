@@ -144,7 +144,7 @@ def _parts(at: int, column: Column) -> list[str]:
     if column.type is Type.TEXT:
         return [f"CASE WHEN count({column.quoted}) > 0 THEN {raw} END"]
     packs = f"bool_and(_k{at})"
-    planes = [f"CASE WHEN {packs} THEN {plane} END" for plane in _planes(f"_d{at}")]
+    planes = _planes(f"_d{at}")
     first = f"CASE WHEN {packs} THEN (array_agg(_v{at}))[1] END"
     scale = f"CASE WHEN {packs} THEN min(_s{at}) END"
     return [first, scale, *planes, f"CASE WHEN NOT {packs} AND count({column.quoted}) > 0 THEN {raw} END"]
@@ -160,7 +160,10 @@ def packed_rows(shape: Shape, source: str, where: str = "true") -> str:
     whole = "".join(_whole(at, each) for at, each in numeric)
     judged = "".join(_judged(at, each) for at, each in numeric)
     scaled = "".join(_scaled(at) for at, _ in numeric)
-    deltas = "".join(f", coalesce(_v{at} - lag(_v{at}) OVER w, 0) AS _d{at}" for at, _ in numeric)
+    # Zero where the column is kept as it is: aggregates are computed whatever becomes of them.
+    deltas = "".join(
+        f", CASE WHEN _k{at} THEN coalesce(_v{at} - lag(_v{at}) OVER w, 0) ELSE 0 END AS _d{at}" for at, _ in numeric
+    )
     parts = [part for at, each in enumerate(shape.columns) for part in _parts(at, each)]
     listed = ", ".join([*_planes("_dt"), *parts])
     local = "timestamp AT TIME ZONE 'UTC'"

@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 import httpx2
+import pytest
 import pytest_asyncio
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
@@ -19,8 +20,9 @@ from tests.support.declaring import QUICK, make
 from tests.support.readings import START, ingest
 from tests.support.routers import in_process
 from tests.support.servers import TestCluster, new_cluster
+from tests.support.tiering import PLACES, age, soon
 
-EXAMPLES = 12
+EXAMPLES = 20
 DEVICES = ("D-1", "D-2", "D-3")
 _numbers = itertools.count(1)
 MOMENTS = tuple(START + timedelta(minutes=minute) for minute in range(6))
@@ -43,6 +45,11 @@ async def catalog(small: TestCluster) -> AsyncIterator[Catalog]:
     made = Catalog(small.catalog_dsn)
     yield made
     await made.close()
+
+
+@pytest.fixture(autouse=True)
+def _merged_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    soon(monkeypatch)
 
 
 class Model:
@@ -106,23 +113,33 @@ def test_any_kind_and_any_readings(
     event_loop_runner: LoopRunner,
     data: st.DataObject,
 ) -> None:
-    """What is accepted is read back equal, and a status is exact, in whatever order and batches readings come."""
+    """What is accepted is read back equal, and a status is exact, in whatever order and batches readings come.
+
+    In between, what is there may be frozen, packed and merged: nobody who reads or writes can tell.
+    """
     kind = data.draw(declared.kinds(f"pump{next(_numbers)}"))
     batch = st.lists(declared.readings(kind, DEVICES, MOMENTS), min_size=1, max_size=12)
     batches = data.draw(st.lists(batch, min_size=1, max_size=8))
-    event_loop_runner.run(read_back(router, catalog, kind, batches))
+    ages = [data.draw(st.sampled_from([None, "the end", *PLACES])) for _ in batches]
+    event_loop_runner.run(read_back(small, router, catalog, kind, [*zip(batches, ages, strict=True)]))
 
 
 async def read_back(
-    router: httpx2.AsyncClient, catalog: Catalog, kind: Kind, batches: list[list[dict[str, Any]]]
+    small: TestCluster,
+    router: httpx2.AsyncClient,
+    catalog: Catalog,
+    kind: Kind,
+    batches: list[tuple[list[dict[str, Any]], str | None]],
 ) -> None:
     await make(catalog, router, kind)
     model = Model(kind)
-    for number, batch in enumerate(batches):
+    for number, (batch, place) in enumerate(batches):
         path = "/v1/ingest" if number % 2 else f"/v1/ingest/{kind.path}"
         answer = await ingest(router, batch, path)
         counts = (answer["accepted"], answer["duplicates"], answer["conflicts"])
         assert (counts, answer["rejected"]) == (model.take(batch), 0)
+        if place is not None:
+            await age(small, kind.name, place)
     for device in {name for name, _ in model.stored}:
         items = (await router.get(f"/v1/{kind.plural}/{device}/history")).json()["items"]
         assert [told(kind.fields, item) for item in items] == model.history(device)

@@ -36,9 +36,14 @@ from tests.support.routers import in_process
 from tests.support.servers import TestCluster, new_cluster
 from tests.support.shapes import METER_SHAPE
 from tests.support.tenants import Made, catalog_of, new_key, new_tenant
+from tests.support.tiering import tend
 
 WINDOW = {"from": at(-1), "to": at(60)}
-ROOTS = ("meter_telemetry_history", "meter_current_status", "vehicle_telemetry_history", "vehicle_current_status")
+ROOTS = tuple(
+    f"{kind}_{root}"
+    for kind in ("meter", "vehicle")
+    for root in ("telemetry_history", "telemetry_late", "telemetry_packed", "current_status")
+)
 
 
 @pytest.fixture
@@ -138,9 +143,12 @@ async def test_a_reader_sees_one_tenant_whatever_it_asks(cluster: TestCluster) -
     mine, theirs = await new_tenant(cluster, "mine"), await new_tenant(cluster, "theirs")
     async with in_process(cluster) as client:
         await until(client, 200, headers=theirs.headers)
-        for key in (mine, theirs):
-            both = [meter("M"), vehicle("V")]
-            assert (await client.post("/v1/ingest", json=both, headers=key.headers)).json()["accepted"] == 2
+        for minute in (0, 1):
+            for key in (mine, theirs):
+                now = {"timestamp": datetime.now(UTC).isoformat()}
+                four = [meter("M", minute), vehicle("V", minute), {**meter("M"), **now}, {**vehicle("V"), **now}]
+                assert (await client.post("/v1/ingest", json=four, headers=key.headers)).json()["accepted"] == 4
+            await tend(cluster)  # the first ones are packed, the second ones late
     found = await records(cluster)
     seen: dict[str, set[int]] = {}
     for name, dsn in cluster.shards.items():

@@ -8,10 +8,12 @@ import httpx2
 import pytest
 import pytest_asyncio
 
+from tests.integration.test_keys import until as until_status
 from tests.support.ledger import fetch
 from tests.support.readings import ingest, meter, register, vehicle
 from tests.support.routers import in_process
 from tests.support.servers import TestCluster, new_cluster
+from tests.support.tenants import Made, new_tenant
 from tests.support.tiering import PLACES, Interrupted, answers, soon, tend, until
 
 PERIOD = {"from": "2026-05-01T00:00:30Z", "to": "2026-05-03T18:00:00Z"}
@@ -138,3 +140,35 @@ async def late_comes(client: httpx2.AsyncClient, name: str, *, again: bool = Fal
     assert status["lastUpdated"] == "2026-05-01T00:02:00Z"
     history = (await client.get(f"/v1/vehicles/V-{name}-only-late/history")).json()
     assert len(history["items"]) == 3
+
+
+async def test_tiers_are_each_tenants_own(aged: TestCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One ID of two tenants in one bucket, packed, late, merged: each reads its own, and counts against its own."""
+    mine, theirs = await new_tenant(aged, "mine"), await new_tenant(aged, "theirs")
+    async with in_process(aged, runner=False) as client:
+        await until_status(client, 200, headers=theirs.headers)
+
+        async def post(key: Made, *readings: dict[str, Any]) -> tuple[int, int, int]:
+            told = (await client.post("/v1/ingest", json=readings, headers=key.headers)).json()
+            return told["accepted"], told["duplicates"], told["conflicts"]
+
+        async def read(key: Made) -> list[float]:
+            page = (await client.get("/v1/meters/M/history", headers=key.headers)).json()
+            fleet = (await client.get("/v1/analytics/fleet", params=PERIOD, headers=key.headers)).json()
+            values = [item["kwhConsumedAc"] for item in page["items"]]
+            assert fleet["totalEnergyConsumedAc"] == pytest.approx(sum(values))
+            return values
+
+        assert await post(mine, *(meter("M", n, 1.0) for n in range(4))) == (4, 0, 0)
+        assert await post(theirs, *(meter("M", n, 2.0) for n in range(2))) == (2, 0, 0)
+        await tend(aged)
+        soon(monkeypatch)
+        for _ in range(2):
+            assert (await read(mine), await read(theirs)) == ([1.0] * 4, [2.0] * 2)
+            assert await post(theirs, meter("M", 0, 1.0), meter("M", 1, 2.0)) == (0, 1, 1)
+            assert await post(mine, meter("M", 0, 1.0), meter("M", 1, 2.0)) == (0, 1, 1)
+            await tend(aged)
+        assert await post(theirs, meter("M", 2, 2.0), meter("M", 3, 2.0)) == (2, 0, 0)
+        assert (await read(mine), await read(theirs)) == ([1.0] * 4, [2.0] * 4)
+        await tend(aged)
+        assert (await read(mine), await read(theirs)) == ([1.0] * 4, [2.0] * 4)

@@ -1,5 +1,6 @@
 """Taking a test cluster's history through its tiers, and what every answer about it says."""
 
+import contextlib
 from collections.abc import Mapping
 from datetime import date, timedelta
 from typing import Any
@@ -34,9 +35,11 @@ async def records_of(cluster: TestCluster) -> list[ShardRecord]:
         await catalog.close()
 
 
-async def tend(cluster: TestCluster, watch: Watch = watch_nothing, **options: Any) -> list[Result]:
+async def tend(
+    cluster: TestCluster, watch: Watch = watch_nothing, policies: Mapping[str, Policy] = HOT
+) -> list[Result]:
     """Everything that is due, on every shard; nothing may fail."""
-    results = [await Tender(record, HOT, watch=watch, **options).run() for record in await records_of(cluster)]
+    results = [await Tender(record, policies, watch=watch).run() for record in await records_of(cluster)]
     failed = {name: why for result in results for name, why in result.failed.items()}
     assert failed == {}, failed
     return results
@@ -44,6 +47,12 @@ async def tend(cluster: TestCluster, watch: Watch = watch_nothing, **options: An
 
 class Interrupted(Exception):
     """A test ends the steps here."""
+
+
+async def age(cluster: TestCluster, kind: str, place: str) -> None:
+    """Take the history of one kind through its tiers, up to a place where that is interrupted, or to the end."""
+    with contextlib.suppress(Interrupted):
+        await tend(cluster, until(place), {kind: Policy(kind, timedelta(days=1))})
 
 
 def until(where: str, times: int = 1) -> Watch:
