@@ -13,6 +13,7 @@ from bench.scenarios import (
     fields,
     hostile,
     keys,
+    lifecycle,
     maximum,
     mixed,
     overload,
@@ -53,6 +54,7 @@ SCENARIOS: Final[Mapping[str, Scenario]] = {
     "storage": Scenario(
         "bytes of a reading hot and packed, beside the seed's; what packing and reading cost", storage.run
     ),
+    "lifecycle": Scenario("old history is packed beside 5,000 readings/s: what devices notice", lifecycle.run),
     "rebalance": Scenario("moving buckets: copy speed, write pauses, what devices notice", rebalance.run),
     "peers": Scenario("the same readings beside InfluxDB, VictoriaMetrics and QuestDB, where they are here", peers.run),
     "scale": Scenario("cost of a reading in batches of 1,000 on 1, 2 and 4 shards", scale.run),

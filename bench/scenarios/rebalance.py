@@ -8,24 +8,19 @@ from typing import Any, Final
 import asyncpg
 import orjson
 
+from bench import beside
 from bench.commands import command
 from bench.context import Context
 from bench.filling import fill
 from bench.http1 import connect, get
-from bench.load import Outcome, open_loop
-from bench.measure import prove_plan
-from bench.results import Collected, Curve, ScenarioResult, Target, throughput
+from bench.load import Outcome
+from bench.results import Collected, Curve, ScenarioResult, Target
 from bench.systems import VOLTROUTE, System
-from bench.workload import METER, VEHICLE, Plan, new_readings
+from bench.workload import METER, VEHICLE, new_readings
 
 MINUTES_QUICK: Final = 300
 MINUTES_FULL: Final = 3_000
 DEVICES: Final = 2_000  # of each kind
-RATE: Final = 500  # requests a second
-BATCH: Final = 100
-BATCH_EVERY: Final = 11  # of these requests one is a batch: about 5,000 readings a second
-CONNECTIONS: Final = 128
-SEGMENT_S: Final = 3.0
 KEEP_S: Final = 2
 NEW: Final = "shard-new"
 TARGETS: Final = [
@@ -60,11 +55,11 @@ async def run(context: Context) -> ScenarioResult:
         found.add("rebalance: copied rows", "rows/s", copied)
         found.add("rebalance: plain COPY", "rows/s", plain)
         context.step("load, nothing moves")
-        before = await _segment(ours, shards, found)
+        before = await beside.segment("rebalance", ours, shards, found)
         context.step("load, a shard is drained")
         victim = list(ours.shards)[1]
         draining = asyncio.create_task(command(ours, "shard", "drain", victim, "--watch", "--keep", str(KEEP_S)))
-        during = [outcome async for outcome in _segments(ours, shards, found, draining)]
+        during = await beside.segments("rebalance", ours, shards, found, draining)
         await draining
         moves = await _moves(ours)
         _report(found, before, during, moves)
@@ -74,61 +69,11 @@ async def run(context: Context) -> ScenarioResult:
 
 
 def _report(found: Collected, before: Outcome, during: list[Outcome], moves: list[dict[str, Any]]) -> None:
-    for outcome in during[1:]:
-        for topic, histogram in outcome.latencies.items():
-            during[0].latencies[topic].add(histogram)
-    all_during = during[0]
-    for name, outcome in (("before", before), ("during", all_during)):
-        for topic in ("single", "batch"):
-            found.add(f"rebalance: {topic} p50 {name}", "ms", outcome.percentile_ms(50, topic))
-            found.add(f"rebalance: {topic} p99 {name}", "ms", outcome.percentile_ms(99, topic))
-    slower = all_during.percentile_ms(99, "single") / before.percentile_ms(99, "single")
-    found.add("rebalance: single p99, during / before", "x", slower)
-    found.add("rebalance: slowest answer during", "ms", all_during.percentile_ms(100))
+    beside.report("rebalance", found, before, during)
     found.add("rebalance: longest write pause", "ms", max(move["pauseMs"] for move in moves))
     found.add("rebalance: retries", "", sum(move["retries"] for move in moves))
-    refused = sum(n for outcome in (before, *during) for status, n in outcome.all_statuses().items() if status != 200)
-    found.add("rebalance: refused requests", "requests", refused)
     points = [(float(place), move["pauseMs"]) for place, move in enumerate(moves)]
     found.curve(Curve("write pause of each move", "move", "ms", points))
-
-
-def _plan(url: str) -> Plan:
-    """Single readings of vehicles, and batches of meters between them."""
-    plan, sent = Plan(url), 0
-    vehicles, meters = new_readings(5_000), new_readings(5_000, METER)
-    for number in range(int(RATE * SEGMENT_S)):
-        if number % BATCH_EVERY:
-            plan.write(vehicles, range(number, number + 1), "single")
-        else:
-            plan.write(meters, range(sent, sent + BATCH), "batch")
-            sent += BATCH
-    return plan
-
-
-async def _segment(system: System, shards: dict[str, str], found: Collected) -> Outcome:
-    plan = _plan(system.url)
-    outcome = await open_loop(plan, CONNECTIONS, RATE)
-    found.curve(throughput("rebalance: stored before", plan, outcome))
-    proof = await prove_plan(System(VOLTROUTE, system.url, shards), plan, outcome)
-    found.proofs += proof.acknowledged
-    return outcome
-
-
-async def _segments(
-    system: System, shards: dict[str, str], found: Collected, until: "asyncio.Task[None]"
-) -> AsyncIterator[Outcome]:
-    """Load until the moves have ended; it is proved at the end, so that the proof disturbs nothing."""
-    sent: list[tuple[Plan, Outcome]] = []
-    while not until.done():
-        plan = _plan(system.url)
-        outcome = await open_loop(plan, CONNECTIONS, RATE)
-        sent.append((plan, outcome))
-        found.curve(throughput(f"rebalance: stored during, part {len(sent)}", plan, outcome))
-        yield outcome
-    for plan, outcome in sent:
-        proof = await prove_plan(System(VOLTROUTE, system.url, shards), plan, outcome)
-        found.proofs += proof.acknowledged
 
 
 async def _shards(system: System) -> dict[str, str]:

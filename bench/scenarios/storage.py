@@ -19,7 +19,7 @@ from bench.workload import METER, VEHICLE
 DEVICES_FULL: Final = 1_000
 DEVICES_QUICK: Final = 120
 DAYS: Final = 3
-BUCKETS: Final = 8  # few, as these are few devices: a table's least size is shared by those of its bucket
+BUCKETS: Final = 2  # few, as these are few devices: those of a bucket share the least size of its tables
 AGO: Final = timedelta(days=60)  # before the first month of a cluster that is made today
 LATE: Final = 1_000
 LATE_SECOND: Final = 31  # no reading's: they are at most 150 ms from the minute
@@ -75,7 +75,7 @@ async def run(context: Context) -> ScenarioResult:
 
 
 async def _one(context: Context, system: System, telemetry: Telemetry, devices: int, found: Collected) -> int:
-    start = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0) - AGO
+    start = (datetime.now(UTC) - AGO).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
     made = await fill(system, telemetry, devices, start, DAYS)
     name, kind = f"storage: {telemetry.name}", telemetry.kind
     shards = {shard: await asyncpg.connect(dsn) for shard, dsn in system.shards.items()}

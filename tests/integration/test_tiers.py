@@ -16,6 +16,7 @@ from tests.support.servers import TestCluster, new_cluster
 from tests.support.tenants import Made, new_tenant
 from tests.support.tiering import PLACES, Interrupted, answers, soon, tend, until
 
+WHOLE = {"from": "2026-04-30T00:00:00Z", "to": "2026-05-03T18:00:00Z"}
 PERIOD = {"from": "2026-05-01T00:00:30Z", "to": "2026-05-03T18:00:00Z"}
 DEVICES = {"meters": ["M-0", "M-1", "R-1", "X-1"], "vehicles": ["V-0", "V-1", "V-2"]}
 NOW = datetime.now(UTC)
@@ -154,7 +155,7 @@ async def test_tiers_are_each_tenants_own(aged: TestCluster, monkeypatch: pytest
 
         async def read(key: Made) -> list[float]:
             page = (await client.get("/v1/meters/M/history", headers=key.headers)).json()
-            fleet = (await client.get("/v1/analytics/fleet", params=PERIOD, headers=key.headers)).json()
+            fleet = (await client.get("/v1/analytics/fleet", params=WHOLE, headers=key.headers)).json()
             values = [item["kwhConsumedAc"] for item in page["items"]]
             assert fleet["totalEnergyConsumedAc"] == pytest.approx(sum(values))
             return values
