@@ -14,6 +14,9 @@ from bench.workload import METER, VEHICLE, Kind
 FILL_TIMEOUT_S: Final = 900
 DEVICES_AT_ONCE: Final = 25
 MINUTES_A_DAY: Final = 1440
+# What is older than a new cluster's first month can be packed when that month is older than a day.
+OLD_AFTER: Final = 1
+TOO_EARLY: Final = "not run on the first day of a month: nothing in a new cluster is old enough to be packed"
 # Names of values and how each is made of: m (the minute), d (a number of the device), r, s, t (noise from 0 to 1, anew
 # for each reading), w (a walk: the sum of noise from -0.5 to 0.5 up to here).
 USUAL: Final = {

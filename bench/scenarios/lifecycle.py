@@ -11,7 +11,7 @@ import asyncpg
 from bench import beside
 from bench.commands import command
 from bench.context import Context
-from bench.lifelike import MINUTES_A_DAY, USUAL, Telemetry, fill
+from bench.lifelike import MINUTES_A_DAY, OLD_AFTER, TOO_EARLY, USUAL, Telemetry, fill
 from bench.measure import MeasurementError
 from bench.results import Collected, ScenarioResult, Target
 from bench.systems import System, voltroute
@@ -39,6 +39,8 @@ async def run(context: Context) -> ScenarioResult:
     found = Collected()
     if context.target is not None:
         return ScenarioResult("lifecycle", [], TARGETS, 0, ["needs a cluster of its own: not run against --url"])
+    if datetime.now(UTC).day <= OLD_AFTER:
+        return ScenarioResult("lifecycle", [], TARGETS, 0, [TOO_EARLY])
     devices = DEVICES_FULL if context.full else DEVICES_QUICK
     context.begin("lifecycle", 0, extra=3)
     async with voltroute(context.shards, SETTINGS, BUCKETS) as system:
@@ -50,7 +52,7 @@ async def run(context: Context) -> ScenarioResult:
         context.step("load, nothing is packed")
         before = await beside.segment("lifecycle", system, system.shards, found)
         context.step("load, old readings are packed")
-        await command(system, "lifecycle", "policy", "set", "--hot", "30d")
+        await command(system, "lifecycle", "policy", "set", "--hot", "1d")
         packing = asyncio.create_task(_packed(system, made))
         during = await beside.segments("lifecycle", system, system.shards, found, packing)
         await packing

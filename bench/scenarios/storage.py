@@ -10,7 +10,7 @@ import orjson
 from bench.commands import command
 from bench.context import Context
 from bench.http1 import Connection, connect, get, post
-from bench.lifelike import MINUTES_A_DAY, NOISY, USUAL, Telemetry, fill
+from bench.lifelike import MINUTES_A_DAY, NOISY, OLD_AFTER, TOO_EARLY, USUAL, Telemetry, fill
 from bench.measure import MeasurementError
 from bench.results import Collected, ScenarioResult, Target
 from bench.systems import System, voltroute
@@ -59,6 +59,8 @@ async def run(context: Context) -> ScenarioResult:
     found, proofs = Collected(), 0
     if context.target is not None:
         return ScenarioResult("storage", [], TARGETS, 0, ["needs empty clusters of its own: not run against --url"])
+    if datetime.now(UTC).day <= OLD_AFTER:
+        return ScenarioResult("storage", [], TARGETS, 0, [TOO_EARLY])
     devices = DEVICES_FULL if context.full else DEVICES_QUICK
     context.begin("storage", 0, extra=2 * len(TELEMETRY))
     for telemetry in TELEMETRY:

@@ -16,7 +16,7 @@ import pytest
 
 from tests.support.routers import in_process
 from tests.support.servers import TestCluster, new_cluster
-from tests.support.tiering import PLACES, soon, tend, with_day_leaves
+from tests.support.tiering import PLACES, as_if_made, soon, tend
 
 START = datetime(2026, 5, 1, tzinfo=UTC)
 DAYS = 6
@@ -138,7 +138,7 @@ async def storm(cluster: TestCluster) -> AsyncIterator[Storm]:
 @asynccontextmanager
 async def aged(servers: list[str]) -> AsyncIterator[TestCluster]:
     async with new_cluster(servers, shards=3, buckets=4) as cluster:
-        await with_day_leaves(cluster, START.date())
+        await as_if_made(cluster, START.date(), "day")
         yield cluster
 
 

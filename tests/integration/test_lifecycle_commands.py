@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 
 import asyncpg
 import httpx2
@@ -13,7 +13,7 @@ from tests.support.ledger import execute, fetch
 from tests.support.readings import ingest, meter, vehicle
 from tests.support.routers import in_process
 from tests.support.servers import TestCluster, new_cluster
-from tests.support.tiering import with_day_leaves
+from tests.support.tiering import as_if_made
 
 OLD = datetime(2026, 5, 1, tzinfo=UTC)
 
@@ -21,6 +21,7 @@ OLD = datetime(2026, 5, 1, tzinfo=UTC)
 @pytest_asyncio.fixture(loop_scope="session")
 async def cluster(servers: list[str]) -> AsyncIterator[TestCluster]:
     async with new_cluster(servers, shards=3, buckets=8) as made:
+        await as_if_made(made, date(2026, 6, 1), "month")  # what is written here is older, whatever day it is
         yield made
 
 
@@ -139,7 +140,7 @@ async def test_corrections_of_frozen_readings_are_refused(cluster: TestCluster) 
 
 async def test_the_leader_does_it_by_itself(cluster: TestCluster) -> None:
     """Also with partitions of a day, which it makes ahead; and says so in its metrics."""
-    await with_day_leaves(cluster, OLD.date())
+    await as_if_made(cluster, OLD.date(), "day")
     await some(cluster)
     assert (await lifecycle(cluster, "policy", "set", "--hot", "7d", "--leaf", "day")).code == 0
     async with in_process(cluster, lifecycle_s=0.2, partitions_s=0.2) as client:

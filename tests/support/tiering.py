@@ -18,7 +18,7 @@ from shards.tiers.steps import Watch, watch_nothing
 from tests.support.ledger import execute, fetch
 from tests.support.servers import TestCluster
 
-HOT: Mapping[str, Policy] = {kind.name: Policy(kind.name, timedelta(days=1)) for kind in KINDS}
+HOT: Mapping[str, Policy] = {kind.name: Policy(kind.name, timedelta(0)) for kind in KINDS}
 PATHS = (
     "/v1/analytics/fleet",
     "/v1/analytics/activity",
@@ -52,7 +52,7 @@ class Interrupted(Exception):
 async def age(cluster: TestCluster, kind: str, place: str) -> None:
     """Take the history of one kind through its tiers, up to a place where that is interrupted, or to the end."""
     with contextlib.suppress(Interrupted):
-        await tend(cluster, until(place), {kind: Policy(kind, timedelta(days=1))})
+        await tend(cluster, until(place), {kind: Policy(kind, timedelta(0))})
 
 
 def until(where: str, times: int = 1) -> Watch:
@@ -123,8 +123,8 @@ PLACES = (
 _LEAVES = "SELECT b.name AS parent, l.name FROM bucket_table AS b CROSS JOIN LATERAL leaves_of(b.name) AS l"
 
 
-async def with_day_leaves(cluster: TestCluster, since: date) -> None:
-    """A cluster without readings, as if it had been made at `since` with partitions of a day."""
+async def as_if_made(cluster: TestCluster, since: date, width: str) -> None:
+    """A cluster without readings, as if it had been made at `since` with partitions of a day, week or month."""
     for dsn in cluster.shards.values():
         parents = set()
         for record in await fetch(dsn, f"{_LEAVES} WHERE b.role = 'history'"):
@@ -133,8 +133,8 @@ async def with_day_leaves(cluster: TestCluster, since: date) -> None:
         for parent in parents:
             await fetch(dsn, "SELECT make_leaf($1, $1 || '_past', 'MINVALUE', $2)", parent, f"'{since}'")
         await execute(dsn, "UPDATE owned_bucket SET first_month = $1", since)
-        await execute(dsn, "UPDATE leaf_width SET width = 'day'")
-    await execute(cluster.catalog_dsn, "UPDATE cluster SET first_month = $1, leaf_width = 'day'", since)
+        await execute(dsn, "UPDATE leaf_width SET width = $1", width)
+    await execute(cluster.catalog_dsn, "UPDATE cluster SET first_month = $1, leaf_width = $2", since, width)
 
 
 def soon(monkeypatch: Any) -> None:
