@@ -1,6 +1,7 @@
 """Frozen, packed and late readings: every answer is as it was, and what comes late is stored once."""
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -173,3 +174,37 @@ async def test_tiers_are_each_tenants_own(aged: TestCluster, monkeypatch: pytest
         assert (await read(mine), await read(theirs)) == ([1.0] * 4, [2.0] * 4)
         await tend(aged)
         assert (await read(mine), await read(theirs)) == ([1.0] * 4, [2.0] * 4)
+
+
+async def test_a_repeat_that_meets_a_merge_waits_for_it(
+    client: httpx2.AsyncClient, aged: TestCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While its reading is on the way from late to packed, a repeat must find it in neither place too early."""
+    soon(monkeypatch)
+    await ingest(client, [vehicle("V-0", minute) for minute in range(5)])
+    await tend(aged)
+    late = vehicle("V-0", 2.5)
+    assert (await ingest(client, late))["accepted"] == 1
+    repeats: list[asyncio.Task[Any]] = []
+
+    async def meet(place: str) -> None:
+        if place == "inside merge":
+            repeats.append(asyncio.create_task(ingest(client, late)))
+            await eventually_async(lambda: waits(aged))
+
+    await tend(aged, meet)
+    (repeat,) = repeats
+    assert ((await repeat)["accepted"], (await repeat)["duplicates"]) == (0, 1)
+    assert await totals(aged) == {"hot": 0, "late": 0, "packed": 6, "undropped": 0}
+
+
+async def waits(cluster: TestCluster) -> bool:
+    """Whether somebody waits for a lock that a merge holds."""
+    waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted"
+    return any([(await fetch(dsn, waiting))[0][0] for dsn in cluster.shards.values()])
+
+
+async def eventually_async(condition: Callable[[], Awaitable[bool]]) -> None:
+    async with asyncio.timeout(30):
+        while not await condition():
+            await asyncio.sleep(0.01)
