@@ -19,6 +19,7 @@ from bench.workload import METER, VEHICLE
 DEVICES_FULL: Final = 1_000
 DEVICES_QUICK: Final = 120
 DAYS: Final = 3
+SHARDS: Final = 2
 BUCKETS: Final = 2  # few, as these are few devices: those of a bucket share the least size of its tables
 AGO: Final = timedelta(days=60)  # before the first month of a cluster that is made today
 LATE: Final = 1_000
@@ -65,7 +66,7 @@ async def run(context: Context) -> ScenarioResult:
     context.begin("storage", 0, extra=2 * len(TELEMETRY))
     for telemetry in TELEMETRY:
         context.step(f"{telemetry.name}: {devices * DAYS * MINUTES_A_DAY:,} readings")
-        async with voltroute(context.shards, buckets=BUCKETS) as system:
+        async with voltroute(SHARDS, buckets=BUCKETS) as system:
             proofs += await _one(context, system, telemetry, devices, found)
     for each in ("vehicle", "meter"):
         hot, packed = (found.values[f"storage: {each}, {tier}"][0] for tier in ("hot", "packed"))
