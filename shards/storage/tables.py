@@ -120,7 +120,7 @@ WHERE c.relkind IN ('r', 'p') AND c.relnamespace = 'public'::regnamespace
 ORDER BY 1
 """
 _STRAY: Final = """
-SELECT DISTINCT bucket FROM {status} AS s
+SELECT DISTINCT bucket FROM {table} AS s
 WHERE NOT EXISTS (SELECT FROM owned_bucket AS o WHERE o.bucket = s.bucket)
     AND NOT EXISTS (SELECT FROM bucket_move AS m WHERE m.bucket = s.bucket)
 ORDER BY bucket
@@ -214,11 +214,11 @@ async def loose(connection: Connection) -> list[str]:
 
 
 async def stray_statuses(connection: Connection) -> list[str]:
-    """Statuses of buckets that the shard neither owns nor has in a move. Reads every status."""
+    """Statuses and horizons of buckets that the shard neither owns nor has in a move. Reads every status."""
     found = []
-    for kind in await stored_kinds(connection):
-        records = await connection.fetch(_STRAY.format(status=quote_identifier(kind.status)))
-        found += [f"bucket {record['bucket']} in {kind.status}" for record in records]
+    for table in (*(kind.status for kind in await stored_kinds(connection)), "tier", "packed_leaf"):
+        records = await connection.fetch(_STRAY.format(table=quote_identifier(table)))
+        found += [f"bucket {record['bucket']} in {table}" for record in records]
     return found
 
 

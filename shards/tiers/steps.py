@@ -39,8 +39,7 @@ INSERT INTO packed_leaf (table_oid, bucket, kind, name) SELECT to_regclass(forma
 """
 # Snapshots that may be older than the leaf's publishing; also a replica's, and what a slot keeps for one.
 _LEFT: Final = """
-SELECT p.table_oid, p.name, b.name AS parent, i.inhdetachpending AS pending,
-    to_regclass(format('public.%I', p.name))::oid IS NOT DISTINCT FROM p.table_oid AS is_there,
+SELECT p.table_oid, c.relname::text AS name, b.name AS parent, i.inhdetachpending AS pending,
     EXISTS (
         SELECT FROM pg_stat_activity AS a
         WHERE a.backend_xmin IS NOT NULL AND a.pid <> pg_backend_pid()
@@ -49,6 +48,7 @@ SELECT p.table_oid, p.name, b.name AS parent, i.inhdetachpending AS pending,
         SELECT FROM pg_replication_slots AS s WHERE s.xmin IS NOT NULL AND age(s.xmin) >= age(p.xmin)
     ) AS seen
 FROM packed_leaf AS p
+LEFT JOIN pg_class AS c ON c.oid = p.table_oid
 LEFT JOIN pg_inherits AS i ON i.inhrelid = p.table_oid
 LEFT JOIN bucket_table AS b ON b.table_oid = i.inhparent
 WHERE p.bucket = $1 AND p.kind = $2 ORDER BY p.published_at
@@ -185,8 +185,8 @@ async def drop(kept: Kept) -> tuple[int, int]:
         if record["seen"]:
             seen += 1
             continue
-        name = quote_identifier(record["name"])
-        if record["is_there"]:
+        if record["name"] is not None:
+            name = quote_identifier(record["name"])
             if record["pending"] is not None:
                 how = "FINALIZE" if record["pending"] else "CONCURRENTLY"
                 parent = quote_identifier(record["parent"])
