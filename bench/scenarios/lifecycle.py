@@ -18,7 +18,7 @@ from bench.systems import System, voltroute
 from bench.workload import METER, VEHICLE
 
 DEVICES_FULL: Final = 1_000  # of each kind
-DEVICES_QUICK: Final = 200
+DEVICES_QUICK: Final = 100
 DAYS: Final = 2
 AGO: Final = timedelta(days=60)
 BUCKETS: Final = 16

@@ -15,8 +15,8 @@ from shards.shard import ShardRecord
 from shards.tiers.runner import Done, Result, Tender, nobody
 
 CATALOG_TIMEOUT_S: Final = 5.0
-SHARE: Final = 0.5  # of the time; less while readings wait
-SHARE_WHEN_BUSY: Final = 0.1
+SHARE: Final = 0.1  # of the time of a backend on each shard; less while readings wait
+SHARE_WHEN_BUSY: Final = 0.03
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from shards.tiers.due import Leaf, Tiers
 from shards.tiers.state import shape_on
 
 LOCK_TIMEOUT: Final = "SET LOCAL lock_timeout = '150ms'"  # writers queue behind what waits for a lock
-CHUNK_READINGS: Final = 60_000  # in a transaction: a long one would keep statuses from being pruned
+CHUNK_READINGS: Final = 30_000  # in a transaction: a long one would keep statuses from being pruned
 CHUNK_DEVICES: Final = 100
 DEAD_SHARE: Final = 0.1  # of a month's packed days
 MERGED_DAYS: Final = 16  # in a transaction: late writers of the bucket wait for it
