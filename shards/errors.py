@@ -1,5 +1,6 @@
 """What can go wrong with a shard, the catalog or the cluster. Driver exceptions end here."""
 
+from datetime import datetime
 from enum import StrEnum
 from typing import TypeAlias
 
@@ -52,6 +53,14 @@ class BucketUnavailable(ShardUnavailable):
     def __init__(self, shard: str, detail: str, buckets: frozenset[int], cause: Cause = Cause.LOCKED) -> None:
         super().__init__(shard, detail, 1.0, cause)
         self.buckets = buckets
+
+
+class LateUnavailable(BucketUnavailable):
+    """A bucket takes no late readings now, of times up to `until`: they are being merged. Others it does."""
+
+    def __init__(self, shard: str, detail: str, bucket: int, until: datetime) -> None:
+        super().__init__(shard, detail, frozenset([bucket]))
+        self.until = until
 
 
 class StaleMap(ShardError):

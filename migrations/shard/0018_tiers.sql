@@ -62,7 +62,7 @@ CREATE TABLE packed_leaf (
 CREATE FUNCTION packed_columns(named text, type text) RETURNS text
 LANGUAGE sql IMMUTABLE
 SET search_path = public, pg_temp AS $$
-    SELECT CASE WHEN type LIKE 'character%' THEN '' ELSE format(
+    SELECT CASE WHEN type ~ '^(character|varchar)' THEN '' ELSE format(
         '%I bigint, %I smallint, %I bytea COMPRESSION pglz, %I bytea COMPRESSION pglz, %I integer [] COMPRESSION pglz, ',
         named || '$base', named || '$scale', named || '$0', named || '$1', named || '$2'
     ) END || format('%I %s [] COMPRESSION pglz', named || '$raw', type)
@@ -158,24 +158,52 @@ BEGIN
 END
 $$;
 
--- No exception for the owner: what is packed from a leaf must be all that it will ever hold.
+-- What is packed from a leaf must be all that it will ever hold. The exception is a move, which says so for a transaction:
+-- while a bucket is in one nothing of it is packed, and what a leaf has already may be carried to it again.
 CREATE FUNCTION refuse_frozen() RETURNS trigger
 LANGUAGE plpgsql AS $$
 BEGIN
+    IF current_setting('voltroute.carries', true) = 'on'
+        AND pg_has_role(current_user, (SELECT relowner FROM pg_catalog.pg_class WHERE oid = TG_RELID), 'usage')
+    THEN
+        RETURN NEW;
+    END IF;
     RAISE EXCEPTION 'the time of a reading is frozen' USING
         ERRCODE = 'VRFRZ', DETAIL = format('(bucket) = (%s)', NEW.bucket);
 END
 $$;
 
--- A leaf takes nothing more. Waits for writers in flight (lock_timeout), never for readers. The horizon comes after the
--- trigger: who reads it knows that nothing is added to the leaf.
-CREATE FUNCTION freeze_leaf(the_kind text, the_bucket smallint, leaf text, until timestamptz) RETURNS void
+-- Leaves of a table that end by then take nothing more. Waits for writers in flight (lock_timeout), never for readers.
+CREATE FUNCTION freeze_table(own text, until timestamptz) RETURNS void
+LANGUAGE plpgsql
+SET search_path = public, pg_temp AS $$
+DECLARE
+    each record;
+BEGIN
+    FOR each IN
+        SELECT l.name FROM leaves_of(own) AS l
+        WHERE upper(l.span) <= until AND NOT EXISTS (
+            SELECT FROM pg_catalog.pg_trigger AS t WHERE t.tgrelid = l.leaf_oid AND t.tgname = 'frozen'
+        )
+        ORDER BY upper(l.span)
+    LOOP
+        EXECUTE format(
+            'CREATE TRIGGER frozen BEFORE INSERT ON %I FOR EACH ROW EXECUTE FUNCTION refuse_frozen()', each.name
+        );
+    END LOOP;
+END
+$$;
+
+-- Everything of a bucket's kind before `until` is frozen. Under the lock of whoever makes leaves: one that is made for a
+-- gap is there by now, and gets its trigger, or finds the horizon. The horizon comes after the triggers: who reads it
+-- knows that nothing is added to any leaf behind it.
+CREATE FUNCTION freeze_until(the_kind text, the_bucket smallint, until timestamptz) RETURNS void
 LANGUAGE plpgsql
 SET search_path = public, pg_temp AS $$
 BEGIN
-    EXECUTE format(
-        'CREATE OR REPLACE TRIGGER frozen BEFORE INSERT ON %I FOR EACH ROW EXECUTE FUNCTION refuse_frozen()', leaf
-    );
+    PERFORM pg_advisory_xact_lock(hashtext('voltroute.partitions'), the_bucket);
+    PERFORM freeze_table(name, until) FROM bucket_table
+    WHERE kind = the_kind AND role = 'history' AND bucket = the_bucket AND NOT detaching;
     INSERT INTO tier (bucket, kind, frozen_until) VALUES (the_bucket, the_kind, until)
     ON CONFLICT (bucket, kind) DO UPDATE
     SET frozen_until = greatest(tier.frozen_until, excluded.frozen_until), frozen_at = clock_timestamp();
@@ -383,7 +411,6 @@ LANGUAGE plpgsql
 SET search_path = public, pg_temp AS $$
 DECLARE
     each record;
-    frozen record;
 BEGIN
     PERFORM pg_advisory_xact_lock(hashtext('voltroute.partitions'), the_bucket);
     FOR each IN
@@ -396,17 +423,9 @@ BEGIN
             ) THEN
                 PERFORM make_first_leaves(each.name, earliest, '{}');
             END IF;
-            FOR frozen IN
-                SELECT l.name FROM leaves_of(each.name) AS l
-                INNER JOIN every_root AS r ON r.root = each.root
-                INNER JOIN tier AS t ON t.bucket = the_bucket AND t.kind = r.kind
-                WHERE upper(l.span) <= t.frozen_until
-            LOOP
-                EXECUTE format(
-                    'CREATE OR REPLACE TRIGGER frozen BEFORE INSERT ON %I FOR EACH ROW EXECUTE FUNCTION refuse_frozen()',
-                    frozen.name
-                );
-            END LOOP;
+            PERFORM freeze_table(each.name, t.frozen_until)
+            FROM every_root AS r INNER JOIN tier AS t ON t.bucket = the_bucket AND t.kind = r.kind
+            WHERE r.root = each.root;
         END IF;
         EXECUTE format('ALTER TABLE %I ATTACH PARTITION %I FOR VALUES IN (%s)', each.root, each.name, the_bucket);
         EXECUTE format('COMMENT ON TABLE %I IS NULL', each.name);
@@ -522,7 +541,8 @@ REVOKE ALL ON FUNCTION value_columns(text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION make_tier_roots(text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION make_tier_tables(text, smallint, text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION make_packed_month(text, smallint, date) FROM PUBLIC;
-REVOKE ALL ON FUNCTION freeze_leaf(text, smallint, text, timestamptz) FROM PUBLIC;
+REVOKE ALL ON FUNCTION freeze_table(text, timestamptz) FROM PUBLIC;
+REVOKE ALL ON FUNCTION freeze_until(text, smallint, timestamptz) FROM PUBLIC;
 REVOKE ALL ON FUNCTION refuse_frozen() FROM PUBLIC;
 REVOKE ALL ON FUNCTION forget_bucket(smallint) FROM PUBLIC;
 REVOKE ALL ON FUNCTION prepare_copy(smallint, bigint, text []) FROM PUBLIC;

@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Final, TypeAlias
 
 from router.ingest.counts import count
@@ -15,7 +16,7 @@ from router.ingest.promises import Committed, Promise
 from router.ingest.routing import Chunk
 from router.metrics import BATCH_READINGS, BATCH_SECONDS
 from router.tracing import ACTIVE, KIND, POSTGRESQL, READINGS, SHARD, SYSTEM, Span, shared
-from shards.errors import BucketUnavailable, DataRejected, ShardError, StaleMap
+from shards.errors import BucketUnavailable, DataRejected, LateUnavailable, ShardError, StaleMap
 from shards.kinds import VALUES_AT, Kind, Row
 from shards.storage.write import Written, together
 
@@ -61,6 +62,7 @@ class _Queue:
 
 
 _RETRY_FULL_S: Final = 1.0
+END_OF_TIME: Final = datetime.max.replace(tzinfo=UTC)
 _SMALL_READINGS: Final = 10
 _TURNS: Final = 3  # measured: one does half as much at 64 connections, and more of them no more than these
 _SHUT_S: Final = 2.0  # a bucket that could not be written to is refused for this long, then tried again
@@ -124,7 +126,7 @@ class Lane:
         return BucketUnavailable(last.shard, last.detail, frozenset(found), last.cause)
 
     def _remember(self, error: ShardError) -> None:
-        if isinstance(error, BucketUnavailable):
+        if isinstance(error, BucketUnavailable) and not isinstance(error, LateUnavailable):
             until = time.monotonic() + _SHUT_S
             self._shut |= dict.fromkeys(error.buckets, (until, error))
 
@@ -228,7 +230,8 @@ def _spared(tickets: list[_Ticket], error: ShardError) -> list[_Ticket]:
     refused = refused_buckets(error)
     if not refused:
         return []
-    return [ticket for ticket in tickets if all(row[0] not in refused for row in ticket.chunk.rows)]
+    until = error.until if isinstance(error, LateUnavailable) else END_OF_TIME
+    return [ticket for ticket in tickets if all(row[0] not in refused or row[3] > until for row in ticket.chunk.rows)]
 
 
 def _fail(tickets: list[_Ticket], error: Exception) -> None:

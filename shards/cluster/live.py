@@ -32,10 +32,10 @@ from shards.postgres.pools import PoolLimits, PoolOptions, ShardPool
 from shards.shard import ShardRecord
 from shards.storage import rows, tables, tiers
 from shards.storage.horizons import Horizons
-from shards.storage.late import write_late
+from shards.storage.late import write_with_late
 from shards.storage.partitions import make_leaves_for
 from shards.storage.repeats import Repeats
-from shards.storage.write import Written, together
+from shards.storage.write import Written
 from shards.storage.write import write as write_hot
 
 WRITE_ATTEMPTS_MAX = 4
@@ -82,15 +82,12 @@ class Shard:
         raise AssertionError  # the loop returns or raises
 
     async def _write(self, kind: Kind, rows: Sequence[Row], deadline: float) -> Written:
-        """Late readings first: when one of their buckets takes none, nothing of the others is stored."""
         hot, late = self.horizons[kind.name].split(rows)
-        name = self.record.name
         async with self.writer.connection(deadline) as connection:
-            parts = [(some, await write_late(connection, name, kind, some, remaining(deadline))) for some in late]
-            if hot:
-                repeats = self.repeats[kind.name]
-                parts.append((hot, await write_hot(connection, kind, hot, repeats, remaining(deadline))))
-        return parts[0][1] if len(parts) == 1 else together(parts)
+            if late:
+                name = self.record.name
+                return await write_with_late(connection, name, kind, (hot, late), remaining(deadline))
+            return await write_hot(connection, kind, hot, self.repeats[kind.name], remaining(deadline))
 
     async def _make_room(self, kind: Kind, rows: Sequence[Row], deadline: float) -> None:
         """Learn what is frozen; what is not gets the partitions that it lacks."""

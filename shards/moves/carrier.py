@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import date, datetime
 from typing import Final
 
 from shards.errors import ClusterError
@@ -24,8 +24,10 @@ from shards.storage.tables import BRIN_OF, Leaf, leaves
 _EMPTY: Final = """
 DELETE FROM {table} WHERE bucket = $1 AND NOT EXISTS (SELECT FROM owned_bucket WHERE bucket = $1)
 """
+_CARRIES: Final = "SET LOCAL voltroute.carries = 'on'"  # see refuse_frozen(): a repeat must not be refused
 _MAKE_LEAF: Final = "SELECT make_leaf($1, $2, $3, $4)"
 _TIER: Final = ("bucket", "kind", "frozen_until", "frozen_at", "packed_until", "packed_at", "packed_readings")
+_HORIZONS: Final = "SELECT kind, frozen_until, packed_until FROM tier WHERE bucket = $1 ORDER BY kind"
 _INSERT_TIER: Final = f"INSERT INTO tier ({', '.join(_TIER)}) VALUES ($1, $2, $3, $4, $5, $6, $7)"
 _WEIGHT: Final = """
 SELECT pg_stat_get_live_tuples(c.oid), pg_relation_size(c.oid) FROM pg_class AS c
@@ -91,8 +93,8 @@ class Direction:
         """Different when statuses of devices with readings ingested since then are not the same."""
         await fingerprints.compare_changed_status(*self._sides, self.streams, (self.bucket, since))
 
-    async def differing_days(self) -> int:
-        """How many packed days are not the same on both. They stay as they are for as long as the move is recorded."""
+    async def differing_days(self) -> list[tuple[StoredKind, date]]:
+        """Packed days that are not the same on both. They stay as they are for as long as the move is recorded."""
         return await fingerprints.differing_days(*self._sides, [kind.as_packed for kind in self.tiered])
 
     async def differing_hours(self) -> list[tuple[StoredKind, datetime]]:
@@ -173,6 +175,29 @@ async def carry_horizons(bucket: int, giver: Connection, taker: Connection) -> N
         await taker.execute(_INSERT_TIER, *(record[name] for name in _TIER))
 
 
+async def carry_days(direction: Direction, days: Iterable[tuple[StoredKind, date]], passed: Passed) -> int:
+    """Packed days, by device: those that are there already stay as they are. Returns how many were new."""
+    new, taker = 0, direction.taker
+    for kind, day in days:
+        columns, staged = _listed(kind.columns), quote_identifier(_staged(kind.history))
+        ours = quote_identifier(direction.ours[kind.history])
+        await taker.execute(f"CREATE TEMP TABLE IF NOT EXISTS {staged} (LIKE {ours}) ON COMMIT DELETE ROWS")
+        query = f"SELECT {columns} FROM {quote_identifier(direction.theirs[kind.history])} WHERE day = $1"
+        await pipe(direction.giver, query, (day,), taker, _staged(kind.history), kind.columns, passed)
+        done = await taker.execute(
+            f"INSERT INTO {ours} ({columns}) SELECT {columns} FROM {staged} ON CONFLICT DO NOTHING"
+        )
+        await taker.execute(f"TRUNCATE {staged}")
+        new += int(done.rpartition(" ")[2])
+    return new
+
+
+async def have_same_horizons(bucket: int, giver: Connection, taker: Connection) -> bool:
+    """Whether both sides have frozen and packed the same of a bucket, as they have while its move is recorded."""
+    sides = [await connection.fetch(_HORIZONS, bucket) for connection in (giver, taker)]
+    return [tuple(record) for record in sides[0]] == [tuple(record) for record in sides[1]]
+
+
 async def late_of(direction: Direction) -> list[Leaf]:
     """The bucket's tables of late readings, as leaves that are copied like any."""
     found = []
@@ -222,6 +247,7 @@ async def _carry(
     if not await pipe(giver, query, (argument,), taker, staged, columns, passed):
         return 0
     ours = quote_identifier(direction.ours[kind.history])
+    await taker.execute(_CARRIES)
     done = await taker.execute(
         f"INSERT INTO {ours} ({_listed(columns)}) SELECT {_listed(columns)} FROM {staged} ON CONFLICT DO NOTHING"
     )

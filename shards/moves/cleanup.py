@@ -25,7 +25,8 @@ WHERE t.move_id = $1 ORDER BY t.root
 """
 _PENDING: Final = """
 SELECT i.inhparent::regclass::text AS root, i.inhrelid::regclass::text AS name
-FROM pg_inherits AS i WHERE i.inhdetachpending
+FROM every_root AS r JOIN pg_inherits AS i ON i.inhparent = to_regclass('public.' || r.root)
+WHERE i.inhdetachpending
 """
 _DISOWN: Final = "DELETE FROM owned_bucket WHERE bucket = $1"
 _DROP: Final = "SELECT drop_bucket_copy($1::smallint, $2::bigint)"
@@ -132,11 +133,12 @@ async def _make_superset(work: Work, move: Move, sides: tuple[Connection, Connec
             await work.token(move, keeper).hold(direction.taker)
             await carrier.make_leaves(direction)
             healed = await carrier.carry_hours(direction, found.hours, work.throttle.passed)
+            await carrier.carry_days(direction, found.days, work.throttle.passed)
             await carrier.carry_all_status(direction, work.throttle.passed)
         await rebalances.healed(work.catalog, move.move_id, work.runner, healed, work.deadline())
         found = await difference(direction, work.throttle.passed)
     # What an operator accepted is that values differ, never that something is missing.
-    if found.missing or found.days or found.statuses_behind or (found.differ and not move.keeper_forced):
+    if found.missing or found.statuses_behind or (found.differ and not move.keeper_forced):
         raise Different(f"verification failed: {found.words(move.shard(giver_role), move.shard(keeper))}")
 
 

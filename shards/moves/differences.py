@@ -2,11 +2,18 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import date, datetime
 from typing import Final
 
-from shards.moves.carrier import Direction, carry_all_status, carry_hours, make_leaves
-from shards.moves.fingerprints import hash_of
+from shards.moves.carrier import (
+    Direction,
+    carry_all_status,
+    carry_days,
+    carry_hours,
+    have_same_horizons,
+    make_leaves,
+)
+from shards.moves.fingerprints import ANY_MAJOR, Different, hash_of
 from shards.moves.pipe import pipe
 from shards.moves.throttle import Passed, at_full_speed
 from shards.postgres.sql import quote_identifier
@@ -31,6 +38,16 @@ SELECT count(*) FILTER (WHERE h.timestamp IS NULL) AS missing,
 FROM probe AS p LEFT JOIN {table} AS h
     ON h.{id} = p.device AND h.timestamp = p.timestamp AND h.tenant_id = p.tenant_id
 """
+_DAY_ROWS: Final = """
+SELECT {id}::text AS device, day::timestamptz AS timestamp, tenant_id, {hash} AS hash FROM {table} AS h
+WHERE day = $1
+"""
+_DAY_COUNTS: Final = """
+SELECT count(*) FILTER (WHERE h.day IS NULL) AS missing,
+    count(*) FILTER (WHERE h.day IS NOT NULL AND {hash} <> p.hash) AS differ, count(h.day) AS matched
+FROM probe AS p LEFT JOIN {table} AS h
+    ON h.{id} = p.device AND h.day = p.timestamp::date AND h.tenant_id = p.tenant_id
+"""
 _HERE: Final = """
 SELECT count(*) FROM {table} WHERE timestamp >= $1::timestamptz AND timestamp < $1::timestamptz + interval '1 hour'
 """
@@ -46,27 +63,26 @@ WHERE h.last_updated IS NULL OR h.last_updated < p.timestamp
 
 @dataclass
 class Difference:
-    """Rows that only the keeper has, that it lacks, or that differ under one key. `hours`: (kind, hour) to carry.
+    """Rows that only the keeper has, that it lacks, or that differ under one key; a device's packed day is a row, too.
 
-    `days`: packed ones that are not the same; nothing changes them during a move.
+    `hours`, `days`: (kind, hour or packed day) to carry.
     """
 
     only_kept: int = 0
     missing: int = 0
     differ: int = 0
-    days: int = 0
+    days: list[tuple[StoredKind, date]] = field(default_factory=list)
     statuses_behind: int = 0
     hours: list[tuple[StoredKind, datetime]] = field(default_factory=list)
 
     @property
     def is_superset(self) -> bool:
         """The keeper has everything."""
-        return not (self.missing or self.differ or self.days or self.statuses_behind)
+        return not (self.missing or self.differ or self.statuses_behind)
 
     def words(self, giver: str, keeper: str) -> str:
         """In a sentence: who has what."""
         text = f"{self.missing:,} readings only on {giver}, {self.only_kept:,} only on {keeper}, {self.differ:,} differ"
-        text += f", {self.days:,} packed days differ" if self.days else ""
         return text + (f", {self.statuses_behind:,} statuses are older on {keeper}" if self.statuses_behind else "")
 
 
@@ -91,10 +107,38 @@ async def difference(direction: Direction, passed: Passed = at_full_speed) -> Di
         found.only_kept += here - counts["matched"]
         if counts["missing"]:
             found.hours.append((kind, hour))
-    found.days = await direction.differing_days()
+    await _compare_days(direction, found, passed)
     for kind in direction.kinds:
         found.statuses_behind += await _statuses_behind(direction, kind, passed)
     return found
+
+
+async def _check_horizons(direction: Direction) -> None:
+    """Different when the sides froze or packed otherwise: then a reading is a row of history on the one, and a part of a
+    packed day on the other, and nothing can be compared or carried.
+    """
+    if not await have_same_horizons(direction.bucket, direction.giver, direction.taker):
+        message = "the sides have not frozen and packed the same: one was restored, or lost its record of the move"
+        raise Different(message)
+
+
+async def _compare_days(direction: Direction, found: Difference, passed: Passed) -> None:
+    """Packed days of devices that are not the same on both."""
+    giver, keeper = direction.giver, direction.taker
+    await _check_horizons(direction)
+    for kind, day in await direction.differing_days():
+        names = {"id": quote_identifier(kind.id_column), "hash": ANY_MAJOR.format(row=kind.row)}
+        theirs = _DAY_ROWS.format(table=quote_identifier(direction.theirs[kind.history]), **names)
+        ours = quote_identifier(direction.ours[kind.history])
+        async with transaction(keeper):
+            await pipe(giver, theirs, (day,), keeper, "probe", _KEYS, passed)
+            counts = (await keeper.fetch(_DAY_COUNTS.format(table=ours, **names)))[0]
+            here = int(await keeper.fetchval(f"SELECT count(*) FROM {ours} WHERE day = $1", day))
+        found.missing += counts["missing"]
+        found.differ += counts["differ"]
+        found.only_kept += here - counts["matched"]
+        if counts["missing"]:
+            found.days.append((kind, day))
 
 
 async def _statuses_behind(direction: Direction, kind: StoredKind, passed: Passed) -> int:
@@ -114,11 +158,14 @@ async def carry_difference(
     In transactions of its own on the taker, each of which begins with `hold`; the comparison is outside of them, as it
     may take longer than a transaction may stand idle. The staging tables are made (carrier.prepare_delta).
     """
+    await _check_horizons(direction)
     hours = await direction.differing_hours()
+    days = await direction.differing_days()
     new = 0
     async with transaction(direction.taker):
         await hold()
         await make_leaves(direction)
+        await carry_days(direction, days, passed)
     for start in range(0, len(hours), HOURS_AT_ONCE):
         async with transaction(direction.taker):
             await hold()

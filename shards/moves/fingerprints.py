@@ -1,7 +1,7 @@
 """Comparing a bucket's rows on two shards: whole rows by hour ; differences.py goes on row by row."""
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import date, datetime
 from typing import Final, TypeAlias
 
 from shards.errors import MoveError
@@ -96,16 +96,19 @@ def _check(what: str, one: Fingerprints, other: Fingerprints) -> None:
     raise Different(message)
 
 
-async def differing_days(one: Connection, other: Connection, tables: tuple[Tables, Tables], packed: Kinds) -> int:
-    """How many packed days are not the same rows on both sides, or on one alone. By text: not every type has a hash."""
-    count = 0
+async def differing_days(
+    one: Connection, other: Connection, tables: tuple[Tables, Tables], packed: Kinds
+) -> list[tuple[StoredKind, date]]:
+    """(kind, day) of packed days that are not the same rows on both sides. By text: not every type has a hash."""
+    found: list[tuple[StoredKind, date]] = []
     for kind in packed:
-        sides: list[dict[object, object]] = []
+        sides: list[dict[date, object]] = []
         for connection, own in zip((one, other), tables, strict=True):
             sql = _DAYS.format(table=quote_identifier(own[kind.history]), hash=ANY_MAJOR.format(row=kind.row))
             sides.append({record["day"]: tuple(record) for record in await connection.fetch(sql)})
-        count += sum(sides[0].get(day) != sides[1].get(day) for day in {*sides[0], *sides[1]})
-    return count
+        days = sorted({*sides[0], *sides[1]})
+        found += [(kind, day) for day in days if sides[0].get(day) != sides[1].get(day)]
+    return found
 
 
 async def differing_hours(

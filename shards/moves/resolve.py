@@ -15,6 +15,7 @@ from shards.moves.phases import Move, Phase, Recorded, Role
 from shards.moves.record import Held, Replaced, has_bucket
 from shards.moves.work import Work
 from shards.postgres.pools import Connection
+from shards.postgres.sql import LIFECYCLE_XACT
 from shards.postgres.transactions import transaction
 
 _CLAIM_TABLES: Final = "SELECT claim_tables($1::smallint, $2::bigint)"
@@ -78,6 +79,7 @@ async def _tables(work: Work, move: Move, connection: Connection, role: Role) ->
     token = work.token(move, role)
     await finish_detaches(connection)
     async with transaction(connection):
+        await connection.execute(LIFECYCLE_XACT, move.bucket)  # as a move's beginning
         if await token.take_over(connection) is None:
             await token.claim(connection)
         if not await connection.fetchval(_CLAIM_TABLES, move.bucket, move.move_id):
@@ -100,7 +102,7 @@ async def _merge(work: Work, move: Move, direction: Direction) -> None:
     carried = await carry_difference(direction, lambda: token.hold(direction.taker), work.throttle.passed)
     await rebalances.healed(work.catalog, move.move_id, work.runner, carried, work.deadline())
     found = await difference(direction, work.throttle.passed)
-    if found.missing or found.days or found.statuses_behind or (found.differ and not move.keeper_forced):
+    if found.missing or found.statuses_behind or (found.differ and not move.keeper_forced):
         keeper, other = _roles(move)
         raise Different(
             f"{found.words(move.shard(other), move.shard(keeper))}: nothing was dropped; --accept-differences keeps "

@@ -145,7 +145,7 @@ async def verify(work: Work, move: Move) -> Move:
         await passes.once()
         rows = await passes.compare()
         if days := await direction.differing_days():
-            raise Different(f"verification failed: {days} packed days differ")
+            raise Different(f"verification failed: {len(days)} packed days differ")
         await rebalances.progress(work.catalog, move.move_id, work.runner, work.deadline(), rows_verified=rows)
         await passes.once()
     return await enter(work, move, Phase.FENCE)

@@ -30,7 +30,8 @@ SELECT
      FROM bucket_table AS b JOIN pg_trigger AS t ON t.tgrelid = b.table_oid AND t.tgname = 'fence'
         AND t.tgenabled <> 'D'
      WHERE b.bucket IS NOT NULL) AS fenced,
-    (SELECT count(*) FROM pg_inherits WHERE inhdetachpending) AS half_detached,
+    (SELECT count(*) FROM pg_inherits
+     WHERE inhdetachpending AND inhrelid NOT IN (SELECT table_oid FROM packed_leaf)) AS half_detached,
     (SELECT coalesce(array_agg(name ORDER BY name), '{}') FROM move_table AS m
      WHERE NOT EXISTS (SELECT FROM bucket_move AS b WHERE b.move_id = m.move_id)) AS orphans,
     (SELECT coalesce(jsonb_agg(jsonb_build_object('move', move_id, 'bucket', bucket, 'state', state)), '[]')

@@ -16,6 +16,7 @@ from shards.storage.tiers import ONE, Place, columns_of, source
 
 # Until the transaction's end no move can claim the bucket: its passes carry what was inserted, not what was changed.
 _NO_MOVE_BEGINS: Final = "LOCK TABLE bucket_move IN SHARE MODE"
+_BRIEFLY: Final = "SET LOCAL lock_timeout = '1s'"  # records of moves queue behind it
 _PLACE: Final = """
 SELECT EXISTS (SELECT FROM owned_bucket WHERE bucket = $1) AS owned,
     (SELECT move_id FROM bucket_move WHERE bucket = $1) AS move_id,
@@ -100,8 +101,10 @@ async def correct(
     key_values = (bucket, device_id, moment)
     _check_one_way(kind, changed)
     async with transaction(connection):
-        await connection.execute(_NO_MOVE_BEGINS)
+        # In this order, as a move's beginning: and while a step of the lifecycle is waited for, moves go on.
         await connection.execute(LIFECYCLE_XACT, bucket)
+        await connection.execute(_BRIEFLY)
+        await connection.execute(_NO_MOVE_BEGINS)
         place = (await connection.fetch(_PLACE, bucket, kind.name))[0]
         if not place["owned"]:
             raise Refused(f"bucket {bucket} of {kind} {device_id} is not on this shard any more: try again")

@@ -5,21 +5,21 @@ others, which a merge takes alone: without it a statement that began before the 
 neither here nor there, and store it again.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Final
 
 import asyncpg
 
 from shards.clock import deadline_in, remaining
-from shards.errors import BucketUnavailable, Frozen
+from shards.errors import Frozen, LateUnavailable
 from shards.kinds import VALUES_AT, Kind, Row
 from shards.postgres.pools import Connection
 from shards.postgres.sql import for_kind
 from shards.postgres.transactions import transaction
 from shards.storage.packing import Column, part_of, readings, times
 from shards.storage.tiers import shape_of
-from shards.storage.write import Key, Written, refreshing
+from shards.storage.write import Key, Written, refreshing, stored, together, write_within
 
 _SHARED: Final = "SELECT pg_advisory_xact_lock_shared(hashtext('voltroute.late'), $1::integer)"
 ALONE: Final = "SELECT pg_advisory_xact_lock(hashtext('voltroute.late'), $1::integer)"
@@ -109,39 +109,60 @@ def _sql(template: str, kind: Kind, columns: tuple[Column, ...]) -> str:
     return for_kind(template.replace("{refreshing}", refreshing(kind)), kind)
 
 
-async def write_late(connection: Connection, shard: str, kind: Kind, rows: Sequence[Row], timeout_s: float) -> Written:
-    """Store late `rows` of one bucket (at least one); returns which were new. On return they are committed.
+async def write_with_late(
+    connection: Connection,
+    shard: str,
+    kind: Kind,
+    rows: tuple[Sequence[Row], Sequence[Sequence[Row]]],
+    timeout_s: float,
+) -> Written:
+    """Store a batch: hot rows (perhaps none), and late ones by bucket. On return they are committed.
 
-    Frozen when the time of one of them is not: nothing is stored then. Raises what the driver raises, likewise;
-    BucketUnavailable while a merge of the bucket takes too long.
+    One transaction: whatever fails, nothing of the batch is stored, so that it counts as it should when it comes again.
+    Frozen when the time of a late row is not. Raises what the driver raises; LateUnavailable while a merge of a bucket
+    takes too long.
     """
-    deadline = deadline_in(timeout_s)
+    deadline, (hot, late) = deadline_in(timeout_s), rows
+    async with transaction(connection):
+        parts = [(some, await _write(connection, shard, kind, some, deadline)) for some in late]
+        if hot:
+            parts.append((hot, await write_within(connection, kind, hot, remaining(deadline))))
+    written = together(parts)
+    # After the COMMIT: what fails now concerns only what repeats are told.
+    found = dict(written.stored)
+    for some, part in parts:
+        if part.new is not None:
+            look = stored if some is hot else _stored
+            found |= await look(connection, kind, some, remaining(deadline))
+    return Written(written.new, found)
+
+
+async def _write(connection: Connection, shard: str, kind: Kind, rows: Sequence[Row], deadline: float) -> Written:
+    """Late rows of one bucket, inside a transaction."""
     first: dict[Key, Row] = {}
     for row in rows:  # of two with one key, the one that arrived first
         first.setdefault(row[1:VALUES_AT], row)
     ordered = sorted(first.values(), key=lambda row: row[1:VALUES_AT], reverse=True)  # as every batch locks statuses
     bucket = ordered[0][0]
     columns = [*zip(*ordered, strict=True)]
-    async with transaction(connection):
-        try:
-            # A statement of its own: what comes next sees whatever a merge committed before the lock was free.
-            await connection.execute(_SHARED, bucket, timeout=remaining(deadline))
-        except asyncpg.LockNotAvailableError:
-            detail = f"late readings of bucket {bucket} are being merged"
-            raise BucketUnavailable(shard, detail, frozenset([bucket])) from None
-        found = (await connection.fetch(_sql(_STORE, kind, ()), *columns, timeout=remaining(deadline)))[0]
-        if found["hot"]:
-            raise Frozen(shard, "the time of a reading is not frozen here")
+    try:
+        # A statement of its own: what comes next sees whatever a merge committed before the lock was free.
+        await connection.execute(_SHARED, bucket, timeout=remaining(deadline))
+    except asyncpg.LockNotAvailableError:
+        newest = max(row[3] for row in rows)
+        raise LateUnavailable(shard, f"late readings of bucket {bucket} are being merged", bucket, newest) from None
+    found = (await connection.fetch(_sql(_STORE, kind, ()), *columns, timeout=remaining(deadline)))[0]
+    if found["hot"]:
+        raise Frozen(shard, "the time of a reading is not frozen here")
     new = set(zip(*(found[name] or () for name in ("tenants", "ids", "timestamps")), strict=True))
-    if len(new) == len(rows):
-        return Written(None)
-    return Written(new, await _stored(connection, kind, columns[:VALUES_AT], remaining(deadline)))
+    return Written(None if len(new) == len(rows) else new)
 
 
 async def _stored(
-    connection: Connection, kind: Kind, keys: Sequence[Sequence[object]], timeout_s: float
-) -> dict[Key, tuple[object, ...]]:
-    """What is stored under the keys, after the COMMIT; nothing when PostgreSQL does not say (see write)."""
+    connection: Connection, kind: Kind, rows: Sequence[Row], timeout_s: float
+) -> Mapping[Key, tuple[object, ...]]:
+    """What is stored under the keys of late rows, after the COMMIT; nothing when PostgreSQL does not say."""
+    keys = zip(*(row[:VALUES_AT] for row in rows), strict=True)
     values = tuple(column for column in shape_of(kind).columns if column.name in kind.values)
     try:
         records = await connection.fetch(_sql(_STORED, kind, values), *keys, timeout=timeout_s)

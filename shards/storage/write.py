@@ -213,6 +213,21 @@ async def write(connection: Connection, kind: Kind, rows: Sequence[Row], repeats
     Raises what the driver raises: nothing of the batch is stored then. `repeats`: of this shard and kind.
     """
     deadline = deadline_in(timeout_s)
+    ordered, written = await _write(connection, kind, rows, repeats, deadline)
+    if written.new is None:
+        return written
+    return Written(written.new, await stored(connection, kind, ordered, remaining(deadline)))
+
+
+async def write_within(connection: Connection, kind: Kind, rows: Sequence[Row], timeout_s: float) -> Written:
+    """The same inside a caller's transaction, in one statement that no repeat makes fail; `stored` is not looked up."""
+    return (await _write(connection, kind, rows, None, deadline_in(timeout_s)))[1]
+
+
+async def _write(
+    connection: Connection, kind: Kind, rows: Sequence[Row], repeats: Repeats | None, deadline: float
+) -> tuple[Sequence[Row], Written]:
+    """The rows as they were sent, and which were new. `repeats`: None when one must not make the statement fail."""
     ordered, newest, twice = _ordered(rows)
     several = bool(kind.kept) and not all(newest)
     columns: list[Sequence[object]] = [*zip(*ordered, strict=True)]
@@ -223,25 +238,26 @@ async def write(connection: Connection, kind: Kind, rows: Sequence[Row], repeats
         del columns[VALUES_AT + at]
     if not kind.kept:
         columns.append(newest)
-    if not twice and not repeats.expected:
+    if not twice and repeats is not None and not repeats.expected:
         try:
             sql = _statement(kind, tuple(left_out), several=several, all_new=True)
             await connection.fetch(sql, *columns, timeout=remaining(deadline))
         except asyncpg.UniqueViolationError:
             repeats.met()
         else:
-            return Written(None)
+            return ordered, Written(None)
     sql = _statement(kind, tuple(left_out), several=several)
     result = (await connection.fetch(sql, *columns, timeout=remaining(deadline)))[0]
-    if result["new_count"] == len(rows):
-        repeats.missed()
-        return Written(None)
-    repeats.met()
+    all_new = result["new_count"] == len(rows)
+    if repeats is not None:
+        (repeats.missed if all_new else repeats.met)()
+    if all_new:
+        return ordered, Written(None)
     new = set(zip(*(result[name] or () for name in ("tenants", "ids", "timestamps")), strict=True))
-    return Written(new, await _stored(connection, kind, ordered, remaining(deadline)))
+    return ordered, Written(new)
 
 
-async def _stored(
+async def stored(
     connection: Connection, kind: Kind, rows: Sequence[Row], timeout_s: float
 ) -> Mapping[Key, tuple[object, ...]]:
     """What is stored under the keys of a batch: after its COMMIT, so that it holds whoever came first.

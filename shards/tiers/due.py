@@ -46,6 +46,7 @@ class Tiers:
     leaves: Sequence[Leaf]
     frozen_until: datetime = NEVER
     packed_until: datetime = NEVER
+    table_oid: int = 0
     packed_readings: int = 0
     undropped: int = 0
     late: int = 0

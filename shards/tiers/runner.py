@@ -19,7 +19,7 @@ from shards.shard import ShardRecord
 from shards.storage.roots import stored_kinds
 from shards.tiers import steps
 from shards.tiers.due import Step, Tiers, due
-from shards.tiers.state import look
+from shards.tiers.state import look, look_again
 from shards.tiers.steps import Kept
 
 APPLICATION: Final = f"{MOVER} of tiers"  # as a mover's, it inserts nothing that a move's mark must wait for
@@ -73,19 +73,21 @@ class Tender:
         """Steps until nothing is due. A bucket that fails keeps no other from its own. ShardError: nothing answered."""
         result = Result()
         async with owner_session(self.record, LIMITS, APPLICATION) as connection:
-            for tiers in await self._look(connection):
+            now = await connection.fetchval(_NOW)
+            for tiers in [each for each in await self._look(connection) if self._due(each, now) is not None]:
                 try:
                     await self._tend(connection, tiers, result)
-                except (ClusterError, ShardError, asyncpg.PostgresError) as error:
+                except (ClusterError, ShardError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError) as error:
                     if connection.is_closed():
                         raise
                     _note(result, tiers, error)
         return result
 
-    async def _look(self, connection: Connection, bucket: int | None = None) -> list[Tiers]:
+    async def _look(self, connection: Connection, of: Tiers | None = None) -> list[Tiers]:
+        if of is not None:
+            return await look_again(connection, of, of.kind + LATE)
         stored = {kind.name for kind in await stored_kinds(connection)}
-        kinds = {name: name + LATE for name in self.policies if name in stored}
-        return await look(connection, kinds, bucket)
+        return await look(connection, {name: name + LATE for name in self.policies if name in stored})
 
     def _due(self, tiers: Tiers, now: datetime) -> Step | None:
         return due(tiers, self.policies[tiers.kind], now)
@@ -98,7 +100,7 @@ class Tender:
                 if not held:
                     return
                 now = await connection.fetchval(_NOW)
-                found = [each for each in await self._look(connection, tiers.bucket) if each.kind == tiers.kind]
+                found = await self._look(connection, tiers)
                 if not found:
                     return
                 # What somebody may still read holds up nothing else.

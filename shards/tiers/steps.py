@@ -27,12 +27,18 @@ DEAD_SHARE: Final = 0.1  # of a month's packed days
 MERGED_DAYS: Final = 16  # in a transaction: late writers of the bucket wait for it
 _IN_ORDER: Final = "SET LOCAL enable_hashagg = off"  # see packed_rows
 _TABLES: Final = "SELECT make_tier_tables($1, $2::smallint, '')"
-_FREEZE: Final = "SELECT freeze_leaf($1, $2::smallint, $3, $4::timestamptz)"
+_FREEZE: Final = "SELECT freeze_until($1, $2::smallint, $3::timestamptz)"
 _MONTH: Final = "SELECT make_packed_month($1, $2::smallint, $3::date)"
 _OF_LEAF: Final = "bucket = $1 AND day >= coalesce($2::date, '-infinity') AND day < $3::date"
 _PUBLISH: Final = """
 UPDATE tier SET packed_until = $3, packed_at = clock_timestamp(), packed_readings = packed_readings + $4
 WHERE bucket = $1 AND kind = $2 AND packed_until < $3 AND frozen_until >= $3
+"""
+_HAS_TRIGGER: Final = """
+SELECT EXISTS (
+    SELECT FROM pg_trigger AS t
+    WHERE t.tgrelid = to_regclass(format('public.%I', $1::text)) AND t.tgname = 'frozen' AND t.tgenabled <> 'D'
+)
 """
 _UNDROPPED: Final = """
 INSERT INTO packed_leaf (table_oid, bucket, kind, name) SELECT to_regclass(format('public.%I', $3::text)), $1, $2, $3
@@ -104,8 +110,8 @@ async def freeze(kept: Kept, leaf: Leaf) -> None:
     await kept.connection.execute(_TABLES, kind, bucket)
     async with transaction(kept.connection):
         await kept.connection.execute(LOCK_TIMEOUT)
-        # The trigger and the horizon become visible together: a writer that is refused finds its late tier there.
-        await kept.connection.execute(_FREEZE, kind, bucket, leaf.name, leaf.upper)
+        # Triggers and horizon become visible together: a writer that is refused finds its late tier there.
+        await kept.connection.execute(_FREEZE, kind, bucket, leaf.upper)
         await kept.at("inside freeze")
     await kept.at("after freeze")
 
@@ -153,19 +159,28 @@ async def pack_some(kept: Kept, leaf: Leaf) -> int:
 
 async def publish(kept: Kept, leaf: Leaf) -> None:
     """From this COMMIT on, readers take the leaf's time from packed days. PackingFailed when not all of it is there."""
-    connection, (bucket, kind) = kept.connection, kept.place
+    connection, bucket = kept.connection, kept.tiers.bucket
     packed = f"SELECT coalesce(sum(n), 0)::bigint FROM {kept.root('packed')} WHERE {_OF_LEAF}"
     async with transaction(connection):
+        if not await connection.fetchval(_HAS_TRIGGER, leaf.name):
+            raise PackingFailed(f"{leaf.name} is not frozen: it has no trigger")
         count = await connection.fetchval(packed, bucket, *_days(leaf))
         there = await connection.fetchval(f"SELECT count(*) FROM {quote_identifier(leaf.name)}")
-        if count != there:
-            raise PackingFailed(f"{leaf.name} has {there} readings, and {count} are packed")
-        # One transaction: a snapshot has the horizon and leaves the leaf out, or neither.
-        if await connection.execute(_PUBLISH, bucket, kind, leaf.upper, count) != "UPDATE 1":
-            raise PackingFailed(f"{leaf.name} is not frozen")
-        await connection.execute(_UNDROPPED, bucket, kind, leaf.name)
-        await kept.at("inside publish")
+        if count == there:
+            await _announce(kept, leaf, count)
+            await kept.at("inside publish")
+    if count != there:  # a move healed the leaf after a part of it was packed, say: it is packed anew
+        await connection.execute(f"DELETE FROM {kept.root('packed')} WHERE {_OF_LEAF}", bucket, *_days(leaf))
+        raise PackingFailed(f"{leaf.name} has {there} readings, and {count} were packed: it is packed anew")
     await kept.at("after publish")
+
+
+async def _announce(kept: Kept, leaf: Leaf, count: int) -> None:
+    # One transaction: a snapshot has the horizon and leaves the leaf out, or neither.
+    bucket, kind = kept.place
+    if await kept.connection.execute(_PUBLISH, bucket, kind, leaf.upper, count) != "UPDATE 1":
+        raise PackingFailed(f"{leaf.name} is not frozen")
+    await kept.connection.execute(_UNDROPPED, bucket, kind, leaf.name)
 
 
 async def pass_gap(kept: Kept) -> None:
