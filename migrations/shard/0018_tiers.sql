@@ -57,14 +57,14 @@ CREATE TABLE packed_leaf (
     name text NOT NULL
 );
 
--- What one column of values becomes in a packed row. `$` is in no column's name. pglz, which every server has: planes of
+-- What one column of values becomes in a packed row. `$` is in no column's name, and `$1` would be taken for a parameter. pglz, which every server has: planes of
 -- one kind of byte shrink more with it than with lz4.
 CREATE FUNCTION packed_columns(named text, type text) RETURNS text
 LANGUAGE sql IMMUTABLE
 SET search_path = public, pg_temp AS $$
     SELECT CASE WHEN type ~ '^(character|varchar)' THEN '' ELSE format(
         '%I bigint, %I smallint, %I bytea COMPRESSION pglz, %I bytea COMPRESSION pglz, %I integer [] COMPRESSION pglz, ',
-        named || '$base', named || '$scale', named || '$0', named || '$1', named || '$2'
+        named || '$base', named || '$scale', named || '$low', named || '$high', named || '$rest'
     ) END || format('%I %s [] COMPRESSION pglz', named || '$raw', type)
 $$;
 

@@ -114,8 +114,9 @@ async def difference(direction: Direction, passed: Passed = at_full_speed) -> Di
 
 
 async def _check_horizons(direction: Direction) -> None:
-    """Different when the sides froze or packed otherwise: then a reading is a row of history on the one, and a part of a
-    packed day on the other, and nothing can be compared or carried.
+    """Different when the sides froze or packed otherwise.
+
+    Then a reading is a row of history on the one, a part of a packed day on the other, and nothing can be compared.
     """
     if not await have_same_horizons(direction.bucket, direction.giver, direction.taker):
         message = "the sides have not frozen and packed the same: one was restored, or lost its record of the move"

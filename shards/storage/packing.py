@@ -54,7 +54,7 @@ class Column:
     @property
     def parts(self) -> tuple[str, ...]:
         """The columns of a packed row that hold it."""
-        own = ("base", "scale", "0", "1", "2", "raw") if self.type is not Type.TEXT else ("raw",)
+        own = ("base", "scale", "low", "high", "rest", "raw") if self.type is not Type.TEXT else ("raw",)
         return tuple(self.of(part) for part in own)
 
 
@@ -219,8 +219,8 @@ def readings(shape: Shape, rows: str, wanted: Sequence[Column] | None = None) ->
         if each.type is Type.TEXT:
             values.append(f"{name}r[i + 1] AS {each.quoted}")
             continue
-        flat += [f"substring({each.of('0')} FROM 1) AS {name}a", f"substring({each.of('1')} FROM 1) AS {name}b"]
-        flat += [f"{each.of('2')} AS {name}c", f"{each.of('base')} AS {name}n"]
+        flat += [f"substring({each.of('low')} FROM 1) AS {name}a", f"substring({each.of('high')} FROM 1) AS {name}b"]
+        flat += [f"{each.of('rest')} AS {name}c", f"{each.of('base')} AS {name}n"]
         flat.append(f"(ARRAY[1, 10, 100, 1000, 10000, 100000, 1000000])[{each.of('scale')} + 1]::float8 AS {name}s")
         steps += [f"{_difference(name)} AS {name}d", f"{name}c"]
         number = _FROM_FLOAT[each.type].format(f"((f.{name}n + {_sum(name)})::float8 / f.{name}s)")

@@ -182,13 +182,14 @@ async def _some(beside: Storm, more: int) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("seed", range(6))
 async def test_a_storm_of_kills(servers: list[str], seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     soon(monkeypatch)
     dice = random.Random(seed)
     async with aged(servers) as cluster, storm(cluster) as beside:
         await _some(beside, 1000)
-        for _ in range(12):
+        for _ in range(8):
             with contextlib.suppress(TimeoutError):
                 await killed(cluster, dice.choice(PLACES), dice.randrange(1, 9))
             await _some(beside, 50)

@@ -47,7 +47,7 @@ FLOATS4 = st.one_of(
 
 def columns() -> str:
     return ", ".join(
-        f"{part} {'bytea' if part[-2] in '01' else kind}"
+        f"{part} {kind}"
         for column in SHAPE.columns
         for part, kind in zip(
             column.parts,
