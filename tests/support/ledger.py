@@ -27,14 +27,20 @@ async def execute(dsn: str, sql: str, *arguments: object) -> None:
 
 
 async def stored(shards: Mapping[str, str]) -> list[tuple[str, str, datetime]]:
-    """(shard, device, timestamp) of every reading of every shard, in whatever tier."""
+    """(shard, device, timestamp) of every reading of every shard, in whatever tier.
+
+    A leaf that is packed may still be there, while a snapshot of before is open somewhere, and days may be packed that
+    nobody reads yet.
+    """
     rows = []
     for name, dsn in shards.items():
         for kind in KINDS:
             packed = readings(shape_of(kind), kind.packed, ())
+            hot = "WHERE tableoid NOT IN (SELECT table_oid FROM packed_leaf)"
+            read = f"WHERE timestamp < (SELECT packed_until FROM tier WHERE kind = '{kind.name}' AND bucket = r.bucket)"
             sql = " UNION ALL ".join(
-                f"SELECT {kind.id_column} AS device, timestamp FROM {each} AS r"
-                for each in (kind.history, kind.late, f"({packed})")
+                f"SELECT {kind.id_column} AS device, timestamp FROM {each} AS r {which}"
+                for each, which in ((kind.history, hot), (kind.late, ""), (f"({packed})", read))
             )
             rows += [(name, record["device"], record["timestamp"]) for record in await fetch(dsn, sql)]
     return rows
