@@ -1,6 +1,7 @@
 """Carrying out what is due on one shard: whoever does it, the leader or an operator, holds a bucket for each step."""
 
 import asyncio
+import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -22,6 +23,7 @@ from shards.tiers.due import Step, Tiers, due
 from shards.tiers.state import look, look_again
 from shards.tiers.steps import Kept
 
+LOCK_ATTEMPTS: Final = 30
 APPLICATION: Final = f"{MOVER} of tiers"  # as a mover's, it inserts nothing that a move's mark must wait for
 # A detach waits for old statements; given up, it is finished by the next one.
 LIMITS: Final = SessionLimits(statement_timeout_s=60.0, lock_timeout_s=2.0)
@@ -76,7 +78,7 @@ class Tender:
             now = await connection.fetchval(_NOW)
             for tiers in [each for each in await self._look(connection) if self._due(each, now) is not None]:
                 try:
-                    await self._tend(connection, tiers, result)
+                    await self._tend_patiently(connection, tiers, result)
                 except (ClusterError, ShardError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError) as error:
                     if connection.is_closed():
                         raise
@@ -91,6 +93,17 @@ class Tender:
 
     def _due(self, tiers: Tiers, now: datetime) -> Step | None:
         return due(tiers, self.policies[tiers.kind], now)
+
+    async def _tend_patiently(self, connection: Connection, tiers: Tiers, result: Result) -> None:
+        """Whoever holds a lock is waited for only a moment, so that writers do not queue behind; but some times."""
+        for attempt in range(1, LOCK_ATTEMPTS + 1):
+            try:
+                return await self._tend(connection, tiers, result)
+            except (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError):
+                if attempt == LOCK_ATTEMPTS:
+                    raise
+                await asyncio.sleep(random.uniform(0.05, 0.15))
+        raise AssertionError  # the loop returns or raises
 
     async def _tend(self, connection: Connection, tiers: Tiers, result: Result) -> None:
         """Steps of one kind of a bucket, each looked at anew while it is held."""
