@@ -1,7 +1,7 @@
 """A leader that kills or stops its own process at a step: python -m tests.support.crashing CATALOG kill|stop STEP.
 
 Killed as power does, or paused as a hypervisor does. Woken up, it goes on where it stood, and ends when it has
-noticed that another one leads.
+noticed that another one leads. What fails on the way is printed, for the report of the test that waits for it.
 """
 
 import asyncio
@@ -24,8 +24,11 @@ async def main(dsn: str, how: str, step: str) -> None:
             done.append(name)
             os.kill(os.getpid(), signal.SIGKILL if how == "kill" else signal.SIGSTOP)
 
+    def tell(move: Move, error: Exception) -> None:
+        print(f"move {move.move_id} in {move.phase}: {type(error).__name__}: {error}", flush=True)
+
     catalog = Catalog(dsn)
-    leader = Leader(catalog, f"{how} at {step}", [Moves(catalog, Watcher(step=end))], lease_s=LEASE_S)
+    leader = Leader(catalog, f"{how} at {step}", [Moves(catalog, Watcher(step=end, failed=tell))], lease_s=LEASE_S)
     running = asyncio.create_task(leader.run())
     while not (done and not leader.leads):
         await asyncio.sleep(0.01)

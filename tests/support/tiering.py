@@ -1,5 +1,6 @@
 """Taking a test cluster's history through its tiers, and what every answer about it says."""
 
+import asyncio
 import contextlib
 from collections.abc import Mapping
 from datetime import date, timedelta
@@ -16,6 +17,7 @@ from shards.tiers import due
 from shards.tiers.runner import Result, Tender
 from shards.tiers.steps import Watch, watch_nothing
 from tests.support.ledger import execute, fetch
+from tests.support.processes import WAIT_S
 from tests.support.servers import TestCluster
 
 HOT: Mapping[str, Policy] = {kind.name: Policy(kind.name, timedelta(0)) for kind in KINDS}
@@ -38,11 +40,23 @@ async def records_of(cluster: TestCluster) -> list[ShardRecord]:
 async def tend(
     cluster: TestCluster, watch: Watch = watch_nothing, policies: Mapping[str, Policy] = HOT
 ) -> list[Result]:
-    """Everything that is due, on every shard; nothing may fail."""
-    results = [await Tender(record, policies, watch=watch).run() for record in await records_of(cluster)]
+    """Everything that is due, on every shard; nothing may fail. A statement that still reads a leaf is waited for."""
+    results = [await _tended(Tender(record, policies, watch=watch)) for record in await records_of(cluster)]
     failed = {name: why for result in results for name, why in result.failed.items()}
     assert failed == {}, failed
     return results
+
+
+async def _tended(tender: Tender) -> Result:
+    async with asyncio.timeout(WAIT_S):
+        result = await tender.run()
+        while result.waiting and not result.failed:
+            await asyncio.sleep(0.05)
+            again = await tender.run()
+            result.waiting, result.failed = again.waiting, again.failed
+            for step, count in again.done.items():
+                result.done[step] = result.done.get(step, 0) + count
+    return result
 
 
 class Interrupted(Exception):
