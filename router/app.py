@@ -182,7 +182,7 @@ async def _background(router: Router, connections: Connections) -> None:
             router.leader, router.moves = leader_of(
                 router.cluster.catalog,
                 name,
-                (router.settings.partitions_s, router.settings.lifecycle_s),
+                (router.settings.partitions_s, router.settings.lifecycle_s, router.settings.rollups_s),
                 router.intake.dispatcher,
                 [router.efficiency, HeavyFigures(router.figures)],
             )

@@ -18,6 +18,7 @@ from router.metrics import (
     MOVE_ROWS,
     PARTITIONS_FAILED,
     PARTITIONS_MADE,
+    ROLLUPS_FAILED,
     SHARD_ERRORS,
 )
 from shards.catalog.database import Catalog
@@ -44,18 +45,18 @@ BUSY_READINGS: Final = 200  # waiting in a lane: then copies take less of the ti
 def leader_of(
     catalog: Catalog,
     name: str,
-    every_s: tuple[float, float],
+    every_s: tuple[float, float, float],
     dispatcher: Dispatcher | None = None,
     more: Sequence[Duty] = (),
 ) -> tuple[Leader, Moves]:
     """A leader for this process and its duty of moves; beside a router, copies make room for its readings.
 
-    `every_s`: between two looks at partitions, and at what is due of history's lifecycle.
+    `every_s`: between two looks at partitions, at what is due of history's lifecycle, and at rollups.
     """
     busy = (lambda: _is_busy(dispatcher)) if dispatcher else (lambda: False)
     moves = Moves(catalog, Watcher(failed=_failed, entered=_entered, busy=busy, measure=_measure))
     partitions = Partitions(catalog, every_s[0], _extended, PARTITIONS_FAILED.clear)
-    lifecycle = Lifecycle(catalog, every_s[1], busy, _stepped, _tended, LIFECYCLE_FAILED.clear)
+    lifecycle = Lifecycle(catalog, every_s[1], every_s[2], busy, _stepped, _tended, _lifecycle_left)
     return Leader(catalog, name, [moves, partitions, lifecycle, *more]), moves
 
 
@@ -99,12 +100,17 @@ def _tended(made: Tended) -> None:
     if made.result is None:
         _log.warning("lifecycle_failed", shard=made.shard, detail=made.error)
         return
-    LIFECYCLE_FAILED.labels(made.shard).set(len(made.result.failed))
-    if made.result.done:
+    (LIFECYCLE_FAILED if made.whole else ROLLUPS_FAILED).labels(made.shard).set(len(made.result.failed))
+    if made.result.done and made.whole:
         done = {step.value: count for step, count in made.result.done.items()}
         _log.info("lifecycle", shard=made.shard, waiting=made.result.waiting, **done)
     for what, reason in made.result.failed.items():
         _log.warning("lifecycle_step_failed", shard=made.shard, what=what, detail=reason)
+
+
+def _lifecycle_left() -> None:
+    LIFECYCLE_FAILED.clear()
+    ROLLUPS_FAILED.clear()
 
 
 def _extended(made: Round) -> None:

@@ -87,6 +87,9 @@ LIFECYCLE_SECONDS: Final = Counter("voltroute_lifecycle_seconds_total", "Seconds
 LIFECYCLE_FAILED: Final = Gauge(
     "voltroute_lifecycle_failures", "Kinds of buckets whose step failed in the last round", ("shard",)
 )
+ROLLUPS_FAILED: Final = Gauge(
+    "voltroute_rollup_failures", "Kinds of buckets whose rollups could not be brought up to date", ("shard",)
+)
 SHARD_ERRORS: Final = Counter(
     "voltroute_shard_errors_total", "Times a database became unavailable, by cause", ("shard", "cause")
 )

@@ -114,6 +114,7 @@ class Settings(BaseSettings):
     runner: bool = Field(True, description="stand for election as leader, who moves buckets and makes partitions")
     partitions_s: Seconds = Field(600, description="between two looks at whether partitions are ahead of time")
     lifecycle_s: Seconds = Field(600, description="between two looks at what is due of history's lifecycle")
+    rollups_s: Seconds = Field(60, description="between two times that rollups are brought up to date")
     drain_delay_s: float = Field(0, ge=0, le=600, description="readyz says 503 for this long before a stop begins")
     drain_timeout_s: Seconds = Field(10, description="for requests in progress when stopping")
 

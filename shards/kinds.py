@@ -17,6 +17,8 @@ INTERVAL_S: Final = 60.0
 HISTORY: Final = "_telemetry_history"
 LATE: Final = "_telemetry_late"
 PACKED: Final = "_telemetry_packed"
+HOURLY: Final = "_telemetry_hourly"
+MINUTELY: Final = "_telemetry_minutely"
 STATUS: Final = "_current_status"
 
 
@@ -176,6 +178,14 @@ class Kind:
     @cached_property
     def packed(self) -> str:
         return self.name + PACKED
+
+    @cached_property
+    def hourly(self) -> str:
+        return self.name + HOURLY
+
+    @cached_property
+    def minutely(self) -> str:
+        return self.name + MINUTELY
 
     @cached_property
     def status(self) -> str:

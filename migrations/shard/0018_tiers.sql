@@ -2,10 +2,13 @@
 -- and what comes for its time goes to the `late` table. A frozen leaf is packed: a row for a device and UTC day, its
 -- columns as planes of bytes. Which tier holds what is said by one row, `tier`, which readers read in the same snapshot.
 -- A bucket has tables of late and packed readings from its first freeze on.
+--
+-- Beside the tiers, rollups: sums of each device by the hour, and of each bucket by the minute. They hold exactly what was
+-- ingested before a mark, `tier.rolled_until`, and what is packed; a reader adds what came since.
 
 CREATE OR REPLACE VIEW every_root AS
 SELECT
-    (4 * k.kind_id + r.at)::integer AS lock_order,
+    (6 * k.kind_id + r.at)::integer AS lock_order,
     k.name AS kind,
     r.role,
     k.name || r.suffix AS root,
@@ -16,7 +19,9 @@ CROSS JOIN (VALUES
     (0, 'history', '_telemetry_history'),
     (1, 'late', '_telemetry_late'),
     (2, 'status', '_current_status'),
-    (3, 'packed', '_telemetry_packed')
+    (3, 'packed', '_telemetry_packed'),
+    (4, 'hourly', '_telemetry_hourly'),
+    (5, 'minutely', '_telemetry_minutely')
 ) AS r (at, role, suffix);
 
 CREATE OR REPLACE VIEW bucket_table AS
@@ -33,9 +38,10 @@ SELECT
 FROM every_root AS r
 INNER JOIN pg_catalog.pg_inherits AS i ON i.inhparent = to_regclass('public.' || r.root)
 INNER JOIN pg_catalog.pg_class AS c ON c.oid = i.inhrelid
-WHERE r.ready AND r.role <> 'status';
+WHERE r.ready AND r.role NOT IN ('status', 'hourly', 'minutely');
 
 -- Up to where a bucket's readings of a kind are frozen, and packed: packed_until <= frozen_until. No row: nothing is.
+-- `rolled_of`: which columns were summed as what; NULL: there are no rollups, whatever the tables hold.
 CREATE TABLE tier (
     bucket smallint NOT NULL,
     kind text NOT NULL,
@@ -44,6 +50,8 @@ CREATE TABLE tier (
     packed_until timestamptz NOT NULL DEFAULT '0001-01-02 00:00:00+00',
     packed_at timestamptz,
     packed_readings bigint NOT NULL DEFAULT 0,
+    rolled_until timestamptz NOT NULL DEFAULT '0001-01-02 00:00:00+00',
+    rolled_of text,
     PRIMARY KEY (bucket, kind),
     CHECK (packed_until <= frozen_until)
 );
@@ -57,8 +65,8 @@ CREATE TABLE packed_leaf (
     name text NOT NULL
 );
 
--- What one column of values becomes in a packed row. `$` is in no column's name, and `$1` would be taken for a parameter. pglz, which every server has: planes of
--- one kind of byte shrink more with it than with lz4.
+-- What one column of values becomes in a packed row. `$` is in no column's name, and `$1` would be taken for a parameter.
+-- pglz, which every server has: planes of one kind of byte shrink more with it than with lz4.
 CREATE FUNCTION packed_columns(named text, type text) RETURNS text
 LANGUAGE sql IMMUTABLE
 SET search_path = public, pg_temp AS $$
@@ -107,9 +115,73 @@ BEGIN
 END
 $$;
 
+-- The rollups of a kind, each one table, as a status: `at` begins an hour, or a minute, whose readings are those after it up
+-- to its end. Energies are sums of millionths of a watt-hour, temperatures of millionths of a degree; `most` is the largest
+-- energy of a reading, by which an implausible one is looked for. `minutes`: a bit for each minute that has a reading.
+CREATE FUNCTION make_rollup_roots(the_kind text) RETURNS void
+LANGUAGE plpgsql
+SET search_path = public, pg_temp AS $$
+DECLARE
+    hourly text := the_kind || '_telemetry_hourly';
+    minutely text := the_kind || '_telemetry_minutely';
+    the_key text := (SELECT id_column FROM stored_kind WHERE name = the_kind);
+    sums text := 'at timestamptz NOT NULL, readings bigint NOT NULL, energies bigint NOT NULL, registers bigint NOT NULL, '
+        'temperatures bigint NOT NULL, energy numeric NOT NULL, temperature numeric NOT NULL, most double precision, '
+        'bucket smallint NOT NULL, tenant_id smallint NOT NULL DEFAULT 0, ';
+BEGIN
+    EXECUTE format(
+        'CREATE TABLE %I (%s minutes bigint NOT NULL, %I varchar(64) COLLATE "C" NOT NULL, '
+        'PRIMARY KEY (%I, at, tenant_id, bucket)) WITH (fillfactor = 70)',
+        hourly, sums, the_key, the_key
+    );
+    EXECUTE format('CREATE INDEX ON %I (bucket, at)', hourly);
+    EXECUTE format(
+        'CREATE TABLE %I (%s PRIMARY KEY (bucket, tenant_id, at)) WITH (fillfactor = 70)', minutely, sums
+    );
+    EXECUTE format('ALTER TABLE %I ENABLE ROW LEVEL SECURITY', hourly);
+    EXECUTE format('ALTER TABLE %I ENABLE ROW LEVEL SECURITY', minutely);
+END
+$$;
+
 DO $$
 BEGIN
     PERFORM make_tier_roots(name) FROM stored_kind ORDER BY kind_id;
+    PERFORM make_rollup_roots(name) FROM stored_kind ORDER BY kind_id;
+END
+$$;
+
+-- A leaf is looked through for what was ingested since a time: of its pages, as few as the summaries can tell apart.
+CREATE OR REPLACE FUNCTION make_leaf(parent text, leaf text, lower_bound text, upper_bound text) RETURNS boolean
+LANGUAGE plpgsql
+SET search_path = public, pg_temp AS $$
+DECLARE
+    found oid := to_regclass(format('public.%I', leaf));
+    each record;
+BEGIN
+    IF found IS NOT NULL THEN
+        IF EXISTS (
+            SELECT FROM pg_catalog.pg_inherits
+            WHERE inhrelid = found AND inhparent = to_regclass(format('public.%I', parent)) AND NOT inhdetachpending
+        ) THEN
+            RETURN false;
+        END IF;
+        RAISE EXCEPTION 'table % exists and is no partition of %', leaf, parent USING
+            ERRCODE = 'duplicate_table', HINT = 'attach it again, or rename it';
+    END IF;
+    EXECUTE format('CREATE TABLE %I (LIKE %I INCLUDING ALL)', leaf, parent);
+    FOR each IN
+        SELECT c.relname FROM pg_catalog.pg_index AS i
+        INNER JOIN pg_catalog.pg_class AS c ON c.oid = i.indexrelid
+        INNER JOIN pg_catalog.pg_am AS a ON a.oid = c.relam
+        WHERE i.indrelid = to_regclass(format('public.%I', leaf)) AND a.amname = 'brin'
+    LOOP
+        EXECUTE format('ALTER INDEX %I SET (pages_per_range = 16)', each.relname);
+        EXECUTE format('REINDEX INDEX %I', each.relname);  -- it is empty: only now the setting holds
+    END LOOP;
+    EXECUTE format(
+        'ALTER TABLE %I ATTACH PARTITION %I FOR VALUES FROM (%s) TO (%s)', parent, leaf, lower_bound, upper_bound
+    );
+    RETURN true;
 END
 $$;
 
@@ -283,6 +355,7 @@ BEGIN
     FROM stored_kind AS k;
     ANALYZE stored_kind;
     PERFORM make_tier_roots(the_kind);
+    PERFORM make_rollup_roots(the_kind);
 END
 $$;
 
@@ -307,7 +380,7 @@ BEGIN
             AND to_regclass(format('public.%I', m.name)) = m.table_oid::regclass
         ORDER BY lock_order, beside
     LOOP
-        CONTINUE WHEN each.role = 'status' AND NOT in_status;
+        CONTINUE WHEN each.role IN ('hourly', 'minutely') OR each.role = 'status' AND NOT in_status;
         IF each.role = 'packed' THEN
             CONTINUE WHEN EXISTS (
                 SELECT FROM pg_catalog.pg_attribute
@@ -358,7 +431,7 @@ BEGIN
     IF EXISTS (SELECT FROM owned_bucket WHERE bucket = the_bucket) THEN
         RAISE EXCEPTION 'bucket % is owned by this shard', the_bucket USING ERRCODE = 'VRHLD';
     END IF;
-    FOR each IN SELECT root FROM every_root WHERE role = 'status' ORDER BY lock_order LOOP
+    FOR each IN SELECT root FROM every_root WHERE role IN ('status', 'hourly', 'minutely') ORDER BY lock_order LOOP
         EXECUTE format('DELETE FROM %I WHERE bucket = $1', each.root) USING the_bucket;
     END LOOP;
     DELETE FROM tier WHERE bucket = the_bucket;
@@ -488,7 +561,7 @@ BEGIN
             EXECUTE format('GRANT INSERT (%s), SELECT (%s) ON %I TO %I', named, named, each.root, writer);
         ELSIF each.role = 'packed' THEN
             EXECUTE format('GRANT SELECT ON %I TO %I', each.root, writer);
-        ELSE
+        ELSIF each.role = 'status' THEN
             EXECUTE format('GRANT SELECT, INSERT, UPDATE ON %I TO %I', each.root, writer);
         END IF;
         EXECUTE format('GRANT SELECT ON %I TO %I', each.root, query);
@@ -539,6 +612,7 @@ $$;
 REVOKE ALL ON FUNCTION packed_columns(text, text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION value_columns(text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION make_tier_roots(text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION make_rollup_roots(text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION make_tier_tables(text, smallint, text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION make_packed_month(text, smallint, date) FROM PUBLIC;
 REVOKE ALL ON FUNCTION freeze_table(text, timestamptz) FROM PUBLIC;

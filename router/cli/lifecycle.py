@@ -24,7 +24,13 @@ TIMEOUT_S: Final = 10.0
 lifecycle_app = typer.Typer(help="What becomes of readings that get old: frozen, packed.", no_args_is_help=True)
 policy_app = typer.Typer(help="When it happens, kind by kind.", no_args_is_help=True)
 lifecycle_app.add_typer(policy_app, name="policy")
-_WORDS: Final = {"freeze": "leaves frozen", "pack": "readings packed", "drop": "leaves dropped", "merge": "days merged"}
+_WORDS: Final = {
+    "roll": "readings rolled up",
+    "freeze": "leaves frozen",
+    "pack": "readings packed",
+    "drop": "leaves dropped",
+    "merge": "days merged",
+}
 
 
 @policy_app.command("set")

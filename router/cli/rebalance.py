@@ -255,7 +255,7 @@ def runner_command(data: DataOption = None, json: JsonOption = False) -> None:
 
     async def run() -> None:
         catalog = Catalog(dsn)
-        every_s = settings.partitions_s, settings.lifecycle_s
+        every_s = settings.partitions_s, settings.lifecycle_s, settings.rollups_s
         leader, _ = leader_of(catalog, f"{socket.gethostname()}:runner-{os.getpid()}", every_s)
         working = asyncio.create_task(leader.run())
         stopping = asyncio.create_task(stop_on_signals().wait())

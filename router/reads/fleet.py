@@ -68,18 +68,22 @@ async def fleet(scope: Scope, query: FleetQuery) -> Fleet:
 async def _of_kind(reader: Reader, kind: Kind, buckets: list[int], asked: _Asked) -> list[_Part]:
     """All sums of one kind on one shard; those of registers only where there are any in the period."""
     period, ratings = asked.period, asked.ratings[kind]
-    found, has_registers = await sums.fleet(reader, kind, buckets, period, ratings)
-    parts = [Tagged((kind, "sums"), rows) for rows in found]
+    found = await sums.fleet(reader, kind, buckets, period, ratings)
+    parts = [Tagged((kind, "sums"), rows) for rows in found.rows]
     windows = asked.windows.get(kind, {})
     mine = [entry for bucket in buckets for entry in windows.get(bucket, ())]
     for start in range(0, len(mine), PAIRED_AT_ONCE):
         some = mine[start : start + PAIRED_AT_ONCE]
-        for source in (sums, registers) if has_registers else (sums,):
-            rows = await source.paired(reader, kind, buckets, period, some, ratings)
+        rows = await sums.paired(reader, kind, buckets, period, some, ratings, from_rollups=found.rolled)
+        parts.append(Tagged((kind, "paired"), rows))
+        if found.has_registers:
+            rows = await registers.paired(reader, kind, buckets, period, some, ratings)
             parts.append(Tagged((kind, "paired"), rows))
-    if asked.bounds is not None:
-        for source in (sums, registers) if has_registers else (sums,):
-            rows = await source.series(reader, kind, buckets, asked.bounds, ratings)
+    if (bounds := asked.bounds) is not None:
+        rows = await sums.series(reader, kind, buckets, bounds, ratings, from_rollups=found.rolled)
+        parts.append(Tagged((kind, "series"), rows))
+        if found.has_registers:
+            rows = await registers.series(reader, kind, buckets, bounds, ratings)
             parts.append(Tagged((kind, "series"), rows))
     return parts
 

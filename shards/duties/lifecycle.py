@@ -2,16 +2,21 @@
 
 import asyncio
 import contextlib
+import math
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from shards.catalog import kinds as catalogued
 from shards.catalog import lifecycle
 from shards.catalog.database import Catalog
 from shards.clock import deadline_in
 from shards.errors import ClusterError, ShardError
+from shards.kinds import Kinds
 from shards.policy import Policy
 from shards.shard import ShardRecord
+from shards.tiers.rolling import Summaries
 from shards.tiers.runner import Done, Result, Tender, nobody
 
 CATALOG_TIMEOUT_S: Final = 5.0
@@ -25,6 +30,7 @@ class Round:
 
     shard: str
     result: Result | None
+    whole: bool = True  # and not rollups alone
     error: str | None = None
 
 
@@ -32,38 +38,53 @@ class Round:
 class Lifecycle:
     """Looks at every shard every `every_s` seconds; tells `ended` what came of it, and `done` of every step.
 
+    Rollups are brought up to date every `roll_s` seconds.
+
     `busy`: whether readings wait; then ingestion gets most of the time.
     """
 
     catalog: Catalog
     every_s: float
+    roll_s: float
     busy: Callable[[], bool] = lambda: False
     done: Callable[[str], Done] = field(default=lambda _shard: nobody)
     ended: Callable[[Round], None] = field(default=lambda _round: None)
     left: Callable[[], None] = field(default=lambda: None)
+    _summaries: dict[str, Summaries] = field(default_factory=dict)
 
     async def run(self, _generation: int) -> None:
         """Until cancelled. Who leads no more may end its step: whoever comes next waits for the bucket."""
+        looked_at = -math.inf
         try:
             while True:
+                whole = time.monotonic() - looked_at >= self.every_s
+                looked_at = time.monotonic() if whole else looked_at
                 with contextlib.suppress(ShardError, ClusterError):
-                    await self._round()
-                await asyncio.sleep(self.every_s)
+                    await self._round(whole=whole)
+                await asyncio.sleep(min(self.roll_s, self.every_s))
         finally:
             self.left()
 
-    async def _round(self) -> None:
+    async def _round(self, *, whole: bool) -> None:
+        """`whole`: everything that is due, and not rollups alone."""
         policies = await lifecycle.policies(self.catalog, deadline_in(CATALOG_TIMEOUT_S))
         if policies:
+            kinds = await catalogued.known(self.catalog, deadline_in(CATALOG_TIMEOUT_S))
             records = await self.catalog.shards(deadline_in(CATALOG_TIMEOUT_S))
-            await asyncio.gather(*(self._tend(record, policies) for record in records))
+            tenders = (self._tender(record, policies, kinds) for record in records)
+            await asyncio.gather(*(self._tend(tender, whole=whole) for tender in tenders))
 
-    async def _tend(self, record: ShardRecord, policies: Mapping[str, Policy]) -> None:
-        tender = Tender(record, policies, self.done(record.name), self._pause)
+    def _tender(self, record: ShardRecord, policies: Mapping[str, Policy], kinds: Kinds) -> Tender:
+        summaries = self._summaries.setdefault(record.name, Summaries())
+        return Tender(record, policies, kinds, self.done(record.name), self._pause, summaries=summaries)
+
+    async def _tend(self, tender: Tender, *, whole: bool) -> None:
+        record = tender.record
         try:
-            self.ended(Round(record.name, await tender.run()))
+            self.ended(Round(record.name, await (tender.run() if whole else tender.roll()), whole))
         except (ShardError, ClusterError) as error:
-            self.ended(Round(record.name, None, error.detail if isinstance(error, ShardError) else str(error)))
+            detail = error.detail if isinstance(error, ShardError) else str(error)
+            self.ended(Round(record.name, None, whole, detail))
 
     async def _pause(self, seconds: float) -> None:
         share = SHARE_WHEN_BUSY if self.busy() else SHARE

@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from datetime import date, datetime
 from typing import Final
 
-from shards.errors import ClusterError
 from shards.moves import fingerprints
 from shards.moves.fingerprints import CHANGED, Tables
 from shards.moves.phases import Recorded
@@ -14,7 +13,6 @@ from shards.moves.pipe import pipe
 from shards.moves.record import Token
 from shards.moves.throttle import Passed, at_full_speed
 from shards.postgres.pools import Connection
-from shards.postgres.sessions import MOVER
 from shards.postgres.sql import measured_at, quote_identifier
 from shards.postgres.transactions import transaction
 from shards.storage.roots import StoredKind, in_common, stored_kinds
@@ -26,25 +24,18 @@ DELETE FROM {table} WHERE bucket = $1 AND NOT EXISTS (SELECT FROM owned_bucket W
 """
 _CARRIES: Final = "SET LOCAL voltroute.carries = 'on'"  # see refuse_frozen(): a repeat must not be refused
 _MAKE_LEAF: Final = "SELECT make_leaf($1, $2, $3, $4)"
-_TIER: Final = ("bucket", "kind", "frozen_until", "frozen_at", "packed_until", "packed_at", "packed_readings")
+_TIER: Final = (
+    "bucket", "kind", "frozen_until", "frozen_at", "packed_until", "packed_at", "packed_readings", "rolled_until",
+    "rolled_of",
+)  # fmt: skip
 _HORIZONS: Final = "SELECT kind, frozen_until, packed_until FROM tier WHERE bucket = $1 ORDER BY kind"
-_INSERT_TIER: Final = f"INSERT INTO tier ({', '.join(_TIER)}) VALUES ($1, $2, $3, $4, $5, $6, $7)"
+_INSERT_TIER: Final = f"INSERT INTO tier ({', '.join(_TIER)}) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)"
 _WEIGHT: Final = """
 SELECT pg_stat_get_live_tuples(c.oid), pg_relation_size(c.oid) FROM pg_class AS c
 WHERE c.oid = to_regclass(format('public.%I', $1::text))
 """
 _HOUR: Final = "timestamp >= $1::timestamptz AND timestamp < $1::timestamptz + interval '1 hour'"
 _DEVICES_OF_HOUR: Final = "{id} IN (SELECT {id} FROM {history} WHERE " + _HOUR + ")"
-
-# A transaction that began before the mark may still commit readings ingested before it: the mark is the oldest of
-# these, and a little before, because a backend takes its transaction's time a moment before it shows it.
-_LOW_WATER: Final = """
-SELECT least(min(xact_start), clock_timestamp()) - interval '2 seconds' AS mark, clock_timestamp() AS clock,
-    (SELECT count(*) FROM pg_prepared_xacts WHERE database = current_database()) AS prepared
-FROM pg_stat_activity
-WHERE datname = current_database() AND backend_type = 'client backend'
-    AND NOT starts_with(application_name, $1) AND usename IS DISTINCT FROM $2 AND pid <> pg_backend_pid()
-"""
 
 
 @dataclass(frozen=True)
@@ -68,6 +59,11 @@ class Direction:
         """The kinds that have tables of late and packed readings on both sides."""
         return tuple(kind for kind in self.kinds if kind.packed in self.theirs and kind.packed in self.ours)
 
+    @property
+    def rollups(self) -> tuple[StoredKind, ...]:
+        """Tables of sums, which do not change while the move is recorded; each as the statuses of a kind."""
+        return tuple(each for kind in self.kinds for each in kind.as_rollups)
+
     @classmethod
     async def between(
         cls, bucket: int, giver: Connection, taker: Connection, tables: tuple[Tables, Tables]
@@ -79,7 +75,7 @@ class Direction:
     def kind(self, name: str) -> StoredKind:
         """A kind, or a tier of it, as both sides have it now: a session of before may have known other columns."""
         packed = (kind.as_packed for kind in self.tiered)
-        return next(kind for kind in (*self.streams, *packed) if kind.name == name)
+        return next(kind for kind in (*self.streams, *packed, *self.rollups) if kind.name == name)
 
     def known(self, leaf: Leaf) -> Leaf:
         """A leaf with its kind as both sides have it now."""
@@ -101,6 +97,10 @@ class Direction:
         """(kind, hour) in which the giver has readings that are not the taker's."""
         return await fingerprints.differing_hours(*self._sides, self.streams)
 
+    async def compare_rollups(self) -> None:
+        """Different when the sums of the bucket are not the same on both."""
+        await fingerprints.compare_rollups(self.giver, self.taker, self.rollups, self.bucket)
+
     @property
     def _sides(self) -> tuple[Connection, Connection, tuple[Tables, Tables]]:
         return self.giver, self.taker, (self.theirs, self.ours)
@@ -121,15 +121,6 @@ async def make_leaves(direction: Direction) -> list[Leaf]:
             parent = direction.ours[leaf.kind.history]
             await direction.taker.fetchval(_MAKE_LEAF, parent, parent + leaf.suffix, leaf.lower, leaf.upper)
     return wanted
-
-
-async def low_water(giver: Connection, reader_login: str | None) -> tuple[datetime, datetime]:
-    """The mark up to which the giver's history is complete, and its clock. ClusterError when that cannot be known."""
-    record = (await giver.fetch(_LOW_WATER, MOVER, reader_login))[0]
-    if record["prepared"]:
-        message = "a prepared transaction is open there: what it holds cannot be seen; commit it or roll it back"
-        raise ClusterError(message)
-    return record["mark"], record["clock"]
 
 
 def _listed(names: Iterable[str]) -> str:
@@ -154,7 +145,7 @@ def statuses_of(kind: StoredKind, bucket: int) -> str:
 
 
 async def copy_status(direction: Direction, kind: StoredKind, token: Token, passed: Passed) -> int:
-    """Copy the bucket's statuses of one kind, in the same way; the passes bring what changes from then on.
+    """Copy the bucket's statuses of one kind, or a table of its sums, in the same way; passes bring what changes.
 
     They come into the table of all statuses: the target does not answer for the bucket before it owns it.
     """
@@ -173,6 +164,11 @@ async def carry_horizons(bucket: int, giver: Connection, taker: Connection) -> N
     await taker.execute("DELETE FROM tier WHERE bucket = $1", bucket)
     for record in await giver.fetch("SELECT * FROM tier WHERE bucket = $1", bucket):
         await taker.execute(_INSERT_TIER, *(record[name] for name in _TIER))
+
+
+async def forget_rollups(bucket: int, connection: Connection) -> None:
+    """What came by key and content, whatever its `ingested_at`, may not be in the sums there: they are made anew."""
+    await connection.execute("UPDATE tier SET rolled_of = NULL WHERE bucket = $1", bucket)
 
 
 async def carry_days(direction: Direction, days: Iterable[tuple[StoredKind, date]], passed: Passed) -> int:

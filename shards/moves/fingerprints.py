@@ -86,6 +86,20 @@ async def compare_changed_status(
         _check(f"{kind} statuses", *found)
 
 
+async def compare_rollups(one: Connection, other: Connection, rollups: Kinds, bucket: int) -> None:
+    """Different when a bucket's rows of rollups are not the same."""
+    hashed = hash_of(one, other)
+    for kind in rollups:
+        sql = _STATUS.format(
+            table=quote_identifier(kind.status), hash=hashed.format(row=kind.status_row), where="$1::text IS NULL"
+        )
+        found: list[Fingerprints] = []
+        for connection in (one, other):
+            record = (await connection.fetch(sql, None, bucket))[0]
+            found.append({"sums": (record["rows"], record["xor"], record["total"])})
+        _check(kind.name, *found)
+
+
 def _check(what: str, one: Fingerprints, other: Fingerprints) -> None:
     if one == other:
         return

@@ -19,6 +19,7 @@ from shards.moves.throttle import at_full_speed
 from shards.moves.work import Sides
 from shards.postgres.dsn import login_of
 from shards.postgres.transactions import transaction
+from shards.storage import marks
 
 BEGINNING: Final = datetime(1, 1, 2, tzinfo=UTC)
 
@@ -78,7 +79,7 @@ class Passes:
         known = await self.sides.token(self.giver).read(giver)
         if known.state is not self.known:
             raise Replaced(f"{self.sides.move.shard(self.giver)} is {known.state}, not {self.known}, any more")
-        mark, now = await carrier.low_water(giver, login_of(self.sides.work.record(self.giver).reader_dsn))
+        mark, now = await marks.low_water(giver, login_of(self.sides.work.record(self.giver).reader_dsn))
         trusted = clock.is_trusted(now)
         return known.low_water, mark, not trusted or known.low_water is None or known.low_water > mark
 

@@ -17,6 +17,7 @@ from shards.postgres.dsn import login_of
 from shards.postgres.pools import Connection
 from shards.postgres.sql import LIFECYCLE_XACT
 from shards.postgres.transactions import transaction
+from shards.storage import marks
 from shards.storage.roots import StoredKind
 from shards.storage.tables import Leaf
 
@@ -35,7 +36,7 @@ async def begin(work: Work, move: Move) -> Move:
     """Check that the move can be made; then record it on both shards and make the target's empty tables."""
     await preflight.check(work.source, work.target, move)
     async with work.session(Role.SOURCE) as source, work.session(Role.TARGET) as target:
-        mark, now = await carrier.low_water(source, login_of(work.source.reader_dsn))
+        mark, now = await marks.low_water(source, login_of(work.source.reader_dsn))
         work.clocks[Role.SOURCE].is_trusted(now)  # from here on the source's clock is watched
         await work.at(move, Step.BEFORE_CLAIM)
         async with transaction(source):
@@ -83,7 +84,8 @@ async def backfill(work: Work, move: Move) -> Move:
     # What was empty when its size was read holds nothing from before the mark: the delta brings what came since.
     full = [leaf for leaf in wanted if leaf.size_bytes and ours[leaf.kind.history] + leaf.suffix not in copied]
     todo: list[Leaf | StoredKind] = [*sorted(full, key=lambda leaf: leaf.size_bytes)]
-    todo += [kind for kind in direction.kinds if carrier.statuses_of(kind, move.bucket) not in copied]
+    flat = (*direction.kinds, *direction.rollups)
+    todo += [kind for kind in flat if carrier.statuses_of(kind, move.bucket) not in copied]
     async with asyncio.TaskGroup() as group:
         for _ in range(min(COPIES_AT_ONCE, len(todo))):
             group.create_task(_copy(work, move, todo, (theirs, ours), progress))
@@ -146,6 +148,7 @@ async def verify(work: Work, move: Move) -> Move:
         rows = await passes.compare()
         if days := await direction.differing_days():
             raise Different(f"verification failed: {len(days)} packed days differ")
+        await direction.compare_rollups()
         await rebalances.progress(work.catalog, move.move_id, work.runner, work.deadline(), rows_verified=rows)
         await passes.once()
     return await enter(work, move, Phase.FENCE)

@@ -12,6 +12,7 @@ from shards.catalog import lifecycle
 from shards.catalog.database import Catalog
 from shards.clock import deadline_in
 from shards.errors import InvalidArgument, Refused
+from shards.kinds import Kinds
 from shards.operations import schema
 from shards.policy import LEAF_WIDTHS, Policy
 from shards.shard import ShardRecord
@@ -63,16 +64,16 @@ async def remove_policy(catalog: Catalog, kind: str) -> None:
 
 async def look(catalog: Catalog) -> list[OfShard]:
     """Every shard's tiers. Refused without a policy; ShardError when one does not answer."""
-    policies, records = await _policies(catalog)
+    policies, records, _ = await _policies(catalog)
     found = await asyncio.gather(*(Tender(record, policies).look() for record in records))
     return [OfShard(record.name, tiers) for record, tiers in zip(records, found, strict=True)]
 
 
 async def run(catalog: Catalog, done: Mapping[str, Done] | None = None) -> dict[str, Result]:
     """Do all that is due now, on all shards at once; returns what became of each."""
-    policies, records = await _policies(catalog)
+    policies, records, kinds = await _policies(catalog)
     told = done or {}
-    tenders = [Tender(record, policies, told.get(record.name, nobody)) for record in records]
+    tenders = [Tender(record, policies, kinds, told.get(record.name, nobody)) for record in records]
     results = await asyncio.gather(*(tender.run() for tender in tenders))
     return {record.name: result for record, result in zip(records, results, strict=True)}
 
@@ -102,8 +103,9 @@ def _undone(results: Mapping[str, Result]) -> str:
     return "; ".join(found)
 
 
-async def _policies(catalog: Catalog) -> tuple[dict[str, Policy], list[ShardRecord]]:
+async def _policies(catalog: Catalog) -> tuple[dict[str, Policy], list[ShardRecord], Kinds]:
     policies = await lifecycle.policies(catalog, deadline_in(TIMEOUT_S))
     if not policies:
         raise Refused("no kind has a policy: `voltroute lifecycle policy set --hot 7d` makes one for all")
-    return policies, await catalog.shards(deadline_in(TIMEOUT_S))
+    kinds = await catalogued.known(catalog, deadline_in(TIMEOUT_S))
+    return policies, await catalog.shards(deadline_in(TIMEOUT_S)), kinds

@@ -64,6 +64,8 @@ def for_kind(template: str, kind: Kind) -> str:
         "{history}": quote_identifier(kind.history),
         "{late}": quote_identifier(kind.late),
         "{packed}": quote_identifier(kind.packed),
+        "{hourly}": quote_identifier(kind.hourly),
+        "{minutely}": quote_identifier(kind.minutely),
         "{kind}": f"'{kind.name}'",
         "{status}": quote_identifier(kind.status),
         "{id}": quote_identifier(kind.id_column),

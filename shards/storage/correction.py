@@ -12,6 +12,8 @@ from shards.kinds import Field, Kind, Value
 from shards.postgres.pools import Connection
 from shards.postgres.sql import LIFECYCLE_XACT, for_kind, quote_identifier
 from shards.postgres.transactions import transaction
+from shards.storage import rollups
+from shards.storage.bins import HOUR, MINUTE, bin_of
 from shards.storage.tiers import ONE, Place, columns_of, source
 
 # Until the transaction's end no move can claim the bucket: its passes carry what was inserted, not what was changed.
@@ -38,6 +40,7 @@ _KEPT: Final = (
 ) WHERE """
     + _DEVICE
 )
+_MARK: Final = "SELECT rolled_until FROM tier WHERE bucket = $1 AND kind = $2 AND rolled_of = $3"
 _AUDIT: Final = """
 INSERT INTO correction (timestamp, kind, tenant_id, device_id, before, after, reason)
 VALUES ($1, $2, $3, $4, $5, $6, $7)
@@ -124,9 +127,24 @@ async def correct(
         before = dict(found)
         after = _changed(kind, before, changed)
         await _store(connection, kind, (*key_values, tenant), before, after)
+        await _sum_anew(connection, kind, (*key_values, tenant))
         told = (json.dumps(before), json.dumps(after))
         await connection.execute(_AUDIT, moment, kind.name, tenant, device_id, *told, reason)
         return Correction(before, after)
+
+
+async def _sum_anew(connection: Connection, kind: Kind, key: tuple[int, str, datetime, int]) -> None:
+    """The hour and the minute that held the reading as it was: as it is now it came after the mark."""
+    bucket, device_id, moment, tenant = key
+    mark = await connection.fetchval(_MARK, bucket, kind.name, rollups.roles(kind))
+    if mark is None:
+        return
+    (forget_hour, make_hour), (forget_minute, make_minute) = rollups.anew(kind)
+    hour, minute = (bucket, device_id, bin_of(moment, HOUR)), (bucket, bin_of(moment, MINUTE))
+    await connection.execute(forget_hour, *hour, tenant)
+    await connection.execute(make_hour, *hour, mark, tenant)
+    await connection.execute(forget_minute, *minute, tenant)
+    await connection.execute(make_minute, *minute, mark, tenant)
 
 
 async def _store(

@@ -27,6 +27,7 @@ class StoredKind:
     """A kind's root tables, and their columns. History has a table for each bucket, statuses are one table.
 
     `late` and `packed`: the roots of the other tiers; a bucket has tables there when something of it was frozen.
+    `rollups`: tables of sums like that of statuses, each with its columns.
     """
 
     name: str
@@ -39,6 +40,7 @@ class StoredKind:
     status_columns: tuple[str, ...]
     packed_columns: tuple[str, ...]
     nullable: frozenset[str]
+    rollups: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
     @property
     def row(self) -> str:
@@ -69,6 +71,11 @@ class StoredKind:
     def as_packed(self) -> "StoredKind":
         """Its packed days, likewise; they are copied and compared whole."""
         return replace(self, name=f"{self.name} packed", history=self.packed, columns=self.packed_columns)
+
+    @property
+    def as_rollups(self) -> tuple["StoredKind", ...]:
+        """Its rollups, each as if it were the statuses of a kind of its own: copied by bucket, and compared whole."""
+        return tuple(replace(self, name=root, status=root, status_columns=columns) for root, columns in self.rollups)
 
     def __str__(self) -> str:
         return self.name
@@ -114,6 +121,7 @@ def _stored(name: str, roles: Mapping[str, Mapping[str, Any]]) -> StoredKind:
         tuple(status["columns"]),
         tuple(packed["columns"]),
         frozenset(name for role in roles.values() for name in role["nullable"]),
+        tuple((str(roles[role]["root"]), tuple(roles[role]["columns"])) for role in ("hourly", "minutely")),
     )
 
 

@@ -18,7 +18,8 @@ from shards.storage.packing import Column, Shape, readings
 HOT: Final = 1
 LATE: Final = 2
 PACKED: Final = 4
-NAMES: Final = {HOT: "hot", LATE: "late", PACKED: "packed"}
+ROLLUPS: Final = 8
+NAMES: Final = {HOT: "hot", LATE: "late", PACKED: "packed", ROLLUPS: "rollups"}
 # What is published of a bucket's kind; NULL: nothing.
 PACKED_UNTIL: Final = "(SELECT max(packed_until) FROM tier WHERE kind = {kind} AND bucket = ANY($1::smallint[]))"
 PACKED_UNTIL_ONE: Final = "(SELECT packed_until FROM tier WHERE kind = {kind} AND bucket = $1)"

@@ -18,6 +18,7 @@ MERGE_AFTER: Final = timedelta(hours=1)
 class Step(StrEnum):
     """What the lifecycle does to one kind of a bucket, each in transactions of its own."""
 
+    ROLL = "roll"
     DROP = "drop"
     PACK = "pack"
     FREEZE = "freeze"

@@ -12,14 +12,18 @@ from typing import Final, TypeAlias
 import asyncpg
 
 from shards.errors import ClusterError, ShardError
-from shards.kinds import LATE
+from shards.kinds import BUILT_IN, LATE, Kind, Kinds
 from shards.policy import Policy
+from shards.postgres.dsn import login_of
 from shards.postgres.pools import Connection
 from shards.postgres.sessions import MOVER, SessionLimits, owner_session
 from shards.shard import ShardRecord
+from shards.storage import parts
+from shards.storage.marks import low_water
 from shards.storage.roots import stored_kinds
-from shards.tiers import steps
+from shards.tiers import rolling, steps
 from shards.tiers.due import Step, Tiers, due
+from shards.tiers.rolling import Summaries
 from shards.tiers.state import look, look_again
 from shards.tiers.steps import Kept
 
@@ -60,9 +64,11 @@ class Tender:
 
     record: ShardRecord
     policies: Mapping[str, Policy]
+    kinds: Kinds = BUILT_IN
     done: Done = nobody
     pause: Pause = no_pause
     watch: steps.Watch = steps.watch_nothing
+    summaries: Summaries = field(default_factory=Summaries)
 
     async def look(self) -> list[Tiers]:
         """The tiers of every bucket that is in no move, with the step that is due."""
@@ -75,6 +81,7 @@ class Tender:
         """Steps until nothing is due. A bucket that fails keeps no other from its own. ShardError: nothing answered."""
         result = Result()
         async with owner_session(self.record, LIMITS, APPLICATION) as connection:
+            await self._roll(connection, result)
             now = await connection.fetchval(_NOW)
             for tiers in [each for each in await self._look(connection) if self._due(each, now) is not None]:
                 try:
@@ -84,6 +91,38 @@ class Tender:
                         raise
                     _note(result, tiers, error)
         return result
+
+    async def roll(self) -> Result:
+        """Rollups alone, of every bucket: what was ingested since the last time is added."""
+        result = Result()
+        async with owner_session(self.record, LIMITS, APPLICATION) as connection:
+            await self._roll(connection, result)
+        return result
+
+    async def _roll(self, connection: Connection, result: Result) -> None:
+        """A bucket that fails keeps no other from its own, and is told."""
+        stored = {kind.name for kind in await stored_kinds(connection)}
+        for kind in self.kinds:
+            if kind.name not in self.policies or kind.name not in stored or not parts.are_whole(kind):
+                continue
+            mark, _ = await low_water(connection, login_of(self.record.reader_dsn))
+            for bucket in await rolling.buckets(connection, kind):
+                started = time.monotonic()
+                try:
+                    async with _held(connection, bucket) as held:
+                        count = await rolling.roll(connection, kind, bucket, mark) if held else 0
+                        await self.summaries.extend(connection, bucket, kind)
+                except (ClusterError, ShardError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError) as error:
+                    if connection.is_closed():
+                        raise
+                    result.failed[f"bucket {bucket} of {kind}"] = _detail(error)
+                    continue
+                seconds = time.monotonic() - started
+                if count:
+                    result.done[Step.ROLL] = result.done.get(Step.ROLL, 0) + count
+                    self.done(bucket, kind.name, Step.ROLL, count, seconds)
+                await self.watch("after roll")
+                await self.pause(seconds)
 
     async def _look(self, connection: Connection, of: Tiers | None = None) -> list[Tiers]:
         if of is not None:
@@ -121,13 +160,18 @@ class Tender:
                 if step is None:
                     return
                 started = time.monotonic()
-                count, seen = await self._step(await Kept.of(connection, found[0], self.watch), step, now)
+                kept = await Kept.of(connection, found[0], self.watch, self._summed(tiers.kind))
+                count, seen = await self._step(kept, step, now)
                 result.waiting += seen
                 waits = waits or seen > 0
                 seconds = time.monotonic() - started
                 result.done[step] = result.done.get(step, 0) + count
                 self.done(tiers.bucket, tiers.kind, step, count, seconds)
             await self.pause(seconds)
+
+    def _summed(self, name: str) -> Kind | None:
+        kind = self.kinds.by_name.get(name)
+        return kind if kind is not None and parts.are_whole(kind) else None
 
     async def _step(self, kept: Kept, step: Step, now: datetime) -> tuple[int, int]:
         """Do it; returns how much was done, and how many leaves somebody may still read."""
@@ -168,5 +212,8 @@ async def _held(connection: Connection, bucket: int) -> AsyncIterator[bool]:
 
 
 def _note(result: Result, tiers: Tiers, error: Exception) -> None:
-    detail = error.detail if isinstance(error, ShardError) else str(error) or type(error).__name__
-    result.failed[f"bucket {tiers.bucket} of {tiers.kind}"] = detail
+    result.failed[f"bucket {tiers.bucket} of {tiers.kind}"] = _detail(error)
+
+
+def _detail(error: Exception) -> str:
+    return error.detail if isinstance(error, ShardError) else str(error) or type(error).__name__

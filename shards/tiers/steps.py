@@ -12,11 +12,13 @@ from datetime import date, datetime
 from typing import Final, TypeAlias
 
 from shards.errors import ClusterError
+from shards.kinds import Kind
 from shards.postgres.pools import Connection
 from shards.postgres.sql import quote_identifier
 from shards.postgres.transactions import transaction
 from shards.storage import late
 from shards.storage.packing import Shape, differing, packed_rows, readings
+from shards.tiers import rolling
 from shards.tiers.due import Leaf, Tiers
 from shards.tiers.state import shape_on
 
@@ -89,11 +91,14 @@ class Kept:
     tiers: Tiers
     shape: Shape
     at: Watch = watch_nothing
+    summed: Kind | None = None  # as which it has rollups
 
     @classmethod
-    async def of(cls, connection: Connection, tiers: Tiers, watch: Watch = watch_nothing) -> "Kept":
+    async def of(
+        cls, connection: Connection, tiers: Tiers, watch: Watch = watch_nothing, summed: Kind | None = None
+    ) -> "Kept":
         """With the columns that the shard has now."""
-        return cls(connection, tiers, await shape_on(connection, tiers.kind), watch)
+        return cls(connection, tiers, await shape_on(connection, tiers.kind), watch, summed)
 
     @property
     def place(self) -> tuple[int, str]:
@@ -176,8 +181,10 @@ async def publish(kept: Kept, leaf: Leaf) -> None:
 
 
 async def _announce(kept: Kept, leaf: Leaf, count: int) -> None:
-    # One transaction: a snapshot has the horizon and leaves the leaf out, or neither.
+    # One transaction: a snapshot has the horizon and leaves the leaf out, or neither; and the sums of all of it.
     bucket, kind = kept.place
+    if kept.summed is not None:
+        await rolling.add_leaf(kept.connection, kept.summed, bucket, leaf, quote_identifier(leaf.name))
     if await kept.connection.execute(_PUBLISH, bucket, kind, leaf.upper, count) != "UPDATE 1":
         raise PackingFailed(f"{leaf.name} is not frozen")
     await kept.connection.execute(_UNDROPPED, bucket, kind, leaf.name)
@@ -245,6 +252,8 @@ async def merge_some(kept: Kept) -> int:
             f"({shape.key}, tenant_id, {{day}}) IN (SELECT * FROM unnest($2::varchar[], $3::smallint[], $4::date[]))"
         )
         of_days, of_rows = wanted.replace("{day}", "day"), wanted.replace("{day}", day)
+        if kept.summed is not None:  # while they are there, and nobody adds any
+            await rolling.add_late(connection, kept.summed, bucket, of_rows, *keys)
         known = readings(shape, f"(SELECT * FROM {packed} WHERE bucket = $1 AND {of_days})")
         taken = f"DELETE FROM {late_root} WHERE bucket = $1 AND {of_rows} RETURNING {listed}"
         await connection.execute(

@@ -23,7 +23,7 @@ from tests.support.servers import TestCluster, new_cluster
 from tests.support.tiering import Interrupted, soon, tend, until
 
 TIERS = """
-SELECT (SELECT count(*) FROM tier WHERE bucket = 0 AND kind = 'meter') AS frozen,
+SELECT (SELECT count(*) FROM tier WHERE bucket = 0 AND kind = 'meter' AND frozen_until > '1000-01-01') AS frozen,
     (SELECT count(*) FROM meter_telemetry_late WHERE bucket = 0) AS late,
     (SELECT count(*) FROM meter_telemetry_packed WHERE bucket = 0) AS days
 """

@@ -1,0 +1,52 @@
+"""Values in whole parts of a unit, whose sums are the same in whatever order, and from whatever tier."""
+
+from typing import Final
+
+from shards.kinds import Kind
+from shards.postgres.sql import quote_identifier
+
+KWH: Final = "1e9"  # parts of one
+DEGREE: Final = "1e6"
+WHOLE_MAX: Final = 1e9  # of a unit: its parts fit in 64 bits
+
+
+def _most(kind: Kind, column: str) -> float | None:
+    """The largest magnitude that a field may have."""
+    field = next(each for each in kind.stored if each.column == column)
+    if field.minimum is None or field.maximum is None:
+        return None
+    return max(abs(field.minimum), abs(field.maximum))
+
+
+def _is_whole(kind: Kind, column: str) -> bool:
+    most = _most(kind, column)
+    return most is not None and most <= WHOLE_MAX
+
+
+def _parts(kind: Kind, column: str | None, unit: str) -> str:
+    if column is None:
+        return "NULL::bigint"
+    value = f"h.{quote_identifier(column)} * {unit}::float8"
+    return f"round({value})::bigint" if _is_whole(kind, column) else value
+
+
+def energy(kind: Kind) -> str:
+    """The energy of a row `h` (SQL); in fractions where the largest that is declared would not fit."""
+    return _parts(kind, kind.energy, KWH)
+
+
+def temperature(kind: Kind) -> str:
+    """The temperature of a row `h`, likewise."""
+    return _parts(kind, kind.temperature, DEGREE)
+
+
+def are_whole(kind: Kind) -> bool:
+    """Whether a kind has something to sum up, and all of it in whole parts."""
+    summed = [each for each in (kind.energy, kind.temperature) if each is not None]
+    return bool(summed or kind.register) and all(_is_whole(kind, each) for each in summed)
+
+
+def total(column: str, unit: str, condition: str = "") -> str:
+    """The sum of a column of parts, in its unit."""
+    which = f" FILTER (WHERE {condition})" if condition else ""
+    return f"(coalesce(sum({column}){which}, 0) / {unit})::float8"

@@ -1,0 +1,169 @@
+"""Rollups: sums of each device by the hour, and of each bucket and tenant by the minute. SQL that keeps them.
+
+They hold exactly what was ingested before the bucket's mark (`tier.rolled_until`), and what is packed: readings are
+only inserted, so that what comes later is added, and nothing is looked at twice. An hour, or a minute, holds the
+readings after its beginning up to its end, as windows do: kWh belong to the interval that ends at a timestamp.
+"""
+
+from functools import cache
+from typing import Final
+
+from shards.kinds import Kind
+from shards.postgres.sql import for_kind, quote_identifier
+from shards.storage import parts
+from shards.storage.packing import Column
+from shards.storage.tiers import PACKED, Place, columns_of, hot, late, packed
+
+# Bins are counted from a whole hour in UTC: date_trunc would ask the session's time zone.
+ORIGIN: Final = "timestamptz '2000-01-01 00:00:00+00'"
+_INGESTED: Final = ", h.ingested_at"
+_UNKNOWN: Final = ", NULL::timestamptz AS ingested_at"
+_SUMMED: Final = ("readings", "energies", "registers", "temperatures", "energy", "temperature")
+_SUMS: Final = (
+    "count(*) AS readings, count(energy) AS energies, count(register) AS registers, "
+    "count(temperature) AS temperatures, "
+    "coalesce(sum(energy), 0) AS energy, coalesce(sum(temperature), 0) AS temperature, max(kwh) AS most"
+)
+_ADDED: Final = ", ".join(f"{name} = k.{name} + excluded.{name}" for name in _SUMMED)
+_LISTED: Final = ", ".join([*_SUMMED, "most"])
+_NEW: Final = """
+WITH new AS MATERIALIZED (
+    SELECT h.bucket, h.tenant_id, h.{id} AS device, h.timestamp - interval '1 microsecond' AS before,
+        {parts_energy} AS energy, {energy} AS kwh, {parts_temperature} AS temperature, {register} AS register
+    FROM ({source}) AS h
+)"""
+_HOURS: Final = """
+INSERT INTO {hourly} AS k (at, bucket, tenant_id, {id}, {listed}, minutes)
+SELECT date_bin('1 hour', before, {origin}) AS at, bucket, tenant_id, device, {sums},
+    bit_or(1::bigint << date_part('minute', before - date_bin('1 hour', before, {origin}))::integer)
+FROM new GROUP BY 1, 2, 3, 4
+ON CONFLICT ({id}, at, tenant_id, bucket) DO UPDATE
+SET {added}, most = greatest(k.most, excluded.most), minutes = k.minutes | excluded.minutes"""
+_MINUTES: Final = """
+INSERT INTO {minutely} AS k (at, bucket, tenant_id, {listed})
+SELECT date_bin('1 minute', before, {origin}) AS at, bucket, tenant_id, {sums} FROM new GROUP BY 1, 2, 3
+ON CONFLICT (bucket, tenant_id, at) DO UPDATE SET {added}, most = greatest(k.most, excluded.most)"""
+_FORGET: Final = "DELETE FROM {table} WHERE bucket = $1"
+_FORGET_HOUR: Final = "DELETE FROM {hourly} WHERE bucket = $1 AND {id} = $2 AND at = $3 AND tenant_id = {tenant}"
+_FORGET_MINUTE: Final = "DELETE FROM {minutely} WHERE bucket = $1 AND at = $2 AND tenant_id = {tenant}"
+_DAYS: Final = """
+SELECT DISTINCT date_bin('1 day', timestamp - interval '1 microsecond', {origin}) AS day
+FROM ({unpacked}) AS h
+UNION
+SELECT (day - back)::timestamp AT TIME ZONE 'UTC' FROM {packed} CROSS JOIN (VALUES (0), (1)) AS b (back)
+WHERE bucket = $1
+ORDER BY 1"""
+
+
+def roles(kind: Kind) -> str:
+    """Which columns are summed as what: rollups of others are none."""
+    return f"{kind.energy or ''} {kind.register or ''} {kind.temperature or ''}"
+
+
+def _filled(template: str, kind: Kind, source: str = "") -> str:
+    names = {
+        "{source}": source,
+        "{parts_energy}": parts.energy(kind),
+        "{parts_temperature}": parts.temperature(kind),
+        "{sums}": _SUMS,
+        "{added}": _ADDED,
+        "{listed}": _LISTED,
+        "{origin}": ORIGIN,
+    }
+    for placeholder, text in names.items():
+        template = template.replace(placeholder, text)
+    return for_kind(template, kind)
+
+
+def _add(kind: Kind, source: str, *, hours: bool = True, minutes: bool = True) -> str:
+    """Add the readings of `source` (a query with history's columns); gives how many they are."""
+    adding = [f", added_{at} AS ({each}\n)" for at, each in enumerate([_HOURS] * hours + [_MINUTES] * minutes)]
+    return _filled(_NEW + "".join(adding) + "\nSELECT count(*) FROM new", kind, source)
+
+
+def _columns(kind: Kind) -> tuple[Column, ...]:
+    return columns_of(kind, (kind.energy, kind.register, kind.temperature))
+
+
+def _unpacked(kind: Kind, place: Place) -> str:
+    return " UNION ALL ".join(tier(kind, place, _columns(kind), _INGESTED) for tier in (hot, late))
+
+
+def _counted(kind: Kind, place: Place, mark: str) -> str:
+    """The readings of a place that rollups with this mark hold."""
+    every = f"{_unpacked(kind, place)} UNION ALL {packed(kind, place, _columns(kind), _UNKNOWN)}"
+    return f"SELECT * FROM ({every}) AS e WHERE e.tier = {PACKED} OR e.ingested_at < {mark}"
+
+
+@cache
+def roll(kind: Kind) -> str:
+    """Add what was ingested in a bucket ($1) from $2 to before $3."""
+    ingested = "{row}.bucket = $1::smallint AND {row}.ingested_at >= $2 AND {row}.ingested_at < $3"
+    return _add(kind, _unpacked(kind, Place(ingested)))
+
+
+@cache
+def fill(kind: Kind) -> str:
+    """Add what a bucket ($1) holds of a time after $3 up to $4, if it was ingested before $2, or is packed."""
+    return _add(kind, _counted(kind, Place("{row}.bucket = $1::smallint", "$3", "$4"), "$2"))
+
+
+def add_rest(kind: Kind, table: str, which: str = "true") -> str:
+    """Add the readings of a table that were ingested from the bucket's ($1) mark on, and those before are known."""
+    mark = f"(SELECT rolled_until FROM tier WHERE bucket = $1::smallint AND kind = '{kind.name}')"
+    source = f"SELECT * FROM {table} AS t WHERE bucket = $1::smallint AND ingested_at >= {mark} AND {which}"
+    return _add(kind, source)
+
+
+def differing(kind: Kind, table: str) -> str:
+    """How many hours of a bucket's ($1) devices are not the sums of a leaf's readings and of late ones.
+
+    From $2 to an hour before $3, the leaf's bounds: the last one holds a reading of its neighbour.
+    """
+    late_ones = late(kind, Place("{row}.bucket = $1::smallint", "$2", "$3"), _columns(kind), _INGESTED)
+    mark = f"(SELECT rolled_until FROM tier WHERE bucket = $1::smallint AND kind = '{kind.name}')"
+    columns = f"bucket, tenant_id, {{id}}, timestamp{''.join(f', {each.quoted}' for each in _columns(kind))}"
+    rows = (
+        f"SELECT {columns} FROM {table} UNION ALL SELECT {columns} FROM ({late_ones}) AS l WHERE ingested_at < {mark}"
+    )
+    hours = _HOURS[_HOURS.index("SELECT") : _HOURS.index("ON CONFLICT")]
+    there = f"SELECT at, bucket, tenant_id, {{id}}, {_LISTED}, minutes FROM {{hourly}} WHERE bucket = $1::smallint"
+    within = "at >= $2 AND at < $3::timestamptz - interval '1 hour'"
+    one, other = f"SELECT * FROM ({hours}) AS made WHERE {within}", f"{there} AND {within}"
+    counts = f"(SELECT count(*) FROM ({one} EXCEPT {other}) AS a) + (SELECT count(*) FROM ({other} EXCEPT {one}) AS b)"
+    rolled = f"rolled_of = '{roles(kind)}'"
+    which = f"bucket = $1::smallint AND kind = '{kind.name}' AND {rolled}"
+    return _filled(f"{_NEW} SELECT {counts} FROM tier WHERE {which}", kind, rows)
+
+
+def forget(kind: Kind) -> list[str]:
+    """Remove the rollups of a bucket ($1)."""
+    return [_FORGET.format(table=quote_identifier(name)) for name in (kind.hourly, kind.minutely)]
+
+
+@cache
+def days(kind: Kind) -> str:
+    """The beginnings of the days in which a bucket ($1) may have readings."""
+    unpacked = _unpacked(kind, Place("{row}.bucket = $1::smallint"))
+    return for_kind(_DAYS.replace("{unpacked}", unpacked).replace("{origin}", ORIGIN), kind)
+
+
+@cache
+def anew(kind: Kind) -> tuple[tuple[str, str], tuple[str, str]]:
+    """Statements that remove and make an hour of a device (bucket, device, hour) and a minute (bucket, minute) anew.
+
+    Each takes the tenant last, and the making takes the mark before it.
+    """
+    hour = Place(
+        "{row}.bucket = $1::smallint AND {row}.{id} = $2 AND {row}.tenant_id = {tenant}",
+        "$3::timestamptz",
+        "($3::timestamptz + interval '1 hour')",
+    )
+    minute = Place(
+        "{row}.bucket = $1::smallint AND {row}.tenant_id = {tenant}",
+        "$2::timestamptz",
+        "($2::timestamptz + interval '1 minute')",
+    )
+    hours = _add(kind, _counted(kind, hour, "$4"), minutes=False)
+    minutes = _add(kind, _counted(kind, minute, "$3"), hours=False)
+    return (for_kind(_FORGET_HOUR, kind), hours), (for_kind(_FORGET_MINUTE, kind), minutes)

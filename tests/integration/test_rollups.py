@@ -1,0 +1,202 @@
+"""Rollups: whatever was added when, sums over them are those of the readings."""
+
+import random
+from collections.abc import AsyncIterator, Iterable
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+import asyncpg
+import httpx2
+import pytest
+import pytest_asyncio
+
+from shards.kinds import KINDS, VEHICLE
+from shards.storage import sums
+from shards.storage.correction import correct
+from shards.tiers import rolling
+from tests.support.ledger import execute, fetch
+from tests.support.readings import START, at, ingest, meter, vehicle
+from tests.support.routers import in_process
+from tests.support.servers import TestCluster, new_cluster
+from tests.support.tiering import age, answers, as_if_made, soon, tend
+
+DAY = 1440  # minutes
+HOURS = "SELECT * FROM vehicle_telemetry_hourly ORDER BY bucket, vehicle_id, at"
+MINUTES = "SELECT * FROM vehicle_telemetry_minutely ORDER BY bucket, tenant_id, at"
+NOW = "SELECT clock_timestamp()"
+WHOLE = {"from": at(-DAY), "to": at(4 * DAY)}
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def cluster(servers: list[str]) -> AsyncIterator[TestCluster]:
+    """Three shards, eight buckets, partitions of a day."""
+    async with new_cluster(servers, shards=3, buckets=8) as made:
+        await as_if_made(made, date(2026, 5, 1), "day")
+        yield made
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def client(cluster: TestCluster) -> AsyncIterator[httpx2.AsyncClient]:
+    async with in_process(cluster, runner=False) as made:
+        yield made
+
+
+async def roll(cluster: TestCluster, buckets: Iterable[int] = range(8)) -> int:
+    """Add all that was ingested so far: nobody writes, so that the shard's clock is a mark."""
+    added = 0
+    for dsn in cluster.shards.values():
+        session = await asyncpg.connect(dsn)
+        mark = await session.fetchval(NOW)
+        for kind in KINDS:
+            for bucket in await rolling.buckets(session, kind):
+                added += await rolling.roll(session, kind, bucket, mark) if bucket in buckets else 0
+        await session.close()
+    return added
+
+
+async def rows(cluster: TestCluster) -> list[Any]:
+    return [[await fetch(dsn, sql) for sql in (HOURS, MINUTES)] for dsn in cluster.shards.values()]
+
+
+async def asked(client: httpx2.AsyncClient, period: dict[str, str]) -> Any:
+    devices = {"meters": ["M-0", "M-1"], "vehicles": [f"V-{n}" for n in range(4)]}
+    return await answers(client, period, devices)
+
+
+async def of_readings(client: httpx2.AsyncClient, period: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The same answers, without rollups."""
+
+    async def never(*_: object) -> bool:
+        return False
+
+    with monkeypatch.context() as patched:
+        patched.setattr(sums, "_are_rolled", never)
+        return await asked(client, period)
+
+
+def some_readings(dice: random.Random, count: int) -> list[dict[str, Any]]:
+    """Of a few devices in four days, many at the edges of minutes, hours and days, some with too much energy."""
+    found = []
+    for _ in range(count):
+        minute: float = dice.choice([dice.randrange(4 * DAY), 60 * dice.randrange(96), DAY * dice.randrange(4)])
+        minute += dice.choice([0, 0, dice.random(), 1e-6 / 60, -1e-6 / 60])
+        kwh = dice.choice([0.0, 0.1, 0.25, 3.0, dice.random() / 3])
+        n = dice.randrange(4)
+        found.append(vehicle(f"V-{n}", minute, kwh, temp=dice.randrange(-50, 600) / 10))
+        found.append(meter(f"M-{n % 2}", minute, kwh * 1.1))
+    return found
+
+
+def some_period(dice: random.Random) -> dict[str, str]:
+    step = dice.choice([1.0, 60.0, 60.0, 0.25, float(DAY)])
+    one, other = sorted(dice.sample(range(int(4 * DAY / step) + 1), 2))
+    return {"from": at(one * step), "to": at(other * step)}
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_sums_are_those_of_the_readings(
+    client: httpx2.AsyncClient, cluster: TestCluster, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rolled up in part, late, frozen, packed and merged, for whole hours and for none, with ratings and pairings."""
+    dice = random.Random(seed)
+    soon(monkeypatch)
+    if seed % 2:
+        assert (await client.put("/v1/vehicles/V-1", json={"powerMaxKw": 12})).status_code == 201
+        assert (await client.put("/v1/defaults/meters", json={"powerMaxKw": 15, "intervalS": 60})).status_code == 200
+    for n in range(2):
+        body = {"meterId": f"M-{n}", "vehicleId": f"V-{n}", "validFrom": at(dice.randrange(DAY) + 0.5)}
+        assert (await client.put("/v1/pairings", json=body)).status_code in {200, 201}
+    steps: list[Any] = [roll, roll, lambda c: age(c, "vehicle", "after publish"), tend]
+    dice.shuffle(steps)
+    for step in [None, *steps]:
+        await ingest(client, some_readings(dice, 60))
+        if step is not None:
+            await step(cluster)
+        await ingest(client, some_readings(dice, 10))
+        if dice.random() < 0.5:
+            await roll(cluster, dice.sample(range(8), 3))
+        for period in (WHOLE, some_period(dice), some_period(dice)):
+            assert await asked(client, period) == await of_readings(client, period, monkeypatch), period
+    said = (await client.get("/v1/analytics/fleet", params=WHOLE)).json()
+    assert "rollups" in said["tiers"]
+    before = await rows(cluster)
+    await roll(cluster)
+    for dsn in cluster.shards.values():
+        await execute(dsn, "UPDATE tier SET rolled_of = NULL")
+    assert before != (added := await rows(cluster))  # the last readings of each step
+    await roll(cluster)
+    assert await rows(cluster) == added  # made anew, they are what was added one after the other
+
+
+async def test_a_correction_reaches_the_sums(client: httpx2.AsyncClient, cluster: TestCluster) -> None:
+    for readings in ([vehicle("V-0", minute, 0.25) for minute in range(120)], vehicle("V-1", 30, 0.25)):
+        await ingest(client, readings)
+    await roll(cluster)
+    (place,) = [
+        (dsn, row["bucket"])
+        for dsn in cluster.shards.values()
+        for row in await fetch(dsn, "SELECT bucket FROM vehicle_current_status WHERE vehicle_id = 'V-0'")
+    ]
+    session = await asyncpg.connect(place[0])
+    key = (place[1], 0, "V-0", START + timedelta(minutes=30))
+    await correct(session, VEHICLE, key, {"kwh_delivered_dc": 1.25}, None)
+    hour = {"from": at(0), "to": at(60)}
+    for _ in range(2):
+        told = (await client.get("/v1/analytics/performance/V-0", params=hour)).json()
+        assert (told["totalEnergyDeliveredDc"], told["dataPoints"]) == (59 * 0.25 + 1.25, 60)
+        fleet = (await client.get("/v1/analytics/fleet", params={**hour, "interval": "1m"})).json()
+        assert (fleet["totalEnergyDeliveredDc"], fleet["dataPoints"]) == (60 * 0.25 + 1.25, 61)
+        assert fleet["series"][29]["totalEnergyDeliveredDc"] == 1.5
+        await roll(cluster)
+    await correct(session, VEHICLE, key, {"kwh_delivered_dc": 0.0}, None)
+    await session.close()
+    told = (await client.get("/v1/analytics/performance/V-0", params=hour)).json()
+    assert told["totalEnergyDeliveredDc"] == 59 * 0.25
+
+
+async def test_what_cannot_be_added_is_made_anew(client: httpx2.AsyncClient, cluster: TestCluster) -> None:
+    """After a clock that was set back, and when another column is summed."""
+    await ingest(client, [vehicle(f"V-{n}", minute) for n in range(4) for minute in range(90)])
+    assert await roll(cluster) == 360
+    made = await rows(cluster)
+    for broken in ("rolled_until = now() + interval '1 hour'", "rolled_of = 'soc  battery_temp'"):
+        for dsn in cluster.shards.values():
+            await execute(dsn, f"UPDATE tier SET {broken}")
+            await execute(dsn, "UPDATE vehicle_telemetry_hourly SET readings = 7")
+            await execute(dsn, "DELETE FROM vehicle_telemetry_minutely WHERE bucket % 2 = 0")
+        assert await roll(cluster) == 360
+        assert await rows(cluster) == made
+        assert await roll(cluster) == 0
+
+
+async def test_wrong_sums_are_found_when_their_leaf_is_packed(client: httpx2.AsyncClient, cluster: TestCluster) -> None:
+    """As a clock that was set back for a moment leaves them, which nobody noticed."""
+    await ingest(client, [vehicle(f"V-{n}", minute) for n in range(4) for minute in range(-30, 2 * DAY, 7)])
+    await roll(cluster)
+    made = await rows(cluster)
+    spoiled = f"UPDATE vehicle_telemetry_hourly SET readings = readings + 1 WHERE at = '{at(DAY + 60)}'"
+    for dsn in cluster.shards.values():
+        await execute(dsn, spoiled)
+    await tend(cluster)
+    for dsn in cluster.shards.values():
+        found = await fetch(dsn, "SELECT bucket FROM tier WHERE kind = 'vehicle' AND rolled_of IS NULL")
+        assert {row["bucket"] for row in found} == {
+            row["bucket"] for row in await fetch(dsn, "SELECT bucket FROM vehicle_current_status")
+        }
+    told = (await client.get("/v1/analytics/fleet", params=WHOLE)).json()
+    await roll(cluster)
+    assert await rows(cluster) == made
+    again = (await client.get("/v1/analytics/fleet", params=WHOLE)).json()
+    assert [each.pop("tiers") for each in (told, again)] == [["packed"], ["rollups"]]
+    assert told == again
+
+
+async def test_a_round_rolls_up_what_is_old_enough(client: httpx2.AsyncClient, cluster: TestCluster) -> None:
+    """What was ingested within the last seconds may have company that is still to commit, and is left for the next."""
+    began = datetime.now(UTC)
+    await ingest(client, [vehicle("V-0", minute) for minute in range(5)])
+    await tend(cluster)
+    for dsn in cluster.shards.values():
+        marks = [row["rolled_until"] for row in await fetch(dsn, "SELECT rolled_until FROM tier")]
+        assert len(marks) == 2 * len(await fetch(dsn, "SELECT FROM owned_bucket"))
+        assert all(began - timedelta(minutes=1) < mark < datetime.now(UTC) - timedelta(seconds=1) for mark in marks)
