@@ -125,8 +125,8 @@ DECLARE
     hourly text := the_kind || '_telemetry_hourly';
     minutely text := the_kind || '_telemetry_minutely';
     the_key text := (SELECT id_column FROM stored_kind WHERE name = the_kind);
-    sums text := 'at timestamptz NOT NULL, readings bigint NOT NULL, energies bigint NOT NULL, registers bigint NOT NULL, '
-        'temperatures bigint NOT NULL, energy numeric NOT NULL, temperature numeric NOT NULL, most double precision, '
+    sums text := 'at timestamptz NOT NULL, most double precision, readings integer NOT NULL, energies integer NOT NULL, '
+        'registers integer NOT NULL, temperatures integer NOT NULL, energy numeric NOT NULL, temperature numeric NOT NULL, '
         'bucket smallint NOT NULL, tenant_id smallint NOT NULL DEFAULT 0, ';
 BEGIN
     EXECUTE format(

@@ -25,6 +25,7 @@ WITH mark AS MATERIALIZED (
 )"""
 _ROLLED: Final = "ARRAY(SELECT bucket FROM mark WHERE rolled)"
 _UNROLLED: Final = "ARRAY(SELECT bucket FROM mark WHERE NOT rolled)"
+_RECENT: Final = "{row}.ingested_at >= (SELECT min(since) FROM mark) AND {row}.ingested_at < 'infinity'"
 _READING: Final = "{parts_energy} AS energy, {parts_temperature} AS temperature, {register} AS register"
 _SUM: Final = "readings, energies, registers, energy, temperature, temperatures"
 _OF_TENANT: Final = "k.bucket = ANY({rolled}) AND k.tenant_id = {tenant}"
@@ -177,8 +178,8 @@ class _Readings:
         self._kind = kind
         self._columns = columns_of(kind, (kind.energy, kind.register, kind.temperature))
 
-    def _query(self, which: tuple[str, str], ingested: str, after: str, until: str) -> str:
-        plain, whole = (Place(each, after, until) for each in which)
+    def _query(self, places: tuple[Place, Place], ingested: str) -> str:
+        plain, whole = places
         rows = " UNION ALL ".join(tier(self._kind, plain, self._columns, _INGESTED) for tier in (hot, late))
         unpacked = f"SELECT e.* FROM ({rows}) AS e JOIN mark AS m ON m.bucket = e.bucket WHERE e.ingested_at {ingested}"
         days = packed(self._kind, whole, self._columns, ", NULL::timestamptz AS ingested_at")
@@ -186,12 +187,15 @@ class _Readings:
 
     def fresh(self, which: str, after: str, until: str) -> str:
         """What rollups do not hold."""
-        recent = which + " AND {row}.ingested_at >= (SELECT min(since) FROM mark)"
-        return self._query((recent, which + f" AND {{row}}.bucket = ANY({_UNROLLED})"), ">= m.since", after, until)
+        # Found by when it came: that looks like few rows to the planner, and the period does not.
+        recent = f"{which} AND {_RECENT} AND ({{row}}.timestamp <= {until}) IS TRUE"
+        days = Place(f"{which} AND {{row}}.bucket = ANY({_UNROLLED})", after, until)
+        return self._query((Place(recent, after), days), ">= m.since")
 
     def known(self, which: str, after: str, until: str) -> str:
         """What they hold."""
-        return self._query((which, which + f" AND {{row}}.bucket = ANY({_ROLLED})"), "< m.since", after, until)
+        days = Place(f"{which} AND {{row}}.bucket = ANY({_ROLLED})", after, until)
+        return self._query((Place(which, after, until), days), "< m.since")
 
 
 def _spots(readings: _Readings, after: str, until: str) -> str:
