@@ -19,6 +19,7 @@ LATE: Final = "_telemetry_late"
 PACKED: Final = "_telemetry_packed"
 HOURLY: Final = "_telemetry_hourly"
 MINUTELY: Final = "_telemetry_minutely"
+DAILY: Final = "_telemetry_daily"
 STATUS: Final = "_current_status"
 
 
@@ -186,6 +187,10 @@ class Kind:
     @cached_property
     def minutely(self) -> str:
         return self.name + MINUTELY
+
+    @cached_property
+    def daily(self) -> str:
+        return self.name + DAILY
 
     @cached_property
     def status(self) -> str:

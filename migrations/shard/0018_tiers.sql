@@ -8,7 +8,7 @@
 
 CREATE OR REPLACE VIEW every_root AS
 SELECT
-    (6 * k.kind_id + r.at)::integer AS lock_order,
+    (7 * k.kind_id + r.at)::integer AS lock_order,
     k.name AS kind,
     r.role,
     k.name || r.suffix AS root,
@@ -21,7 +21,8 @@ CROSS JOIN (VALUES
     (2, 'status', '_current_status'),
     (3, 'packed', '_telemetry_packed'),
     (4, 'hourly', '_telemetry_hourly'),
-    (5, 'minutely', '_telemetry_minutely')
+    (5, 'minutely', '_telemetry_minutely'),
+    (6, 'daily', '_telemetry_daily')
 ) AS r (at, role, suffix);
 
 CREATE OR REPLACE VIEW bucket_table AS
@@ -38,7 +39,7 @@ SELECT
 FROM every_root AS r
 INNER JOIN pg_catalog.pg_inherits AS i ON i.inhparent = to_regclass('public.' || r.root)
 INNER JOIN pg_catalog.pg_class AS c ON c.oid = i.inhrelid
-WHERE r.ready AND r.role NOT IN ('status', 'hourly', 'minutely');
+WHERE r.ready AND r.role IN ('history', 'late', 'packed');
 
 -- Up to where a bucket's readings of a kind are frozen, and packed: packed_until <= frozen_until. No row: nothing is.
 -- `rolled_of`: which columns were summed as what; NULL: there are no rollups, whatever the tables hold.
@@ -118,16 +119,19 @@ $$;
 -- The rollups of a kind, each one table, as a status: `at` begins an hour, or a minute, whose readings are those after it up
 -- to its end. Energies are sums of millionths of a watt-hour, temperatures of millionths of a degree; `most` is the largest
 -- energy of a reading, by which an implausible one is looked for. `minutes`: a bit for each minute that has a reading.
+-- Hours that are packed are folded: a row for a device and day holds them in arrays, of 24 each; NULL: what `readings` says.
 CREATE FUNCTION make_rollup_roots(the_kind text) RETURNS void
 LANGUAGE plpgsql
 SET search_path = public, pg_temp AS $$
 DECLARE
     hourly text := the_kind || '_telemetry_hourly';
     minutely text := the_kind || '_telemetry_minutely';
+    daily text := the_kind || '_telemetry_daily';
     the_key text := (SELECT id_column FROM stored_kind WHERE name = the_kind);
     sums text := 'at timestamptz NOT NULL, most double precision, readings integer NOT NULL, energies integer NOT NULL, '
         'registers integer NOT NULL, temperatures integer NOT NULL, energy numeric NOT NULL, temperature numeric NOT NULL, '
         'bucket smallint NOT NULL, tenant_id smallint NOT NULL DEFAULT 0, ';
+    each text;
 BEGIN
     EXECUTE format(
         'CREATE TABLE %I (%s minutes bigint NOT NULL, %I varchar(64) COLLATE "C" NOT NULL, '
@@ -138,6 +142,21 @@ BEGIN
     EXECUTE format(
         'CREATE TABLE %I (%s PRIMARY KEY (bucket, tenant_id, at)) WITH (fillfactor = 70)', minutely, sums
     );
+    EXECUTE format(
+        'CREATE TABLE %I (bucket smallint NOT NULL, tenant_id smallint NOT NULL DEFAULT 0, day date NOT NULL, '
+        'readings integer [] NOT NULL, energies integer [], registers integer [], temperatures integer [], '
+        'energy numeric [] NOT NULL, temperature numeric [], most double precision [], minutes bigint [] NOT NULL, '
+        '%I varchar(64) COLLATE "C" NOT NULL, PRIMARY KEY (%I, day, tenant_id, bucket)) WITH (toast_tuple_target = 128)',
+        daily, the_key, the_key
+    );
+    EXECUTE format('CREATE INDEX ON %I (bucket, day)', daily);
+    -- Compressed where they stand: a day is read whole.
+    FOREACH each IN ARRAY
+        ARRAY['readings', 'energies', 'registers', 'temperatures', 'energy', 'temperature', 'most', 'minutes']
+    LOOP
+        EXECUTE format('ALTER TABLE %I ALTER COLUMN %I SET STORAGE MAIN', daily, each);
+    END LOOP;
+    EXECUTE format('ALTER TABLE %I ENABLE ROW LEVEL SECURITY', daily);
     EXECUTE format('ALTER TABLE %I ENABLE ROW LEVEL SECURITY', hourly);
     EXECUTE format('ALTER TABLE %I ENABLE ROW LEVEL SECURITY', minutely);
 END
@@ -380,7 +399,7 @@ BEGIN
             AND to_regclass(format('public.%I', m.name)) = m.table_oid::regclass
         ORDER BY lock_order, beside
     LOOP
-        CONTINUE WHEN each.role IN ('hourly', 'minutely') OR each.role = 'status' AND NOT in_status;
+        CONTINUE WHEN each.role IN ('hourly', 'minutely', 'daily') OR each.role = 'status' AND NOT in_status;
         IF each.role = 'packed' THEN
             CONTINUE WHEN EXISTS (
                 SELECT FROM pg_catalog.pg_attribute
@@ -431,7 +450,9 @@ BEGIN
     IF EXISTS (SELECT FROM owned_bucket WHERE bucket = the_bucket) THEN
         RAISE EXCEPTION 'bucket % is owned by this shard', the_bucket USING ERRCODE = 'VRHLD';
     END IF;
-    FOR each IN SELECT root FROM every_root WHERE role IN ('status', 'hourly', 'minutely') ORDER BY lock_order LOOP
+    FOR each IN
+        SELECT root FROM every_root WHERE role IN ('status', 'hourly', 'minutely', 'daily') ORDER BY lock_order
+    LOOP
         EXECUTE format('DELETE FROM %I WHERE bucket = $1', each.root) USING the_bucket;
     END LOOP;
     DELETE FROM tier WHERE bucket = the_bucket;

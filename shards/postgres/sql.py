@@ -66,6 +66,7 @@ def for_kind(template: str, kind: Kind) -> str:
         "{packed}": quote_identifier(kind.packed),
         "{hourly}": quote_identifier(kind.hourly),
         "{minutely}": quote_identifier(kind.minutely),
+        "{daily}": quote_identifier(kind.daily),
         "{kind}": f"'{kind.name}'",
         "{status}": quote_identifier(kind.status),
         "{id}": quote_identifier(kind.id_column),

@@ -11,24 +11,25 @@ from typing import Final
 from shards.kinds import Kind
 from shards.postgres.sql import for_kind
 from shards.storage import judging, parts
-from shards.storage.rollups import ORIGIN, roles
+from shards.storage.rollups import ORIGIN, hours, roles
 from shards.storage.rows import COVERED
 from shards.storage.tiers import ROLLUPS, SEVERAL, Place, columns_of, hot, late, packed
 
 _INGESTED: Final = ", h.ingested_at"
-# A bucket without rollups of these columns: all of its readings are fresh.
+# A bucket that has lost its rollups since somebody looked is not covered: the shard is asked again, for its readings.
 _MARK: Final = """
 WITH mark AS MATERIALIZED (
-    SELECT b.bucket, coalesce(t.rolled_of = '{roles}', false) AS rolled,
-        CASE WHEN t.rolled_of = '{roles}' THEN t.rolled_until ELSE '-infinity' END AS since
-    FROM unnest($1::smallint[]) AS b (bucket) LEFT JOIN tier AS t ON t.bucket = b.bucket AND t.kind = {kind}
+    SELECT bucket, rolled_until AS since FROM tier
+    WHERE kind = {kind} AND bucket = ANY($1::smallint[]) AND rolled_of = '{roles}'
 )"""
-_ROLLED: Final = "ARRAY(SELECT bucket FROM mark WHERE rolled)"
-_UNROLLED: Final = "ARRAY(SELECT bucket FROM mark WHERE NOT rolled)"
+_ROLLED: Final = "ARRAY(SELECT bucket FROM mark)"
+_COVERED: Final = COVERED.replace("ANY($1::smallint[])", f"ANY({_ROLLED})")
+# Found by when it came: that looks like few rows to the planner, and the period does not.
 _RECENT: Final = "{row}.ingested_at >= (SELECT min(since) FROM mark) AND {row}.ingested_at < 'infinity'"
 _READING: Final = "{parts_energy} AS energy, {parts_temperature} AS temperature, {register} AS register"
 _SUM: Final = "readings, energies, registers, energy, temperature, temperatures"
-_OF_TENANT: Final = "k.bucket = ANY({rolled}) AND k.tenant_id = {tenant}"
+_OF_ALL: Final = "{row}.bucket = ANY({rolled}) AND {row}.tenant_id = {tenant}"
+_OF_TENANT: Final = _OF_ALL.replace("{row}", "k")
 # A row of `total`, for each of these: what is left out of its energy is told as suspect.
 _OF_ROLLUP: Final = f"{_SUM}, 0 AS suspect, 0::numeric AS suspect_energy, {ROLLUPS} AS tier"
 _OF_READING: Final = """1 AS readings, (energy IS NOT NULL)::integer AS energies,
@@ -46,25 +47,27 @@ _SUMS: Final = f"""
     {parts.total("temperature", parts.DEGREE)} AS temperature,
     coalesce(sum(temperatures), 0)::bigint AS temperatures,
     coalesce(bit_or(tier), 0) AS tiers"""
-
-# Devices of no whole hour: only they are looked for in what the period has of its first hour and its last.
-_FLEET: Final = (
+_ROW: Final = "h.timestamp, {reading}, {implausible} AS implausible, h.tier"
+_FRESH: Final = (
     _MARK
-    + """, fresh AS MATERIALIZED (
-    SELECT h.{id} AS device, {reading}, {implausible} AS implausible, h.tier FROM ({fresh}{sharp}) AS h {rated}
-), core AS MATERIALIZED (
+    + f""", fresh AS MATERIALIZED (
+    SELECT h.{{id}} AS device, {_ROW} FROM ({{fresh}}) AS h {{rated}}
+)"""
+)
+
+# `outside`: devices of no whole hour. Only they are looked for in what the period has of its first hour and its last: a
+# statement that does (`{sharp}`) is taken when there are any, or when the period does not begin and end with a minute.
+_FLEET: Final = (
+    _FRESH
+    + """, core AS MATERIALIZED (
     SELECT k.{id} AS device, sum(k.readings) AS readings, sum(k.energies) AS energies, sum(k.registers) AS registers,
         sum(k.energy) AS energy, sum(k.temperature) AS temperature, sum(k.temperatures) AS temperatures
-    FROM {hourly} AS k WHERE {of_tenant} AND k.at >= $4::timestamptz AND k.at < $5::timestamptz GROUP BY 1
-), outside AS (
-    SELECT k.bucket, k.{id} AS device FROM {hourly} AS k
-    WHERE {of_tenant} AND (
-        k.at = $4::timestamptz - interval '1 hour' AND $2::timestamptz < $4 OR k.at = $5 AND $5 < $3::timestamptz
-    ) AND NOT EXISTS (SELECT FROM core WHERE core.device = k.{id})
-), device AS (
-    SELECT device FROM core UNION SELECT device FROM fresh
-    UNION
-    SELECT device FROM outside AS x WHERE EXISTS (SELECT FROM ({first}) AS h) OR EXISTS (SELECT FROM ({last}) AS h)
+    FROM ({whole_hours}) AS k GROUP BY 1
+), outside AS MATERIALIZED (
+    SELECT DISTINCT k.bucket, k.{id} AS device FROM ({first_hour} UNION ALL {last_hour}) AS k
+    WHERE NOT EXISTS (SELECT FROM core WHERE core.device = k.{id})
+){sharp}, device AS (
+    SELECT device FROM core UNION SELECT device FROM fresh{devices}
 ), spot AS ({spots}
 ), total AS (
     SELECT {of_rollup} FROM core
@@ -73,17 +76,22 @@ _FLEET: Final = (
     UNION ALL
     SELECT {of_rollup} FROM {minutely} AS k WHERE {of_tenant} AND k.at >= $5 AND k.at < $7::timestamptz
     UNION ALL SELECT {of_reading} FROM fresh
-    UNION ALL SELECT {of_spot} FROM spot
+    UNION ALL SELECT {of_spot} FROM spot{sharp_rows}
 )
-SELECT {covered}, (SELECT count(*) FROM device) AS devices, 0 AS mixed,
+SELECT {covered}, (SELECT count(*) FROM device) AS devices, 0 AS mixed, {outside} AS outside,
     (SELECT sum(60 / {interval}) FROM device AS d {rated_devices}) AS per_minute, {sums}
 FROM total"""
 )
+_SHARP: Final = f""", sharp AS MATERIALIZED (
+    SELECT h.{{id}} AS device, {_ROW} FROM ({{before}} UNION ALL {{behind}}) AS h {{rated}}
+)"""
+_SHARP_ROWS: Final = "\n    UNION ALL SELECT {of_reading} FROM sharp"
+_DEVICES: Final = """ UNION SELECT device FROM sharp
+    UNION
+    SELECT device FROM outside AS x WHERE EXISTS (SELECT FROM ({first}) AS h) OR EXISTS (SELECT FROM ({last}) AS h)"""
 _SERIES: Final = (
-    _MARK
-    + """, fresh AS MATERIALIZED (
-    SELECT h.timestamp, {reading}, {implausible} AS implausible, h.tier FROM ({fresh}) AS h {rated}
-), spot AS ({spots}
+    _FRESH
+    + """, spot AS ({spots}
 ), total AS (
     SELECT width_bucket(k.at, $4::timestamptz[]) AS bin, {of_rollup} FROM {minutely} AS k
     WHERE {of_tenant} AND k.at >= $2::timestamptz AND k.at < $3::timestamptz
@@ -95,52 +103,49 @@ _SERIES: Final = (
 SELECT {covered}, s.* FROM (SELECT) AS one LEFT JOIN (SELECT bin, {sums} FROM total GROUP BY 1) AS s ON true"""
 )
 # `piece`: the windows of devices, each with its whole hours; `rest`: what it has beside them, read one by one.
-_PIECES: Final = """, piece AS MATERIALIZED (
-    SELECT *, date_bin('1 hour', starts + interval '1 hour' - interval '1 microsecond', {origin}) AS first,
-        date_bin('1 hour', ends, {origin}) AS last
-    FROM ({windows}) AS w
+_PIECES: Final = (
+    _FRESH
+    + f""", piece AS MATERIALIZED (
+    SELECT *, date_bin('1 hour', starts + interval '1 hour' - interval '1 microsecond', {ORIGIN}) AS first,
+        date_bin('1 hour', ends, {ORIGIN}) AS last
+    FROM ({{windows}}) AS w
 ), rest AS (
     SELECT bucket, device, paired, starts, least(first, ends) AS ends FROM piece WHERE starts < first
     UNION ALL
     SELECT bucket, device, paired, last, ends FROM piece WHERE first <= last AND last < ends
-), fresh AS MATERIALIZED (
-    SELECT w.paired, h.timestamp, {reading}, {implausible} AS implausible, h.tier
-    FROM piece AS w CROSS JOIN LATERAL ({fresh}) AS h {rated}
+), single AS MATERIALIZED (
+    SELECT w.paired, f.* FROM fresh AS f
+    JOIN piece AS w ON w.device = f.device AND f.timestamp > w.starts AND f.timestamp <= w.ends
     UNION ALL
-    SELECT w.paired, h.timestamp, {reading}, {implausible} AS implausible, h.tier
-    FROM rest AS w CROSS JOIN LATERAL ({known}) AS h {rated}
+    SELECT w.paired, w.device, {_ROW} FROM rest AS w CROSS JOIN LATERAL ({{known}}) AS h {{rated}}
 ), hour AS MATERIALIZED (
     SELECT w.paired, k.*
-    FROM piece AS w CROSS JOIN LATERAL (
-        SELECT k.bucket, k.{id}, k.at, k.most, k.minutes, k.readings, k.energies, k.registers, k.energy, k.temperature,
-            k.temperatures
-        FROM {hourly} AS k
-        WHERE k.bucket = w.bucket AND k.{id} = w.device AND k.tenant_id = {tenant} AND k.at >= w.first AND k.at < w.last
-            AND k.bucket = ANY({rolled})
-        OFFSET 0
-    ) AS k
+    FROM piece AS w CROSS JOIN LATERAL (SELECT * FROM ({{whole_hours}}) AS k OFFSET 0) AS k
 ), spot AS (
-    SELECT w.paired, {reading}, h.tier
-    FROM (SELECT k.*, k.at AS starts, k.at + interval '1 hour' AS ends, k.{id} AS device FROM hour AS k {rated_hours}
-        WHERE k.most > {allowed}) AS w
-    CROSS JOIN LATERAL ({known}) AS h {rated} WHERE {implausible}
+    SELECT w.paired, {{reading}}, h.tier
+    FROM (
+        SELECT DISTINCT k.paired, k.bucket, k.{{id}} AS device, k.at AS starts, k.at + interval '1 hour' AS ends
+        FROM hour AS k {{rated_hours}} WHERE k.most > {{allowed}}
+    ) AS w
+    CROSS JOIN LATERAL ({{known}}) AS h {{rated}} WHERE {{implausible}}
 ), total AS (
-    SELECT paired, {of_rollup} FROM hour
-    UNION ALL SELECT paired, {of_reading} FROM fresh
-    UNION ALL SELECT paired, {of_spot} FROM spot
+    SELECT paired, {{of_rollup}} FROM hour
+    UNION ALL SELECT paired, {{of_reading}} FROM single
+    UNION ALL SELECT paired, {{of_spot}} FROM spot
 )"""
-_PAIRED: Final = _MARK + _PIECES + "\nSELECT {covered}, {sums} FROM total"
+)
+_PAIRED: Final = _PIECES + "\nSELECT {covered}, {sums} FROM total"
+_BEFORE: Final = "timestamp - interval '1 microsecond'"
 _DEVICE: Final = (
-    _MARK
-    + _PIECES
+    _PIECES
     + f""", slot AS (
     SELECT at, bit_or(minutes) AS minutes FROM (
         SELECT at, minutes FROM hour
         UNION ALL
-        SELECT date_bin('1 hour', timestamp - interval '1 microsecond', {{origin}}),
-            1::bigint << (date_part('minute', timestamp - interval '1 microsecond'
-                - date_bin('1 hour', timestamp - interval '1 microsecond', {{origin}}))::integer)
-        FROM fresh
+        SELECT date_bin('1 hour', {_BEFORE}, {ORIGIN}), 1::bigint << (
+            date_part('minute', {_BEFORE} - date_bin('1 hour', {_BEFORE}, {ORIGIN}))::integer
+        )
+        FROM single
     ) AS m GROUP BY 1
 )
 SELECT {{covered}}, {{sums}},
@@ -160,15 +165,17 @@ _ENTRIES: Final = """SELECT bucket, device, true AS paired, greatest(starts, $2:
     WHERE bucket = ANY($1::smallint[])"""
 _SEGMENTS: Final = """SELECT ($1::smallint[])[1] AS bucket, $2::varchar AS device, paired, starts, ends
     FROM unnest($3::timestamptz[], $4::timestamptz[], $5::boolean[]) AS w (starts, ends, paired)"""
-# Of buckets with rollups. The rows `s` are hours in which a device has more than its rating allows.
+# The rows `s` are hours in which a device has a reading with more than its rating allows.
 _SPOTS: Final = """
     SELECT h.timestamp, {reading}, h.tier
     FROM (
-        SELECT k.bucket, k.{id} AS device, k.at FROM {hourly} AS k {rated_hours}
-        WHERE {of_tenant} AND k.at > {after} - interval '1 hour' AND k.at < {until} AND k.most > {allowed}
+        SELECT DISTINCT k.bucket, k.{id} AS device, k.at FROM ({hours}) AS k {rated_hours} WHERE k.most > {allowed}
     ) AS s CROSS JOIN LATERAL ({known}) AS h {rated} WHERE {implausible}"""
-_NO_SPOTS: Final = """
-    SELECT NULL::timestamptz AS timestamp, 0::bigint AS energy, 0 AS tier WHERE false"""
+_NO_SPOTS: Final = "\n    SELECT NULL::timestamptz AS timestamp, 0::bigint AS energy, 0 AS tier WHERE false"
+_OF_PIECE: Final = "{row}.bucket = w.bucket AND {row}.{id} = w.device AND {row}.tenant_id = {tenant}"
+# Not found by the device: it has a reading in a minute, and what is fresh is of a minute or two.
+_OF_ONE: Final = "{row}.bucket = ($1::smallint[])[1] AND ({row}.{id} = $2) IS TRUE AND {row}.tenant_id = {tenant}"
+_AN_HOUR: Final = "interval '1 hour'"
 
 
 class _Readings:
@@ -178,83 +185,85 @@ class _Readings:
         self._kind = kind
         self._columns = columns_of(kind, (kind.energy, kind.register, kind.temperature))
 
-    def _query(self, places: tuple[Place, Place], ingested: str) -> str:
-        plain, whole = places
-        rows = " UNION ALL ".join(tier(self._kind, plain, self._columns, _INGESTED) for tier in (hot, late))
-        unpacked = f"SELECT e.* FROM ({rows}) AS e JOIN mark AS m ON m.bucket = e.bucket WHERE e.ingested_at {ingested}"
-        days = packed(self._kind, whole, self._columns, ", NULL::timestamptz AS ingested_at")
-        return f"{unpacked} UNION ALL {days}"
+    def _unpacked(self, place: Place, ingested: str) -> str:
+        rows = " UNION ALL ".join(tier(self._kind, place, self._columns, _INGESTED) for tier in (hot, late))
+        return f"SELECT e.* FROM ({rows}) AS e JOIN mark AS m ON m.bucket = e.bucket WHERE e.ingested_at {ingested}"
 
     def fresh(self, which: str, after: str, until: str) -> str:
         """What rollups do not hold."""
-        # Found by when it came: that looks like few rows to the planner, and the period does not.
-        recent = f"{which} AND {_RECENT} AND ({{row}}.timestamp <= {until}) IS TRUE"
-        days = Place(f"{which} AND {{row}}.bucket = ANY({_UNROLLED})", after, until)
-        return self._query((Place(recent, after), days), ">= m.since")
+        recent = f"{which} AND {_RECENT} AND ({{row}}.timestamp > {after}) IS TRUE"
+        return self._unpacked(Place(f"{recent} AND ({{row}}.timestamp <= {until}) IS TRUE"), ">= m.since")
 
     def known(self, which: str, after: str, until: str) -> str:
         """What they hold."""
-        days = Place(f"{which} AND {{row}}.bucket = ANY({_ROLLED})", after, until)
-        return self._query((Place(which, after, until), days), "< m.since")
+        packed_days = Place(f"{which} AND {{row}}.bucket = ANY({_ROLLED})", after, until)
+        days = packed(self._kind, packed_days, self._columns, ", NULL::timestamptz AS ingested_at")
+        return f"{self._unpacked(Place(which, after, until), '< m.since')} UNION ALL {days}"
 
 
-def _spots(readings: _Readings, after: str, until: str) -> str:
+def _spots(readings: _Readings, after: str, until: str, *, judged: bool) -> str:
+    if not judged:
+        return _NO_SPOTS
     known = readings.known(
         "{row}.bucket = s.bucket AND {row}.{id} = s.device AND {row}.tenant_id = {tenant}",
         f"greatest(s.at, {after}::timestamptz)",
-        f"least(s.at + interval '1 hour', {until}::timestamptz)",
+        f"least(s.at + {_AN_HOUR}, {until}::timestamptz)",
     )
-    return (
-        _SPOTS.replace("{known}", known)
-        .replace("{after}", f"{after}::timestamptz")
-        .replace("{until}", f"{until}::timestamptz")
-    )
+    first = f"({after}::timestamptz - {_AN_HOUR} + interval '1 microsecond')"
+    return _SPOTS.replace("{known}", known).replace("{hours}", hours(_OF_ALL, first, until))
 
 
-def _fleet(readings: _Readings) -> dict[str, str]:
-    edge = SEVERAL + " AND {0}::timestamptz < {1}::timestamptz"
-    sharp = (readings.known(edge.replace("{0}", one).replace("{1}", other), one, other) for one, other in _SHARP)
-    one = "{row}.bucket = x.bucket AND {row}.{id} = x.device AND {row}.tenant_id = {tenant}"
-    return {
-        "{fresh}": readings.fresh(SEVERAL, "$2", "$3"),
-        "{sharp}": "".join(f" UNION ALL {each}" for each in sharp),
-        "{first}": readings.known(one, "$2", "$4"),
-        "{last}": readings.known(one, "$5", "$3"),
+def _fleet(readings: _Readings, *, sharp: bool) -> dict[str, str]:
+    texts = {
+        "{sharp}": _SHARP if sharp else "",
+        "{sharp_rows}": _SHARP_ROWS if sharp else "",
+        "{devices}": _DEVICES if sharp else "",
+        "{outside}": "0" if sharp else "(SELECT count(*) FROM outside)",
+        "{whole_hours}": hours(_OF_ALL, "$4", "$5"),
+        "{first_hour}": hours(f"{_OF_ALL} AND $2::timestamptz < $4", f"($4::timestamptz - {_AN_HOUR})", "$4"),
+        "{last_hour}": hours(f"{_OF_ALL} AND $5 < $3::timestamptz", "$5", f"($5::timestamptz + {_AN_HOUR})"),
     }
-
-
-_SHARP: Final = (("$2", "$6"), ("$7", "$3"))
-_OF_PIECE: Final = "{row}.bucket = w.bucket AND {row}.{id} = w.device AND {row}.tenant_id = {tenant}"
+    if sharp:
+        one = "{row}.bucket = x.bucket AND {row}.{id} = x.device AND {row}.tenant_id = {tenant}"
+        texts["{before}"] = readings.known(SEVERAL, "$2", "$6")
+        texts["{behind}"] = readings.known(SEVERAL, "$7", "$3")
+        texts["{first}"] = readings.known(one, "$2", "$4")
+        texts["{last}"] = readings.known(one, "$5", "$3")
+    return texts
 
 
 def _pieces(readings: _Readings, windows: str) -> dict[str, str]:
     return {
         "{windows}": windows,
-        "{fresh}": readings.fresh(_OF_PIECE, "w.starts", "w.ends"),
         "{known}": readings.known(_OF_PIECE, "w.starts", "w.ends") + " OFFSET 0",
+        "{whole_hours}": hours(_OF_PIECE + " AND {row}.bucket = ANY({rolled})", "w.first", "w.last"),
     }
 
 
 def _texts(name: str, kind: Kind, *, judged: bool) -> tuple[str, dict[str, str], str]:
     """The template, what is put into it, and the parameter of its ratings."""
     readings = _Readings(kind)
-    if name == "fleet":
-        spots = _spots(readings, "$6", "$7") if judged else _NO_SPOTS
-        return _FLEET, {"{spots}": spots, **_fleet(readings)}, "$8"
+    of_period = {"{fresh}": readings.fresh(_OF_ALL, "$2", "$3")}
+    if name in {"fleet", "sharp fleet"}:
+        spots = _spots(readings, "$6", "$7", judged=judged)
+        return _FLEET, {"{spots}": spots, **_fleet(readings, sharp=name != "fleet"), **of_period}, "$8"
     if name == "series":
-        spots = _spots(readings, "$2", "$3") if judged else _NO_SPOTS
-        return _SERIES, {"{spots}": spots, "{fresh}": readings.fresh(SEVERAL, "$2", "$3")}, "$5"
+        return _SERIES, {"{spots}": _spots(readings, "$2", "$3", judged=judged), **of_period}, "$5"
     if name == "paired":
-        return _PAIRED, _pieces(readings, _ENTRIES), "$8"
-    return _DEVICE, _pieces(readings, _SEGMENTS), "$6"
+        return _PAIRED, {**_pieces(readings, _ENTRIES), **of_period}, "$8"
+    fresh = readings.fresh(_OF_ONE, "($3::timestamptz[])[1]", "($4::timestamptz[])[cardinality($4)]")
+    return _DEVICE, {**_pieces(readings, _SEGMENTS), "{fresh}": fresh}, "$6"
 
 
 @cache
 def statement(name: str, kind: Kind, *, judged: bool) -> str:
-    """The sums called `name` (see sums.py) of a kind; `judged`: with ratings, as the last parameter but the tenant."""
+    """The sums called `name` (see sums.py) of a kind; `judged`: with ratings, as the last parameter but the tenant.
+
+    "sharp fleet": over a period with other edges than minutes, or with devices in its edges alone.
+    """
     template, texts, ratings = _texts(name, kind, judged=judged)
     texts |= {
-        "{covered}": COVERED,
+        "{covered}": _COVERED,
         "{sums}": _SUMS,
         "{of_rollup}": _OF_ROLLUP,
         "{of_reading}": _OF_READING,
@@ -262,7 +271,6 @@ def statement(name: str, kind: Kind, *, judged: bool) -> str:
         "{of_tenant}": _OF_TENANT,
         "{reading}": _READING,
         "{rolled}": _ROLLED,
-        "{origin}": ORIGIN,
         "{roles}": roles(kind),
         "{parts_energy}": parts.energy(kind),
         "{parts_temperature}": parts.temperature(kind),

@@ -46,6 +46,56 @@ ON CONFLICT (bucket, tenant_id, at) DO UPDATE SET {added}, most = greatest(k.mos
 _FORGET: Final = "DELETE FROM {table} WHERE bucket = $1"
 _FORGET_HOUR: Final = "DELETE FROM {hourly} WHERE bucket = $1 AND {id} = $2 AND at = $3 AND tenant_id = {tenant}"
 _FORGET_MINUTE: Final = "DELETE FROM {minutely} WHERE bucket = $1 AND at = $2 AND tenant_id = {tenant}"
+_AT: Final = "(d.day::timestamp AT TIME ZONE 'UTC') + (n - 1) * interval '1 hour'"
+_OF_DAY: Final = f"""d.bucket, d.tenant_id, d.{{id}}, {_AT} AS at, u.readings,
+        coalesce(u.energies, u.readings) AS energies, coalesce(u.registers, 0) AS registers,
+        coalesce(u.temperatures, u.readings) AS temperatures, u.energy,
+        coalesce(u.temperature, 0) AS temperature, u.most, u.minutes"""
+_UNNESTED: Final = """CROSS JOIN LATERAL unnest(
+        d.readings, d.energies, d.registers, d.temperatures, d.energy, d.temperature, d.most, d.minutes
+    ) WITH ORDINALITY AS u (readings, energies, registers, temperatures, energy, temperature, most, minutes, n)"""
+_UNFOLDED: Final = f"""
+    SELECT k.bucket, k.tenant_id, k.{{id}}, k.at, {_LISTED}, k.minutes
+    FROM {{hourly}} AS k WHERE {{of_row}} AND k.at >= {{first}} AND k.at < {{past}}
+    UNION ALL
+    SELECT {_OF_DAY} FROM {{daily}} AS d {_UNNESTED}
+    WHERE {{of_day}} AND d.day >= ({{first}} AT TIME ZONE 'UTC')::date AND d.day <= ({{past}} AT TIME ZONE 'UTC')::date
+        AND u.readings IS NOT NULL AND {_AT} >= {{first}} AND {_AT} < {{past}}"""
+# Every day of which an hour is to be folded is made anew, with the hours that it had.
+_FOLD: Final = f"""
+WITH gone AS (
+    DELETE FROM {{hourly}} AS k WHERE k.bucket = $1::smallint AND k.at < $2
+    RETURNING k.bucket, k.tenant_id, k.{{id}}, k.at, {_LISTED}, k.minutes
+), touched AS MATERIALIZED (
+    SELECT DISTINCT bucket, tenant_id, {{id}}, (at AT TIME ZONE 'UTC')::date AS day FROM gone
+), known AS (
+    SELECT {_OF_DAY}
+    FROM touched AS t JOIN {{daily}} AS d
+        ON d.bucket = t.bucket AND d.{{id}} = t.{{id}} AND d.day = t.day AND d.tenant_id = t.tenant_id
+    {_UNNESTED} WHERE u.readings IS NOT NULL
+), hour AS (
+    SELECT bucket, tenant_id, {{id}}, (at AT TIME ZONE 'UTC')::date AS day,
+        date_part('hour', at AT TIME ZONE 'UTC')::integer AS n, sum(readings)::integer AS readings,
+        sum(energies)::integer AS energies, sum(registers)::integer AS registers,
+        sum(temperatures)::integer AS temperatures, sum(energy) AS energy, sum(temperature) AS temperature,
+        max(most) AS most, bit_or(minutes) AS minutes
+    FROM (SELECT * FROM gone UNION ALL SELECT * FROM known) AS h GROUP BY 1, 2, 3, 4, 5
+)
+INSERT INTO {{daily}} AS d (
+    bucket, tenant_id, {{id}}, day, readings, energies, registers, temperatures, energy, temperature, most, minutes
+)
+SELECT bucket, tenant_id, {{id}}, day, array_agg(readings ORDER BY n),
+    CASE WHEN bool_or(energies <> readings) THEN array_agg(energies ORDER BY n) END,
+    CASE WHEN bool_or(registers <> 0) THEN array_agg(registers ORDER BY n) END,
+    CASE WHEN bool_or(temperatures <> readings) THEN array_agg(temperatures ORDER BY n) END,
+    array_agg(energy ORDER BY n), CASE WHEN bool_or(temperature <> 0) THEN array_agg(temperature ORDER BY n) END,
+    CASE WHEN count(most) > 0 THEN array_agg(most ORDER BY n) END, array_agg(minutes ORDER BY n)
+FROM touched CROSS JOIN generate_series(0, 23) AS n LEFT JOIN hour USING (bucket, tenant_id, {{id}}, day, n)
+GROUP BY 1, 2, 3, 4
+ON CONFLICT ({{id}}, day, tenant_id, bucket) DO UPDATE
+SET readings = excluded.readings, energies = excluded.energies, registers = excluded.registers,
+    temperatures = excluded.temperatures, energy = excluded.energy, temperature = excluded.temperature,
+    most = excluded.most, minutes = excluded.minutes"""
 _DAYS: Final = """
 SELECT DISTINCT date_bin('1 day', timestamp - interval '1 microsecond', {origin}) AS day
 FROM ({unpacked}) AS h
@@ -138,7 +188,30 @@ def differing(kind: Kind, table: str) -> str:
 
 def forget(kind: Kind) -> list[str]:
     """Remove the rollups of a bucket ($1)."""
-    return [_FORGET.format(table=quote_identifier(name)) for name in (kind.hourly, kind.minutely)]
+    return [_FORGET.format(table=quote_identifier(name)) for name in (kind.hourly, kind.minutely, kind.daily)]
+
+
+def hours(which: str, first: str, past: str) -> str:
+    """The hours that begin from `first` to before `past` (SQL), where `which` of `{row}`: key, at, sums, most, minutes.
+
+    A template of a kind. An hour may come in two parts: what it had when it was folded, and what came late.
+    """
+    texts = {
+        "{of_row}": which.replace("{row}", "k"),
+        "{of_day}": which.replace("{row}", "d"),
+        "{first}": f"{first}::timestamptz",
+        "{past}": f"{past}::timestamptz",
+    }
+    template = _UNFOLDED
+    for placeholder, text in texts.items():
+        template = template.replace(placeholder, text)
+    return template
+
+
+@cache
+def fold(kind: Kind) -> str:
+    """Fold the hours of a bucket ($1) that begin before $2 into days."""
+    return for_kind(_FOLD, kind)
 
 
 @cache

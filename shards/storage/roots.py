@@ -121,7 +121,7 @@ def _stored(name: str, roles: Mapping[str, Mapping[str, Any]]) -> StoredKind:
         tuple(status["columns"]),
         tuple(packed["columns"]),
         frozenset(name for role in roles.values() for name in role["nullable"]),
-        tuple((str(roles[role]["root"]), tuple(roles[role]["columns"])) for role in ("hourly", "minutely")),
+        tuple((str(roles[role]["root"]), tuple(roles[role]["columns"])) for role in ("hourly", "minutely", "daily")),
     )
 
 

@@ -139,7 +139,12 @@ async def fleet(reader: Reader, kind: Kind, buckets: Sequence[int], window: Wind
     if first < last and are_rolled:
         edges = (first, last, ceil(window.start, MINUTE), floor(window.end, MINUTE))
         bounds = (window.start, window.end, *edges)
-        found = await _fetch(reader, "fleet", kind, "readings", buckets, ratings, *bounds, from_rollups=True)
+        whole = edges[2:] == (window.start, window.end)
+        found = await _fetch(
+            reader, "fleet" if whole else "sharp fleet", kind, "readings", buckets, ratings, *bounds, from_rollups=True
+        )
+        if found.rows[0]["outside"]:
+            found = await _fetch(reader, "sharp fleet", kind, "readings", buckets, ratings, *bounds, from_rollups=True)
         if not found.rows[0]["registers"]:
             return FleetSums([found], has_registers=False, rolled=True)
     found = await _fetch(reader, "fleet", kind, "readings", buckets, ratings, window.start, window.end)

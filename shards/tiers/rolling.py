@@ -15,6 +15,7 @@ from shards.kinds import Kind
 from shards.postgres.pools import Connection
 from shards.postgres.transactions import transaction
 from shards.storage import rollups
+from shards.storage.bins import HOUR
 from shards.tiers.due import NEVER, Leaf
 
 _BUCKETS: Final = """
@@ -28,7 +29,9 @@ SELECT EXISTS (SELECT FROM owned_bucket WHERE bucket = $1)
     AND NOT EXISTS (SELECT FROM bucket_move WHERE bucket = $1)
 """
 _BEGIN: Final = "INSERT INTO tier (bucket, kind, frozen_until) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING"
-_KNOWN: Final = "SELECT rolled_until, rolled_of, clock_timestamp() AS clock FROM tier WHERE bucket = $1 AND kind = $2"
+_KNOWN: Final = """
+SELECT rolled_until, rolled_of, packed_until, clock_timestamp() AS clock FROM tier WHERE bucket = $1 AND kind = $2
+"""
 _ROLLED: Final = "UPDATE tier SET rolled_until = $3, rolled_of = $4 WHERE bucket = $1 AND kind = $2"
 _FORGOTTEN: Final = "UPDATE tier SET rolled_of = NULL WHERE bucket = $1 AND kind = $2"
 _IS_ROLLED: Final = "SELECT FROM tier WHERE kind = {kind} AND bucket = $1::smallint AND rolled_of = '{roles}'"
@@ -87,7 +90,7 @@ async def roll(connection: Connection, kind: Kind, bucket: int, mark: datetime) 
     known = (await connection.fetch(_KNOWN, bucket, kind.name))[0]
     # A clock behind the mark was set back: what is ingested now may lie before it, and would never be added.
     if known["rolled_of"] != rollups.roles(kind) or known["clock"] < known["rolled_until"]:
-        return await _make_anew(connection, kind, bucket, mark)
+        return await _make_anew(connection, kind, bucket, (mark, known["packed_until"]))
     if mark <= known["rolled_until"]:
         return 0
     async with transaction(connection):
@@ -96,8 +99,12 @@ async def roll(connection: Connection, kind: Kind, bucket: int, mark: datetime) 
     return int(added)
 
 
-async def _make_anew(connection: Connection, kind: Kind, bucket: int, mark: datetime) -> int:
-    """All of a bucket, a day at a time. Until the end readers take none of it, and whoever comes next begins anew."""
+async def _make_anew(connection: Connection, kind: Kind, bucket: int, bounds: tuple[datetime, datetime]) -> int:
+    """All of a bucket, a day at a time. Until the end readers take none of it, and whoever comes next begins anew.
+
+    `bounds`: the mark, and up to where the bucket is packed.
+    """
+    mark, packed_until = bounds
     async with transaction(connection):
         await connection.execute(_FORGOTTEN, bucket, kind.name)
         for statement in rollups.forget(kind):
@@ -106,8 +113,15 @@ async def _make_anew(connection: Connection, kind: Kind, bucket: int, mark: date
     for record in await connection.fetch(rollups.days(kind), bucket):
         day: datetime = record["day"]
         total += int(await connection.fetchval(rollups.fill(kind), bucket, mark, day, day + _DAY))
+    await fold(connection, kind, bucket, packed_until)
     await connection.execute(_ROLLED, bucket, kind.name, mark, rollups.roles(kind))
     return total
+
+
+async def fold(connection: Connection, kind: Kind, bucket: int, packed_until: datetime) -> None:
+    """Fold the hours that are packed. The last one may still hold a reading that is not: of its last instant."""
+    if packed_until > NEVER:
+        await connection.execute(rollups.fold(kind), bucket, packed_until - HOUR)
 
 
 def _if_rolled(kind: Kind) -> str:
@@ -123,6 +137,7 @@ async def add_leaf(connection: Connection, kind: Kind, bucket: int, leaf: Leaf, 
     bounds = (leaf.lower or NEVER, leaf.upper)
     if await connection.fetchval(rollups.differing(kind, table), bucket, *bounds):
         await connection.execute(_FORGOTTEN, bucket, kind.name)
+    await fold(connection, kind, bucket, leaf.upper)
 
 
 async def add_late(connection: Connection, kind: Kind, bucket: int, which: str, *keys: object) -> None:

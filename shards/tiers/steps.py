@@ -254,6 +254,7 @@ async def merge_some(kept: Kept) -> int:
         of_days, of_rows = wanted.replace("{day}", "day"), wanted.replace("{day}", day)
         if kept.summed is not None:  # while they are there, and nobody adds any
             await rolling.add_late(connection, kept.summed, bucket, of_rows, *keys)
+            await rolling.fold(connection, kept.summed, bucket, kept.tiers.packed_until)
         known = readings(shape, f"(SELECT * FROM {packed} WHERE bucket = $1 AND {of_days})")
         taken = f"DELETE FROM {late_root} WHERE bucket = $1 AND {of_rows} RETURNING {listed}"
         await connection.execute(

@@ -11,8 +11,10 @@ import pytest
 import pytest_asyncio
 
 from shards.kinds import KINDS, VEHICLE
+from shards.postgres.sql import for_kind
 from shards.storage import sums
 from shards.storage.correction import correct
+from shards.storage.rollups import hours
 from shards.tiers import rolling
 from tests.support.ledger import execute, fetch
 from tests.support.readings import START, at, ingest, meter, vehicle
@@ -21,7 +23,13 @@ from tests.support.servers import TestCluster, new_cluster
 from tests.support.tiering import age, answers, as_if_made, soon, tend
 
 DAY = 1440  # minutes
-HOURS = "SELECT * FROM vehicle_telemetry_hourly ORDER BY bucket, vehicle_id, at"
+HOURS = for_kind(
+    f"""
+SELECT bucket, vehicle_id, at, sum(readings), sum(energies), sum(registers), sum(temperatures), sum(energy),
+    sum(temperature), max(most), bit_or(minutes)
+FROM ({hours("true", "'-infinity'", "'infinity'")}) AS h GROUP BY 1, 2, 3 ORDER BY 1, 2, 3""",
+    VEHICLE,
+)
 MINUTES = "SELECT * FROM vehicle_telemetry_minutely ORDER BY bucket, tenant_id, at"
 NOW = "SELECT clock_timestamp()"
 WHOLE = {"from": at(-DAY), "to": at(4 * DAY)}
