@@ -86,6 +86,12 @@ def post(url: str, path: str, body: bytes, content_type: bytes = b"application/j
     return head + content_type + _HEAD_END + body
 
 
+def put(url: str, path: str, body: bytes) -> bytes:
+    """A whole PUT request with JSON as bytes."""
+    head = f"PUT {path} HTTP/1.1\r\nHost: {urlsplit(url).netloc}\r\nContent-Length: {len(body)}\r\nContent-Type: "
+    return head.encode() + b"application/json" + _HEAD_END + body
+
+
 def get(url: str, path: str) -> bytes:
     """A whole GET request as bytes."""
     return f"GET {path} HTTP/1.1\r\nHost: {urlsplit(url).netloc}\r\n\r\n".encode()

@@ -20,6 +20,7 @@ from bench.scenarios import (
     peers,
     reads,
     rebalance,
+    rollups,
     scale,
     scale_model,
     shard_down,
@@ -55,6 +56,7 @@ SCENARIOS: Final[Mapping[str, Scenario]] = {
         "bytes of a reading hot and packed, beside the seed's; what packing and reading cost", storage.run
     ),
     "lifecycle": Scenario("old history is packed beside 5,000 readings/s: what devices notice", lifecycle.run),
+    "rollups": Scenario("the fleet's day from readings, and from rollups: the same answers, CPU, bytes", rollups.run),
     "rebalance": Scenario("moving buckets: copy speed, write pauses, what devices notice", rebalance.run),
     "peers": Scenario("the same readings beside InfluxDB, VictoriaMetrics and QuestDB, where they are here", peers.run),
     "scale": Scenario("cost of a reading in batches of 1,000 on 1, 2 and 4 shards", scale.run),

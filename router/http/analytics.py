@@ -1,4 +1,4 @@
-"""/v1/analytics: performance of a vehicle, the fleet, recent activity."""
+"""/v1/analytics: performance of a vehicle, the fleet, recent activity; /v1/usage."""
 
 from collections.abc import Iterable
 from typing import Final
@@ -6,11 +6,12 @@ from typing import Final
 import msgspec
 
 from router.http.endpoint import Call, Endpoint
-from router.reads import activity, fleet, performance
+from router.reads import activity, fleet, performance, usage
 from router.wire import answers as wire
 from router.wire.openapi import Operation
-from router.wire.queries import ActivityQuery, FleetQuery, PerformanceQuery
+from router.wire.queries import ActivityQuery, FleetQuery, PerformanceQuery, UsageQuery
 from router.wire.stored import activity_list
+from router.wire.usage import Usage
 from shards.kinds import Kind
 
 
@@ -20,6 +21,10 @@ async def _performance(call: Call) -> msgspec.Struct:
 
 async def _fleet(call: Call) -> msgspec.Struct:
     return await fleet.fleet(call.scope_for(), call.query)
+
+
+async def _usage(call: Call) -> msgspec.Struct:
+    return await usage.by_day(call.scope_for(), call.query)
 
 
 async def _activity(call: Call) -> msgspec.Struct:
@@ -50,6 +55,18 @@ _SUMS: Final = (
             query=FleetQuery,
         ),
         _fleet,
+    ),
+    Endpoint(
+        Operation(
+            "get",
+            "/v1/usage",
+            "usage",
+            "Readings, devices and bytes by day",
+            "analytics",
+            Usage,
+            query=UsageQuery,
+        ),
+        _usage,
     ),
 )
 

@@ -14,6 +14,7 @@ import msgspec
 from router.wire.complaints import explain
 from router.wire.problems import INVALID_REQUEST, ProblemError, invalid
 from router.wire.readings import DeviceId, Timestamp
+from shards.bins import MINUTE, ceil
 from shards.clock import time_zone
 from shards.window import Window
 
@@ -160,11 +161,11 @@ def in_utc(given: datetime, name: str) -> datetime:
 
 
 def window(start: datetime | None, end: datetime | None, now: datetime) -> Window:
-    """`from` (default: 24 h before `to`) and `to` (default: now): readings with from < timestamp <= to."""
+    """`from` (default: 24 h before `to`, or the next whole minute) and `to` (default: now), as a window."""
     last = end or now
     if start is None:
         try:
-            start = last - PERIOD_DEFAULT
+            start = ceil(last - PERIOD_DEFAULT, MINUTE)
         except OverflowError:
             start = datetime.min.replace(tzinfo=UTC)
     if start >= last:

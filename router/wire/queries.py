@@ -39,9 +39,11 @@ Device: TypeAlias = Annotated[str, _device()]
 Vehicle: TypeAlias = Annotated[str, _device("Vehicle.")]
 Meter: TypeAlias = Annotated[str, _device("Meter.")]
 Prefix: TypeAlias = Annotated[str, _device("Only IDs that begin with this.")]
-From: TypeAlias = Annotated[datetime, _moment("Start, exclusive. Default: 24 h before `to`.")]
+From: TypeAlias = Annotated[datetime, _moment("Start, exclusive. Default: the minute 24 h before `to`.")]
 FromEver: TypeAlias = Annotated[datetime, _moment("Start, exclusive. Default: none, the newest ones however old.")]
 To: TypeAlias = Annotated[datetime, _moment("End, inclusive. Default: now.")]
+FromDay: TypeAlias = Annotated[datetime, _moment("A time in the first day. Default: 30 days before `to`.")]
+ToDay: TypeAlias = Annotated[datetime, _moment("A time in the last day. Default: now.")]
 Since: TypeAlias = Annotated[datetime, _moment("Only readings after this. Default: one hour ago.")]
 Start: TypeAlias = Annotated[datetime, _moment("Start of the pairing.")]
 Limit: TypeAlias = Annotated[
@@ -144,6 +146,14 @@ class ActivityQuery(Struct, frozen=True):
 
     since: Since | None = None
     limit: Limit = LIMIT_DEFAULT
+    partial: Partial | None = None
+
+
+class UsageQuery(Struct, frozen=True):
+    """What is stored, by day."""
+
+    start: FromDay | None = msgspec.field(name="from", default=None)
+    end: ToDay | None = msgspec.field(name="to", default=None)
     partial: Partial | None = None
 
 

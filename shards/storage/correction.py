@@ -7,13 +7,13 @@ from datetime import datetime
 from functools import cache
 from typing import Final
 
+from shards.bins import HOUR, MINUTE, bin_of
 from shards.errors import InvalidArgument, Refused
 from shards.kinds import Field, Kind, Value
 from shards.postgres.pools import Connection
 from shards.postgres.sql import LIFECYCLE_XACT, for_kind, quote_identifier
 from shards.postgres.transactions import transaction
 from shards.storage import rollups
-from shards.storage.bins import HOUR, MINUTE, bin_of
 from shards.storage.tiers import ONE, Place, columns_of, source
 
 # Until the transaction's end no move can claim the bucket: its passes carry what was inserted, not what was changed.

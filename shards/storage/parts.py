@@ -41,9 +41,8 @@ def temperature(kind: Kind) -> str:
 
 
 def are_whole(kind: Kind) -> bool:
-    """Whether a kind has something to sum up, and all of it in whole parts."""
-    summed = [each for each in (kind.energy, kind.temperature) if each is not None]
-    return bool(summed or kind.register) and all(_is_whole(kind, each) for each in summed)
+    """Whether all that is summed of a kind's readings is so in whole parts."""
+    return all(_is_whole(kind, each) for each in (kind.energy, kind.temperature) if each is not None)
 
 
 def total(column: str, unit: str, condition: str = "") -> str:

@@ -5,6 +5,7 @@ mark: readings that were ingested from it on are `fresh`, and read one by one. S
 and hours in which a device has an energy above what its rating allows.
 """
 
+from collections.abc import Mapping
 from functools import cache
 from typing import Final
 
@@ -28,8 +29,8 @@ _COVERED: Final = COVERED.replace("ANY($1::smallint[])", f"ANY({_ROLLED})")
 _RECENT: Final = "{row}.ingested_at >= (SELECT min(since) FROM mark) AND {row}.ingested_at < 'infinity'"
 _READING: Final = "{parts_energy} AS energy, {parts_temperature} AS temperature, {register} AS register"
 _SUM: Final = "readings, energies, registers, energy, temperature, temperatures"
-_OF_ALL: Final = "{row}.bucket = ANY({rolled}) AND {row}.tenant_id = {tenant}"
-_OF_TENANT: Final = _OF_ALL.replace("{row}", "k")
+OF_ALL: Final = "{row}.bucket = ANY({rolled}) AND {row}.tenant_id = {tenant}"
+_OF_TENANT: Final = OF_ALL.replace("{row}", "k")
 # A row of `total`, for each of these: what is left out of its energy is told as suspect.
 _OF_ROLLUP: Final = f"{_SUM}, 0 AS suspect, 0::numeric AS suspect_energy, {ROLLUPS} AS tier"
 _OF_READING: Final = """1 AS readings, (energy IS NOT NULL)::integer AS energies,
@@ -48,17 +49,17 @@ _SUMS: Final = f"""
     coalesce(sum(temperatures), 0)::bigint AS temperatures,
     coalesce(bit_or(tier), 0) AS tiers"""
 _ROW: Final = "h.timestamp, {reading}, {implausible} AS implausible, h.tier"
-_FRESH: Final = (
+FRESH: Final = (
     _MARK
     + f""", fresh AS MATERIALIZED (
     SELECT h.{{id}} AS device, {_ROW} FROM ({{fresh}}) AS h {{rated}}
 )"""
 )
 
-# `outside`: devices of no whole hour. Only they are looked for in what the period has of its first hour and its last: a
-# statement that does (`{sharp}`) is taken when there are any, or when the period does not begin and end with a minute.
+# `sharp`: what a period has before its first whole minute and after its last one. `outside`: devices of its first hour
+# or its last, and of no other. Only they are looked for among the readings: another statement does, if there are any.
 _FLEET: Final = (
-    _FRESH
+    FRESH
     + """, core AS MATERIALIZED (
     SELECT k.{id} AS device, sum(k.readings) AS readings, sum(k.energies) AS energies, sum(k.registers) AS registers,
         sum(k.energy) AS energy, sum(k.temperature) AS temperature, sum(k.temperatures) AS temperatures
@@ -66,8 +67,9 @@ _FLEET: Final = (
 ), outside AS MATERIALIZED (
     SELECT DISTINCT k.bucket, k.{id} AS device FROM ({first_hour} UNION ALL {last_hour}) AS k
     WHERE NOT EXISTS (SELECT FROM core WHERE core.device = k.{id})
+        AND NOT EXISTS (SELECT FROM fresh WHERE fresh.device = k.{id})
 ){sharp}, device AS (
-    SELECT device FROM core UNION SELECT device FROM fresh{devices}
+    SELECT device FROM core UNION SELECT device FROM fresh{sharp_devices}{outside_devices}
 ), spot AS ({spots}
 ), total AS (
     SELECT {of_rollup} FROM core
@@ -83,14 +85,15 @@ SELECT {covered}, (SELECT count(*) FROM device) AS devices, 0 AS mixed, {outside
 FROM total"""
 )
 _SHARP: Final = f""", sharp AS MATERIALIZED (
-    SELECT h.{{id}} AS device, {_ROW} FROM ({{before}} UNION ALL {{behind}}) AS h {{rated}}
+    SELECT h.{{id}} AS device, {_ROW} FROM ({{edges}}) AS h {{rated}}
 )"""
 _SHARP_ROWS: Final = "\n    UNION ALL SELECT {of_reading} FROM sharp"
-_DEVICES: Final = """ UNION SELECT device FROM sharp
+_SHARP_DEVICES: Final = " UNION SELECT device FROM sharp"
+_OUTSIDE_DEVICES: Final = """
     UNION
     SELECT device FROM outside AS x WHERE EXISTS (SELECT FROM ({first}) AS h) OR EXISTS (SELECT FROM ({last}) AS h)"""
 _SERIES: Final = (
-    _FRESH
+    FRESH
     + """, spot AS ({spots}
 ), total AS (
     SELECT width_bucket(k.at, $4::timestamptz[]) AS bin, {of_rollup} FROM {minutely} AS k
@@ -104,7 +107,7 @@ SELECT {covered}, s.* FROM (SELECT) AS one LEFT JOIN (SELECT bin, {sums} FROM to
 )
 # `piece`: the windows of devices, each with its whole hours; `rest`: what it has beside them, read one by one.
 _PIECES: Final = (
-    _FRESH
+    FRESH
     + f""", piece AS MATERIALIZED (
     SELECT *, date_bin('1 hour', starts + interval '1 hour' - interval '1 microsecond', {ORIGIN}) AS first,
         date_bin('1 hour', ends, {ORIGIN}) AS last
@@ -196,9 +199,21 @@ class _Readings:
 
     def known(self, which: str, after: str, until: str) -> str:
         """What they hold."""
-        packed_days = Place(f"{which} AND {{row}}.bucket = ANY({_ROLLED})", after, until)
-        days = packed(self._kind, packed_days, self._columns, ", NULL::timestamptz AS ingested_at")
-        return f"{self._unpacked(Place(which, after, until), '< m.since')} UNION ALL {days}"
+        return f"{self._unpacked(Place(which, after, until), '< m.since')} UNION ALL {self._days(which, after, until)}"
+
+    def edges(self) -> str:
+        """What they hold of a time after $2 up to $6, and after $7 up to $3; either may be none."""
+        times = ("{row}.timestamp > $2 AND {row}.timestamp <= $6", "{row}.timestamp > $7 AND {row}.timestamp <= $3")
+        either = Place(f"{SEVERAL} AND ({' OR '.join(f'({each})' for each in times)})")
+        days = (
+            self._days(f"{SEVERAL} AND {after}::timestamptz < {until}::timestamptz", after, until)
+            for after, until in (("$2", "$6"), ("$7", "$3"))
+        )
+        return " UNION ALL ".join([self._unpacked(either, "< m.since"), *days])
+
+    def _days(self, which: str, after: str, until: str) -> str:
+        place = Place(f"{which} AND {{row}}.bucket = ANY({_ROLLED})", after, until)
+        return packed(self._kind, place, self._columns, ", NULL::timestamptz AS ingested_at")
 
 
 def _spots(readings: _Readings, after: str, until: str, *, judged: bool) -> str:
@@ -210,23 +225,25 @@ def _spots(readings: _Readings, after: str, until: str, *, judged: bool) -> str:
         f"least(s.at + {_AN_HOUR}, {until}::timestamptz)",
     )
     first = f"({after}::timestamptz - {_AN_HOUR} + interval '1 microsecond')"
-    return _SPOTS.replace("{known}", known).replace("{hours}", hours(_OF_ALL, first, until))
+    return _SPOTS.replace("{known}", known).replace("{hours}", hours(OF_ALL, first, until))
 
 
-def _fleet(readings: _Readings, *, sharp: bool) -> dict[str, str]:
+def _fleet(readings: _Readings, name: str) -> dict[str, str]:
+    sharp, whole = name != "fleet", name == "whole fleet"
     texts = {
         "{sharp}": _SHARP if sharp else "",
         "{sharp_rows}": _SHARP_ROWS if sharp else "",
-        "{devices}": _DEVICES if sharp else "",
-        "{outside}": "0" if sharp else "(SELECT count(*) FROM outside)",
-        "{whole_hours}": hours(_OF_ALL, "$4", "$5"),
-        "{first_hour}": hours(f"{_OF_ALL} AND $2::timestamptz < $4", f"($4::timestamptz - {_AN_HOUR})", "$4"),
-        "{last_hour}": hours(f"{_OF_ALL} AND $5 < $3::timestamptz", "$5", f"($5::timestamptz + {_AN_HOUR})"),
+        "{sharp_devices}": _SHARP_DEVICES if sharp else "",
+        "{outside_devices}": _OUTSIDE_DEVICES if whole else "",
+        "{outside}": "0" if whole else "(SELECT count(*) FROM outside)",
+        "{whole_hours}": hours(OF_ALL, "$4", "$5"),
+        "{first_hour}": hours(f"{OF_ALL} AND $2::timestamptz < $4", f"($4::timestamptz - {_AN_HOUR})", "$4"),
+        "{last_hour}": hours(f"{OF_ALL} AND $5 < $3::timestamptz", "$5", f"($5::timestamptz + {_AN_HOUR})"),
     }
     if sharp:
+        texts["{edges}"] = readings.edges()
+    if whole:
         one = "{row}.bucket = x.bucket AND {row}.{id} = x.device AND {row}.tenant_id = {tenant}"
-        texts["{before}"] = readings.known(SEVERAL, "$2", "$6")
-        texts["{behind}"] = readings.known(SEVERAL, "$7", "$3")
         texts["{first}"] = readings.known(one, "$2", "$4")
         texts["{last}"] = readings.known(one, "$5", "$3")
     return texts
@@ -243,26 +260,21 @@ def _pieces(readings: _Readings, windows: str) -> dict[str, str]:
 def _texts(name: str, kind: Kind, *, judged: bool) -> tuple[str, dict[str, str], str]:
     """The template, what is put into it, and the parameter of its ratings."""
     readings = _Readings(kind)
-    of_period = {"{fresh}": readings.fresh(_OF_ALL, "$2", "$3")}
-    if name in {"fleet", "sharp fleet"}:
+    of_period = {"{fresh}": fresh(kind)}
+    if name in {"fleet", "sharp fleet", "whole fleet"}:
         spots = _spots(readings, "$6", "$7", judged=judged)
-        return _FLEET, {"{spots}": spots, **_fleet(readings, sharp=name != "fleet"), **of_period}, "$8"
+        return _FLEET, {"{spots}": spots, **_fleet(readings, name), **of_period}, "$8"
     if name == "series":
         return _SERIES, {"{spots}": _spots(readings, "$2", "$3", judged=judged), **of_period}, "$5"
     if name == "paired":
         return _PAIRED, {**_pieces(readings, _ENTRIES), **of_period}, "$8"
-    fresh = readings.fresh(_OF_ONE, "($3::timestamptz[])[1]", "($4::timestamptz[])[cardinality($4)]")
-    return _DEVICE, {**_pieces(readings, _SEGMENTS), "{fresh}": fresh}, "$6"
+    of_one = readings.fresh(_OF_ONE, "($3::timestamptz[])[1]", "($4::timestamptz[])[cardinality($4)]")
+    return _DEVICE, {**_pieces(readings, _SEGMENTS), "{fresh}": of_one}, "$6"
 
 
-@cache
-def statement(name: str, kind: Kind, *, judged: bool) -> str:
-    """The sums called `name` (see sums.py) of a kind; `judged`: with ratings, as the last parameter but the tenant.
-
-    "sharp fleet": over a period with other edges than minutes, or with devices in its edges alone.
-    """
-    template, texts, ratings = _texts(name, kind, judged=judged)
-    texts |= {
+def filled(template: str, texts: Mapping[str, str], kind: Kind, ratings: str = "", *, judged: bool = False) -> str:
+    """A statement that begins with `FRESH`, of one kind; `texts`: what is put into it first."""
+    known = {
         "{covered}": _COVERED,
         "{sums}": _SUMS,
         "{of_rollup}": _OF_ROLLUP,
@@ -271,12 +283,28 @@ def statement(name: str, kind: Kind, *, judged: bool) -> str:
         "{of_tenant}": _OF_TENANT,
         "{reading}": _READING,
         "{rolled}": _ROLLED,
+        "{rollups}": str(ROLLUPS),
         "{roles}": roles(kind),
         "{parts_energy}": parts.energy(kind),
         "{parts_temperature}": parts.temperature(kind),
+        "{rated_hours}": judging.joined("k.{id}", judged=judged),
+        "{rated_devices}": judging.joined("d.device", judged=judged),
     }
-    for placeholder, text in texts.items():
+    for placeholder, text in (*texts.items(), *known.items()):
         template = template.replace(placeholder, text)
-    template = template.replace("{rated_hours}", judging.joined("k.{id}", judged=judged))
-    template = template.replace("{rated_devices}", judging.joined("d.device", judged=judged))
     return for_kind(judging.filled(template, ratings, judged=judged), kind)
+
+
+def fresh(kind: Kind) -> str:
+    """What rollups of the buckets $1 do not hold of a time after $2 up to $3."""
+    return _Readings(kind).fresh(OF_ALL, "$2", "$3")
+
+
+@cache
+def statement(name: str, kind: Kind, *, judged: bool) -> str:
+    """The sums called `name` (see sums.py) of a kind; `judged`: with ratings, as the last parameter but the tenant.
+
+    "sharp fleet": over a period with other edges than minutes; "whole fleet": also with devices in its edges alone.
+    """
+    template, texts, ratings = _texts(name, kind, judged=judged)
+    return filled(template, texts, kind, ratings, judged=judged)

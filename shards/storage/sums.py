@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
+from shards.bins import HOUR, MINUTE, ceil, floor
 from shards.kinds import Kind
 from shards.ratings import INTERVAL_S, Ratings
 from shards.storage import parts, registers, rolled, summed
-from shards.storage.bins import HOUR, MINUTE, ceil, floor
 from shards.storage.rollups import roles
 from shards.storage.rows import Reader, Rows, fetch_rows
 from shards.window import Window
@@ -66,11 +66,11 @@ class FleetSums:
     rolled: bool
 
 
-async def _are_rolled(reader: Reader, kind: Kind, buckets: Sequence[int]) -> bool:
+async def are_rolled(reader: Reader, kind: Kind, buckets: Sequence[int]) -> bool:
     """Whether rollups say most; what they do not say, their statements find."""
-    if kind.energy is None or not parts.are_whole(kind):
-        return False
-    return bool(await reader.connection.fetchval(_ARE_ROLLED, kind.name, buckets, roles(kind)) == len(buckets))
+    return parts.are_whole(kind) and bool(
+        await reader.connection.fetchval(_ARE_ROLLED, kind.name, buckets, roles(kind)) == len(buckets)
+    )
 
 
 async def _fetch(
@@ -103,7 +103,7 @@ async def device(
     interval_s = ratings.interval_s(device_id)
     # A slot is a minute of the clock, as rollups have them.
     by_minute = interval_s == INTERVAL_S and window.start == floor(window.start, MINUTE)
-    if by_minute and await _are_rolled(reader, kind, [bucket]):
+    if by_minute and await are_rolled(reader, kind, [bucket]):
         asked = (device_id, *_segments(window, paired))
         found = await _fetch(reader, "device", kind, "readings", [bucket], ratings, *asked, from_rollups=True)
         if not found.rows[0]["registers"]:
@@ -135,8 +135,8 @@ def _segments(window: Window, paired: Sequence[Window]) -> tuple[list[datetime],
 async def fleet(reader: Reader, kind: Kind, buckets: Sequence[int], window: Window, ratings: Ratings) -> FleetSums:
     """Sums over all devices in `buckets`."""
     first, last = ceil(window.start, HOUR), floor(window.end, HOUR)
-    are_rolled = await _are_rolled(reader, kind, buckets)
-    if first < last and are_rolled:
+    from_rollups = await are_rolled(reader, kind, buckets)
+    if first < last and from_rollups:
         edges = (first, last, ceil(window.start, MINUTE), floor(window.end, MINUTE))
         bounds = (window.start, window.end, *edges)
         whole = edges[2:] == (window.start, window.end)
@@ -144,12 +144,12 @@ async def fleet(reader: Reader, kind: Kind, buckets: Sequence[int], window: Wind
             reader, "fleet" if whole else "sharp fleet", kind, "readings", buckets, ratings, *bounds, from_rollups=True
         )
         if found.rows[0]["outside"]:
-            found = await _fetch(reader, "sharp fleet", kind, "readings", buckets, ratings, *bounds, from_rollups=True)
+            found = await _fetch(reader, "whole fleet", kind, "readings", buckets, ratings, *bounds, from_rollups=True)
         if not found.rows[0]["registers"]:
             return FleetSums([found], has_registers=False, rolled=True)
     found = await _fetch(reader, "fleet", kind, "readings", buckets, ratings, window.start, window.end)
     if not found.rows[0]["registers"]:
-        return FleetSums([found], has_registers=False, rolled=are_rolled)
+        return FleetSums([found], has_registers=False, rolled=from_rollups)
     counted = await registers.fleet(reader, kind, buckets, window, ratings)
     return FleetSums([found, counted], has_registers=True, rolled=False)
 

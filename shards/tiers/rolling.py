@@ -11,11 +11,11 @@ from typing import Final
 
 import asyncpg
 
+from shards.bins import HOUR
 from shards.kinds import Kind
 from shards.postgres.pools import Connection
 from shards.postgres.transactions import transaction
 from shards.storage import rollups
-from shards.storage.bins import HOUR
 from shards.tiers.due import NEVER, Leaf
 
 _BUCKETS: Final = """

@@ -78,7 +78,7 @@ async def of_readings(client: httpx2.AsyncClient, period: dict[str, str], monkey
         return False
 
     with monkeypatch.context() as patched:
-        patched.setattr(sums, "_are_rolled", never)
+        patched.setattr(sums, "are_rolled", never)
         return await asked(client, period)
 
 
@@ -208,3 +208,41 @@ async def test_a_round_rolls_up_what_is_old_enough(client: httpx2.AsyncClient, c
         marks = [row["rolled_until"] for row in await fetch(dsn, "SELECT rolled_until FROM tier")]
         assert len(marks) == 2 * len(await fetch(dsn, "SELECT FROM owned_bucket"))
         assert all(began - timedelta(minutes=1) < mark < datetime.now(UTC) - timedelta(seconds=1) for mark in marks)
+
+
+async def test_usage_by_day(client: httpx2.AsyncClient, cluster: TestCluster) -> None:
+    """The same from readings and from rollups, also when some are late and some packed; bytes follow what they take."""
+    days = [vehicle(f"V-{n}", minute) for n in range(6) for minute in range(1, 3 * DAY, 90) if n < 3 or minute < DAY]
+    await ingest(client, [*days, *(meter("M-0", minute) for minute in (0, DAY))])
+    period = {"from": at(0), "to": at(3 * DAY)}
+
+    async def used() -> tuple[list[tuple[Any, ...]], list[int], list[str]]:
+        told = (await client.get("/v1/usage", params=period)).json()
+        names = ("from", "kind", "readings", "devices")
+        items = [tuple(item[name] for name in names) for item in told["items"]]
+        return items, [item["bytes"] for item in told["items"]], told["tiers"]
+
+    before, _, tiers = await used()
+    assert before == [
+        ("2026-05-01T00:00:00Z", "meter", 1, 1),  # that of the first midnight belongs to the day before
+        ("2026-05-01T00:00:00Z", "vehicle", 6 * 16, 6),
+        ("2026-05-02T00:00:00Z", "vehicle", 3 * 16, 3),
+        ("2026-05-03T00:00:00Z", "vehicle", 3 * 16, 3),
+    ]
+    assert tiers == ["hot"]
+    await roll(cluster)
+    assert ((await used())[0], (await used())[2]) == (before, ["rollups"])
+    await tend(cluster)
+    packed, sizes, tiers = await used()
+    assert (packed, tiers) == (before, ["rollups"])
+    assert all(sizes)
+    await ingest(client, vehicle("V-0", DAY + 5))
+    late, _, tiers = await used()
+    assert (late[2], tiers) == (("2026-05-02T00:00:00Z", "vehicle", 49, 3), ["late", "rollups"])
+    for params, detail in (
+        ({"from": at(DAY), "to": at(0)}, "before `to`"),
+        ({"from": at(-3000 * DAY), "to": at(0)}, "days before `to`"),
+    ):
+        refused = await client.get("/v1/usage", params=params)
+        assert refused.status_code == 422
+        assert detail in refused.json()["detail"]
