@@ -17,6 +17,7 @@ from shards.postgres.pools import Connection
 from shards.postgres.transactions import transaction
 from shards.storage import rollups
 from shards.tiers.due import NEVER, Leaf
+from shards.tiers.watching import Watch, watch_nothing
 
 _BUCKETS: Final = """
 SELECT b.bucket FROM bucket_table AS b JOIN owned_bucket AS o USING (bucket)
@@ -82,7 +83,7 @@ async def buckets(connection: Connection, kind: Kind) -> list[int]:
     return [record["bucket"] for record in await connection.fetch(_BUCKETS, kind.name)]
 
 
-async def roll(connection: Connection, kind: Kind, bucket: int, mark: datetime) -> int:
+async def roll(connection: Connection, kind: Kind, bucket: int, mark: datetime, at: Watch = watch_nothing) -> int:
     """Add what was ingested in a bucket before `mark`; returns how many readings. The bucket is held."""
     if not await connection.fetchval(_IS_HERE, bucket):
         return 0
@@ -90,16 +91,19 @@ async def roll(connection: Connection, kind: Kind, bucket: int, mark: datetime) 
     known = (await connection.fetch(_KNOWN, bucket, kind.name))[0]
     # A clock behind the mark was set back: what is ingested now may lie before it, and would never be added.
     if known["rolled_of"] != rollups.roles(kind) or known["clock"] < known["rolled_until"]:
-        return await _make_anew(connection, kind, bucket, (mark, known["packed_until"]))
+        return await _make_anew(connection, kind, bucket, (mark, known["packed_until"]), at)
     if mark <= known["rolled_until"]:
         return 0
     async with transaction(connection):
         added = await connection.fetchval(rollups.roll(kind), bucket, known["rolled_until"], mark)
+        await at("inside roll")
         await connection.execute(_ROLLED, bucket, kind.name, mark, rollups.roles(kind))
     return int(added)
 
 
-async def _make_anew(connection: Connection, kind: Kind, bucket: int, bounds: tuple[datetime, datetime]) -> int:
+async def _make_anew(
+    connection: Connection, kind: Kind, bucket: int, bounds: tuple[datetime, datetime], at: Watch
+) -> int:
     """All of a bucket, a day at a time. Until the end readers take none of it, and whoever comes next begins anew.
 
     `bounds`: the mark, and up to where the bucket is packed.
@@ -113,6 +117,7 @@ async def _make_anew(connection: Connection, kind: Kind, bucket: int, bounds: tu
     for record in await connection.fetch(rollups.days(kind), bucket):
         day: datetime = record["day"]
         total += int(await connection.fetchval(rollups.fill(kind), bucket, mark, day, day + _DAY))
+        await at("inside roll")
     await fold(connection, kind, bucket, packed_until)
     await connection.execute(_ROLLED, bucket, kind.name, mark, rollups.roles(kind))
     return total

@@ -26,6 +26,7 @@ from shards.tiers.due import Step, Tiers, due
 from shards.tiers.rolling import Summaries
 from shards.tiers.state import look, look_again
 from shards.tiers.steps import Kept
+from shards.tiers.watching import Watch, watch_nothing
 
 LOCK_ATTEMPTS: Final = 30
 APPLICATION: Final = f"{MOVER} of tiers"  # as a mover's, it inserts nothing that a move's mark must wait for
@@ -67,7 +68,7 @@ class Tender:
     kinds: Kinds = BUILT_IN
     done: Done = nobody
     pause: Pause = no_pause
-    watch: steps.Watch = steps.watch_nothing
+    watch: Watch = watch_nothing
     summaries: Summaries = field(default_factory=Summaries)
 
     async def look(self) -> list[Tiers]:
@@ -110,7 +111,7 @@ class Tender:
                 started = time.monotonic()
                 try:
                     async with _held(connection, bucket) as held:
-                        count = await rolling.roll(connection, kind, bucket, mark) if held else 0
+                        count = await rolling.roll(connection, kind, bucket, mark, self.watch) if held else 0
                         await self.summaries.extend(connection, bucket, kind)
                 except (ClusterError, ShardError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError) as error:
                     if connection.is_closed():

@@ -6,10 +6,9 @@ The caller holds the bucket (see runner): no other step and no move begins meanw
 safety; each line says why.
 """
 
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import date, datetime
-from typing import Final, TypeAlias
+from typing import Final
 
 from shards.errors import ClusterError
 from shards.kinds import Kind
@@ -21,6 +20,7 @@ from shards.storage.packing import Shape, differing, packed_rows, readings
 from shards.tiers import rolling
 from shards.tiers.due import Leaf, Tiers
 from shards.tiers.state import shape_on
+from shards.tiers.watching import Watch, watch_nothing
 
 LOCK_TIMEOUT: Final = "SET LOCAL lock_timeout = '150ms'"  # writers queue behind what waits for a lock
 CHUNK_READINGS: Final = 30_000  # in a transaction: a long one would keep statuses from being pruned
@@ -73,14 +73,6 @@ _FORGET: Final = "DELETE FROM packed_leaf WHERE table_oid = $1"
 
 class PackingFailed(ClusterError):
     """What was packed is not what is in the leaf. Nothing was published, and the leaf stays."""
-
-
-# Told of every place in the steps: for tests that end the process there.
-Watch: TypeAlias = Callable[[str], Awaitable[None]]
-
-
-async def watch_nothing(_place: str) -> None:
-    """Nobody wants to know."""
 
 
 @dataclass(frozen=True)

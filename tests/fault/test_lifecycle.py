@@ -100,6 +100,8 @@ class Storm:
         assert all(value == _energy(key) for key, value in there.items())
         total = (await self.client.get("/v1/analytics/fleet", params=PERIOD)).json()
         assert total["dataPoints"] == len(there)
+        assert total["totalEnergyDeliveredDc"] == pytest.approx(sum(there.values()))
+        assert "rollups" in total["tiers"]
 
 
 def _energy(key: Key) -> float:

@@ -15,7 +15,7 @@ from shards.policy import Policy
 from shards.shard import ShardRecord
 from shards.tiers import due
 from shards.tiers.runner import Result, Tender
-from shards.tiers.steps import Watch, watch_nothing
+from shards.tiers.watching import Watch, watch_nothing
 from tests.support.ledger import execute, fetch
 from tests.support.processes import WAIT_S
 from tests.support.servers import TestCluster
@@ -123,6 +123,8 @@ def _plain(value: Any) -> Any:
 
 
 PLACES = (
+    "inside roll",
+    "after roll",
     "inside freeze",
     "after freeze",
     "inside pack",
