@@ -118,12 +118,9 @@ _PIECES: Final = (
     SELECT bucket, device, paired, last, ends FROM piece WHERE first <= last AND last < ends
 ), single AS MATERIALIZED (
     SELECT w.paired, f.* FROM fresh AS f
-    JOIN piece AS w ON w.device = f.device AND f.timestamp > w.starts AND f.timestamp <= w.ends
-    UNION ALL
-    SELECT w.paired, w.device, {_ROW} FROM rest AS w CROSS JOIN LATERAL ({{known}}) AS h {{rated}}
+    JOIN piece AS w ON w.device = f.device AND f.timestamp > w.starts AND f.timestamp <= w.ends{{rest}}
 ), hour AS MATERIALIZED (
-    SELECT w.paired, k.*
-    FROM piece AS w CROSS JOIN LATERAL (SELECT * FROM ({{whole_hours}}) AS k OFFSET 0) AS k
+    SELECT w.paired, k.* FROM piece AS w {{joined_hours}}
 ), spot AS (
     SELECT w.paired, {{reading}}, h.tier
     FROM (
@@ -137,6 +134,9 @@ _PIECES: Final = (
     UNION ALL SELECT paired, {{of_spot}} FROM spot
 )"""
 )
+_REST: Final = f"""
+    UNION ALL
+    SELECT w.paired, w.device, {_ROW} FROM rest AS w CROSS JOIN LATERAL ({{known}}) AS h {{rated}}"""
 _PAIRED: Final = _PIECES + "\nSELECT {covered}, {sums} FROM total"
 _BEFORE: Final = "timestamp - interval '1 microsecond'"
 _DEVICE: Final = (
@@ -249,12 +249,27 @@ def _fleet(readings: _Readings, name: str) -> dict[str, str]:
     return texts
 
 
-def _pieces(readings: _Readings, windows: str) -> dict[str, str]:
+def _pieces(readings: _Readings, name: str, windows: str) -> dict[str, str]:
     return {
+        "{joined_hours}": _hours_of_pieces(name),
+        "{rest}": "" if name == "whole paired" else _REST,
         "{windows}": windows,
         "{known}": readings.known(_OF_PIECE, "w.starts", "w.ends") + " OFFSET 0",
-        "{whole_hours}": hours(_OF_PIECE + " AND {row}.bucket = ANY({rolled})", "w.first", "w.last"),
     }
+
+
+# Of many devices, all hours are read and matched; of one, its own.
+_HOURS_OF_MANY: Final = (
+    "JOIN ({hours}) AS k ON k.{id} = w.device AND k.bucket = w.bucket AND k.at >= w.first AND k.at < w.last"
+)
+_HOURS_OF_ONE: Final = "CROSS JOIN LATERAL (SELECT * FROM ({hours}) AS k OFFSET 0) AS k"
+
+
+def _hours_of_pieces(name: str) -> str:
+    if name != "device":
+        return _HOURS_OF_MANY.replace("{hours}", hours(OF_ALL, "$2", "$3"))
+    own = hours(_OF_PIECE + " AND {row}.bucket = ANY({rolled})", "w.first", "w.last")
+    return _HOURS_OF_ONE.replace("{hours}", own)
 
 
 def _texts(name: str, kind: Kind, *, judged: bool) -> tuple[str, dict[str, str], str]:
@@ -266,10 +281,10 @@ def _texts(name: str, kind: Kind, *, judged: bool) -> tuple[str, dict[str, str],
         return _FLEET, {"{spots}": spots, **_fleet(readings, name), **of_period}, "$8"
     if name == "series":
         return _SERIES, {"{spots}": _spots(readings, "$2", "$3", judged=judged), **of_period}, "$5"
-    if name == "paired":
-        return _PAIRED, {**_pieces(readings, _ENTRIES), **of_period}, "$8"
+    if name in {"paired", "whole paired"}:
+        return _PAIRED, {**_pieces(readings, name, _ENTRIES), **of_period}, "$8"
     of_one = readings.fresh(_OF_ONE, "($3::timestamptz[])[1]", "($4::timestamptz[])[cardinality($4)]")
-    return _DEVICE, {**_pieces(readings, _SEGMENTS), "{fresh}": of_one}, "$6"
+    return _DEVICE, {**_pieces(readings, name, _SEGMENTS), "{fresh}": of_one}, "$6"
 
 
 def filled(template: str, texts: Mapping[str, str], kind: Kind, ratings: str = "", *, judged: bool = False) -> str:
@@ -304,7 +319,8 @@ def fresh(kind: Kind) -> str:
 def statement(name: str, kind: Kind, *, judged: bool) -> str:
     """The sums called `name` (see sums.py) of a kind; `judged`: with ratings, as the last parameter but the tenant.
 
-    "sharp fleet": over a period with other edges than minutes; "whole fleet": also with devices in its edges alone.
+    "sharp fleet": over a period with other edges than minutes; "whole fleet": also with devices in its edges alone;
+    "whole paired": all windows are of whole hours.
     """
     template, texts, ratings = _texts(name, kind, judged=judged)
     return filled(template, texts, kind, ratings, judged=judged)

@@ -181,4 +181,6 @@ async def paired(
 ) -> Rows:
     """One item: readings, energy, ... of `entries`, whose windows are disjoint for each device."""
     arguments = (window.start, window.end, *registers.columns(entries))
-    return await _fetch(reader, "paired", kind, "readings", buckets, ratings, *arguments, from_rollups=from_rollups)
+    whole = from_rollups and all(floor(at, HOUR) == at for _, _, each in entries for at in (each.start, each.end))
+    name = "whole paired" if whole else "paired"
+    return await _fetch(reader, name, kind, "readings", buckets, ratings, *arguments, from_rollups=from_rollups)
