@@ -11,6 +11,7 @@ from router.cli import (
     correct,
     demo,
     doctor,
+    export,
     key,
     kind,
     lifecycle,
@@ -66,6 +67,7 @@ app.add_typer(kind.field_app, name="field")
 app.add_typer(schema.map_app, name="map")
 app.add_typer(schema.config_app, name="config")
 app.command()(post.post)
+app.command()(export.export)
 app.command()(post.presets)
 app.command()(simulate.simulate)
 app.command()(correct.correct)

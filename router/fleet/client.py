@@ -46,10 +46,15 @@ class RouterRefused(Exception):
     """The router said no, and will again."""
 
 
-def _refusal(response: httpx2.Response) -> RouterRefused:
+def refusal(response: httpx2.Response) -> RouterRefused:
     """What the router's problem says, or just the status."""
     detail = _body_of(response).get("detail", "no details")
     return RouterRefused(f"HTTP {response.status_code} from {response.request.url}: {detail}")
+
+
+def is_passing(response: httpx2.Response) -> bool:
+    """Whether the same request may be answered in a while."""
+    return response.status_code in _RETRIED
 
 
 def _body_of(response: httpx2.Response) -> dict[str, Any]:
@@ -102,7 +107,7 @@ class RouterClient:
         body = {"vehicleId": vehicle_id, "meterId": meter_id, "validFrom": valid_from}
         answer = await self._http.put("/v1/pairings", json=body)
         if answer.status_code not in {200, 201, 409}:
-            raise _refusal(answer)
+            raise refusal(answer)
 
     async def post(self, path: str, readings: Sequence[dict[str, Any]], attempts: int = ATTEMPTS_MAX) -> Tally:
         """Post readings as NDJSON until they are stored or invalid; after `attempts` the rest counts as failed."""
@@ -133,7 +138,7 @@ class RouterClient:
             await asyncio.sleep(_pause(response) / 2)
             raise _TryAgain(str(answer.get("detail", f"HTTP {response.status_code}")), answer)
         if response.status_code not in {200, 422} or not _body_of(response):
-            raise _refusal(response)
+            raise refusal(response)
         return _body_of(response)
 
     @staticmethod

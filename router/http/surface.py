@@ -10,7 +10,7 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 from swagger_ui_bundle import swagger_ui_path
 
-from router.http import analytics, devices, health, pairings, rebalance, settings, shards
+from router.http import analytics, devices, export, health, pairings, rebalance, settings, shards
 from router.http.endpoint import COMPRESSED, Endpoint, routes_of
 from router.ingest import endpoint as ingest
 from router.ingest.endpoint import IngestEndpoint
@@ -33,6 +33,7 @@ def documented(kinds: Kinds) -> tuple[Endpoint, ...]:
     """The endpoints that the document lists, but for those that take readings."""
     return (
         *devices.endpoints(kinds),
+        *export.endpoints(kinds),
         *settings.endpoints(kinds),
         *analytics.endpoints(kinds),
         *pairings.ENDPOINTS,

@@ -20,6 +20,7 @@ from shards.window import Window
 
 LIMIT_DEFAULT: Final = 100
 LIMIT_MAX: Final = 1_000
+LINES_MAX: Final = 5_000
 PERIOD_DEFAULT: Final = timedelta(hours=24)
 SERIES_POINTS_MAX: Final = 1_000
 INTERVAL_PATTERN: Final = "^([1-9][0-9]{0,5}[mhd]|day|week|month)$"
@@ -108,8 +109,17 @@ def read_moment(value: str, name: str) -> datetime:
 
 def read_limit(value: str, name: str) -> int:
     """1 to 1,000."""
-    if not (value.isascii() and value.isdigit() and len(value) <= 9 and 1 <= int(value) <= LIMIT_MAX):
-        raise invalid(name, f"must be a whole number from 1 to {LIMIT_MAX}", "out_of_range")
+    return _read_number(value, name, LIMIT_MAX)
+
+
+def read_lines(value: str, name: str) -> int:
+    """1 to 5,000."""
+    return _read_number(value, name, LINES_MAX)
+
+
+def _read_number(value: str, name: str, most: int) -> int:
+    if not (value.isascii() and value.isdigit() and len(value) <= 9 and 1 <= int(value) <= most):
+        raise invalid(name, f"must be a whole number from 1 to {most}", "out_of_range")
     return int(value)
 
 

@@ -13,11 +13,13 @@ from router.wire.parameters import (
     INTERVAL_PATTERN,
     LIMIT_DEFAULT,
     LIMIT_MAX,
+    LINES_MAX,
     Step,
     read_choice,
     read_device,
     read_interval,
     read_limit,
+    read_lines,
     read_moment,
     read_zone,
 )
@@ -52,6 +54,14 @@ Limit: TypeAlias = Annotated[
         description="Items at most.",
         extra={"read": read_limit},
         extra_json_schema={"type": "integer", "minimum": 1, "maximum": LIMIT_MAX},
+    ),
+]
+Lines: TypeAlias = Annotated[
+    int,
+    Meta(
+        description="Lines at most.",
+        extra={"read": read_lines},
+        extra_json_schema={"type": "integer", "minimum": 1, "maximum": LINES_MAX},
     ),
 ]
 Cursor: TypeAlias = Annotated[str, Meta(description="`next` of the page before.")]
@@ -117,6 +127,16 @@ class HistoryQuery(Struct, frozen=True):
     start: FromEver | None = msgspec.field(name="from", default=None)
     end: To | None = msgspec.field(name="to", default=None)
     limit: Limit = LIMIT_DEFAULT
+    cursor: Cursor | None = None
+
+
+class ExportQuery(Struct, frozen=True):
+    """Readings in (from, to] of one device, or of all, in parts."""
+
+    device: Device | None = None
+    start: FromEver | None = msgspec.field(name="from", default=None)
+    end: To | None = msgspec.field(name="to", default=None)
+    limit: Lines = LINES_MAX
     cursor: Cursor | None = None
 
 

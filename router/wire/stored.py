@@ -60,6 +60,19 @@ def history_type(kind: Kind) -> type[Answer]:
 
 
 @cache
+def export_type(kind: Kind) -> type[Answer]:
+    """A reading as it was sent: what it did not have is left out, so that it can be posted again."""
+    fields: list[tuple[Any, ...]] = [(kind.id_column, str), ("timestamp", datetime)]
+    fields += [(each.column, PYTHON_TYPES[each.type] | None, None) for each in kind.stored]
+    names = {**_names(kind, kind.stored), "timestamp": "timestamp"}
+    doc = f"A {kind} as it was sent."
+    return msgspec.defstruct(  # type: ignore[return-value]
+        f"Exported{title(kind)}", fields, bases=(Answer,), namespace={"__doc__": doc}, frozen=True, rename=names,
+        omit_defaults=True,
+    )  # fmt: skip
+
+
+@cache
 def activity_type(kinds: tuple[Kind, ...]) -> type[Answer]:
     """A recent reading of any of these kinds: its attributes are the names that its fields have in JSON.
 

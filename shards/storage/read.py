@@ -21,8 +21,10 @@ from shards.storage.tiers import (
     late,
     newest_days,
     newest_days_of_all,
+    oldest_days,
     packed,
     shape_of,
+    source,
 )
 from shards.window import Window
 
@@ -86,6 +88,22 @@ LEFT JOIN LATERAL (
 ) AS h ON true
 """
 )
+_EXPORT: Final = (
+    "SELECT "
+    + COVERED
+    + """, h.*
+FROM (SELECT) AS one
+LEFT JOIN LATERAL (
+    SELECT {id}, timestamp, {stored_values} FROM ({tiers}) AS r ORDER BY {id}, timestamp LIMIT $5
+) AS h ON true
+"""
+)
+_OF_DEVICES: Final = (
+    "{row}.bucket = ANY($1::smallint[]) AND {row}.tenant_id = {tenant} AND {row}.{id} = ANY($2::varchar[])"
+)
+_OF_DEVICE: Final = (
+    "{row}.bucket = ($1::smallint[])[1] AND {row}.tenant_id = {tenant} AND {row}.{id} = ($2::varchar[])[1]"
+)
 _INGESTED: Final = ", h.ingested_at"
 _NOT_KEPT: Final = ", NULL::timestamptz AS ingested_at"  # a packed day does not hold it
 
@@ -119,6 +137,30 @@ async def history(reader: Reader, kind: Kind, place: tuple[int, str], window: Wi
     """Readings in `window` of the device at `place` (bucket, ID), newest first, at most `limit`."""
     arguments = (*place, window.start, window.end, limit)
     return await _by_tiers(reader, "history", kind, window.start, limit, *arguments)
+
+
+@cache
+def _export(kind: Kind, *, one: bool) -> str:
+    columns = shape_of(kind).columns
+    if not one:
+        return for_kind(_EXPORT.replace("({tiers})", source(kind, Place(_OF_DEVICES, "$3", "$4"), columns)), kind)
+    place = Place(_OF_DEVICE, "$3", "$4")
+    days = oldest_days(kind, place, "$5")
+    parts = (hot(kind, place, columns), late(kind, place, columns), packed(kind, place, columns, rows=days))
+    tiers = " UNION ALL ".join(f"({part} ORDER BY h.timestamp LIMIT $5)" for part in parts)
+    return for_kind(_EXPORT.replace("{tiers}", tiers), kind)
+
+
+async def export(
+    reader: Reader, kind: Kind, buckets: Sequence[int], device_ids: Sequence[str], window: Window, limit: int
+) -> Rows:
+    """Readings of some devices in `window` as they were sent: by device, then time, ascending, at most `limit`.
+
+    Of one device no more is read than is given; of several, everything.
+    """
+    one = len(device_ids) == 1
+    arguments = (device_ids, window.start, window.end, limit)
+    return await fetch_rows(reader, _export(kind, one=one), kind.id_column, buckets, *arguments, anew=not one)
 
 
 def counts(kind: Kind, rows: Rows) -> list[Record]:

@@ -108,11 +108,20 @@ def newest_days(kind: Kind, place: Place, enough: str, counted: str = "pd.n") ->
 
     `counted`: how many readings a day `pd` counts for.
     """
-    newer = "ORDER BY pd.day DESC ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING"
+    return _first_days(kind, place, enough, counted, "pd.day DESC")
+
+
+def oldest_days(kind: Kind, place: Place, enough: str) -> str:
+    """The oldest ones, likewise."""
+    return _first_days(kind, place, enough, "pd.n", "pd.day")
+
+
+def _first_days(kind: Kind, place: Place, enough: str, counted: str, order: str) -> str:
+    before = f"ORDER BY {order} ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING"
     return f"""(
     SELECT * FROM (
         SELECT pd.*,
-            coalesce(sum({counted}) OVER ({newer}) - first_value({counted}) OVER (ORDER BY pd.day DESC), -1) AS before
+            coalesce(sum({counted}) OVER ({before}) - first_value({counted}) OVER (ORDER BY {order}), -1) AS before
         FROM {days(kind, place)} AS pd
     ) AS pd WHERE before < {enough}
 )"""
