@@ -5,6 +5,7 @@ from typing import Final
 
 HOUR: Final = timedelta(hours=1)
 MINUTE: Final = timedelta(minutes=1)
+DAY: Final = timedelta(days=1)
 _ORIGIN: Final = datetime(2000, 1, 1, tzinfo=UTC)
 _LEAST: Final = timedelta(microseconds=1)
 

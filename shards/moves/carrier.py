@@ -23,6 +23,9 @@ _EMPTY: Final = """
 DELETE FROM {table} WHERE bucket = $1 AND NOT EXISTS (SELECT FROM owned_bucket WHERE bucket = $1)
 """
 _CARRIES: Final = "SET LOCAL voltroute.carries = 'on'"  # see refuse_frozen(): a repeat must not be refused
+_UNSUM: Final = """
+UPDATE tier SET rolled_of = NULL WHERE bucket = $1 AND rolled_until > $2 AND rolled_of IS NOT NULL
+"""
 _MAKE_LEAF: Final = "SELECT make_leaf($1, $2, $3, $4)"
 _TIER: Final = (
     "bucket", "kind", "frozen_until", "frozen_at", "packed_until", "packed_at", "packed_readings", "rolled_until",
@@ -244,13 +247,22 @@ async def _carry(
         return 0
     ours = quote_identifier(direction.ours[kind.history])
     await taker.execute(_CARRIES)
-    done = await taker.execute(
-        f"INSERT INTO {ours} ({_listed(columns)}) SELECT {_listed(columns)} FROM {staged} ON CONFLICT DO NOTHING"
-    )
+    new = f"INSERT INTO {ours} ({_listed(columns)}) SELECT {_listed(columns)} FROM {staged} ON CONFLICT DO NOTHING"
+    count, first = (
+        await taker.fetch(f"WITH n AS ({new} RETURNING ingested_at) SELECT count(*), min(ingested_at) FROM n")
+    )[0]
+    if first is not None:
+        await _check_rollups(direction, first)
     devices = whose.format(id=quote_identifier(kind.id_column), history=table)
     await _carry_status(direction, kind, devices, (argument,), passed)
     await taker.execute(f"TRUNCATE {staged}, {_staged(kind.status)}")
-    return int(done.rpartition(" ")[2])
+    return int(count)
+
+
+async def _check_rollups(direction: Direction, first: datetime) -> None:
+    """Readings that are new at the taker, and older than its mark: a clock was set back, no side has summed them."""
+    if await direction.taker.execute(_UNSUM, direction.bucket, first) != "UPDATE 0":
+        await direction.giver.execute(_UNSUM, direction.bucket, first)
 
 
 async def carry_all_status(direction: Direction, passed: Passed = at_full_speed) -> None:

@@ -120,6 +120,7 @@ async def _own(work: Work, move: Move, connection: Connection, keeper: Role) -> 
         await work.token(move, keeper).force(connection, state)
         await connection.execute(_OPEN, move.move_id)
         await connection.execute(_ADOPT, move.bucket, move.move_id, month)
+        await carrier.forget_rollups(move.bucket, connection)  # whatever of them was carried, and when
 
 
 async def _publish(work: Work, move: Move, owner: str | None, phase: Phase) -> Move:

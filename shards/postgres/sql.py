@@ -9,6 +9,9 @@ from shards.kinds import VALUES_AT, Field, Kind, Type
 LIFECYCLE_XACT: Final = "SELECT pg_advisory_xact_lock(hashtext('voltroute.lifecycle'), $1::integer)"
 
 
+LOCK_TIMEOUT: Final = "SET LOCAL lock_timeout = '150ms'"  # writers queue behind what waits for a lock
+
+
 def quote_identifier(name: str) -> str:
     """`name` as a quoted SQL identifier. ValueError when PostgreSQL could not hold it."""
     if not name or "\0" in name or len(name.encode()) > 63:

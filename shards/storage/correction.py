@@ -41,6 +41,7 @@ _KEPT: Final = (
     + _DEVICE
 )
 _MARK: Final = "SELECT rolled_until FROM tier WHERE bucket = $1 AND kind = $2 AND rolled_of = $3"
+_UNSUM: Final = "UPDATE tier SET rolled_of = NULL WHERE bucket = $1 AND kind = $2"
 _AUDIT: Final = """
 INSERT INTO correction (timestamp, kind, tenant_id, device_id, before, after, reason)
 VALUES ($1, $2, $3, $4, $5, $6, $7)
@@ -137,7 +138,8 @@ async def _sum_anew(connection: Connection, kind: Kind, key: tuple[int, str, dat
     """The hour and the minute that held the reading as it was: as it is now it came after the mark."""
     bucket, device_id, moment, tenant = key
     mark = await connection.fetchval(_MARK, bucket, kind.name, rollups.roles(kind))
-    if mark is None:
+    if mark is None:  # there are none, or of other columns: then they are made anew
+        await connection.execute(_UNSUM, bucket, kind.name)
         return
     (forget_hour, make_hour), (forget_minute, make_minute) = rollups.anew(kind)
     hour, minute = (bucket, device_id, bin_of(moment, HOUR)), (bucket, bin_of(moment, MINUTE))

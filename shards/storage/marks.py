@@ -11,6 +11,7 @@ from shards.postgres.sessions import MOVER
 # these, and a little before, because a backend takes its transaction's time a moment before it shows it.
 _LOW_WATER: Final = """
 SELECT least(min(xact_start), clock_timestamp()) - interval '2 seconds' AS mark, clock_timestamp() AS clock,
+    pg_has_role(current_user, 'pg_read_all_stats', 'usage') AS sees_all,
     (SELECT count(*) FROM pg_prepared_xacts WHERE database = current_database()) AS prepared
 FROM pg_stat_activity
 WHERE datname = current_database() AND backend_type = 'client backend'
@@ -21,6 +22,9 @@ WHERE datname = current_database() AND backend_type = 'client backend'
 async def low_water(connection: Connection, reader_login: str | None) -> tuple[datetime, datetime]:
     """The mark of the shard, and its clock. ClusterError when the mark cannot be known."""
     record = (await connection.fetch(_LOW_WATER, MOVER, reader_login))[0]
+    if not record["sees_all"]:
+        message = "its owner does not see what others do: GRANT pg_read_all_stats to it"
+        raise ClusterError(message)
     if record["prepared"]:
         message = "a prepared transaction is open there: what it holds cannot be seen; commit it or roll it back"
         raise ClusterError(message)

@@ -31,6 +31,8 @@ _READING: Final = "{parts_energy} AS energy, {parts_temperature} AS temperature,
 _SUM: Final = "readings, energies, registers, energy, temperature, temperatures"
 OF_ALL: Final = "{row}.bucket = ANY({rolled}) AND {row}.tenant_id = {tenant}"
 _OF_TENANT: Final = OF_ALL.replace("{row}", "k")
+# Of readings: by what is given, so that partitions are left out when the statement is planned.
+_IN_PERIOD: Final = "{row}.bucket = ANY($1::smallint[]) AND {row}.tenant_id = {tenant}"
 # A row of `total`, for each of these: what is left out of its energy is told as suspect.
 _OF_ROLLUP: Final = f"{_SUM}, 0 AS suspect, 0::numeric AS suspect_energy, {ROLLUPS} AS tier"
 _OF_READING: Final = """1 AS readings, (energy IS NOT NULL)::integer AS energies,
@@ -175,7 +177,10 @@ _SPOTS: Final = """
         SELECT DISTINCT k.bucket, k.{id} AS device, k.at FROM ({hours}) AS k {rated_hours} WHERE k.most > {allowed}
     ) AS s CROSS JOIN LATERAL ({known}) AS h {rated} WHERE {implausible}"""
 _NO_SPOTS: Final = "\n    SELECT NULL::timestamptz AS timestamp, 0::bigint AS energy, 0 AS tier WHERE false"
-_OF_PIECE: Final = "{row}.bucket = w.bucket AND {row}.{id} = w.device AND {row}.tenant_id = {tenant}"
+_OF_PIECE: Final = (
+    "{row}.bucket = ANY($1::smallint[]) AND {row}.bucket = w.bucket AND {row}.{id} = w.device "
+    "AND {row}.tenant_id = {tenant}"
+)
 # Not found by the device: it has a reading in a minute, and what is fresh is of a minute or two.
 _OF_ONE: Final = "{row}.bucket = ($1::smallint[])[1] AND ({row}.{id} = $2) IS TRUE AND {row}.tenant_id = {tenant}"
 _AN_HOUR: Final = "interval '1 hour'"
@@ -194,12 +199,16 @@ class _Readings:
 
     def fresh(self, which: str, after: str, until: str) -> str:
         """What rollups do not hold."""
-        recent = f"{which} AND {_RECENT} AND ({{row}}.timestamp > {after}) IS TRUE"
-        return self._unpacked(Place(f"{recent} AND ({{row}}.timestamp <= {until}) IS TRUE"), ">= m.since")
+        return self._unpacked(Place(f"{which} AND {_RECENT}", after, until), ">= m.since")
 
-    def known(self, which: str, after: str, until: str) -> str:
-        """What they hold."""
-        return f"{self._unpacked(Place(which, after, until), '< m.since')} UNION ALL {self._days(which, after, until)}"
+    def known(self, which: str, after: str, until: str, within: tuple[str, str] | None = None) -> str:
+        """What they hold. `within`: times as they are given, between which the others are when they come of a row."""
+        rows, days = which, which
+        if within is not None:
+            rows += f" AND {{row}}.timestamp > {within[0]} AND {{row}}.timestamp <= {within[1]}"
+            first, last = (f"({moment} AT TIME ZONE 'UTC')::date" for moment in within)
+            days += f" AND {{row}}.day >= {first} AND {{row}}.day <= {last}"
+        return f"{self._unpacked(Place(rows, after, until), '< m.since')} UNION ALL {self._days(days, after, until)}"
 
     def edges(self) -> str:
         """What they hold of a time after $2 up to $6, and after $7 up to $3; either may be none."""
@@ -220,9 +229,10 @@ def _spots(readings: _Readings, after: str, until: str, *, judged: bool) -> str:
     if not judged:
         return _NO_SPOTS
     known = readings.known(
-        "{row}.bucket = s.bucket AND {row}.{id} = s.device AND {row}.tenant_id = {tenant}",
+        _OF_PIECE.replace("w.", "s."),
         f"greatest(s.at, {after}::timestamptz)",
         f"least(s.at + {_AN_HOUR}, {until}::timestamptz)",
+        (f"{after}::timestamptz", f"{until}::timestamptz"),
     )
     first = f"({after}::timestamptz - {_AN_HOUR} + interval '1 microsecond')"
     return _SPOTS.replace("{known}", known).replace("{hours}", hours(OF_ALL, first, until))
@@ -249,12 +259,12 @@ def _fleet(readings: _Readings, name: str) -> dict[str, str]:
     return texts
 
 
-def _pieces(readings: _Readings, name: str, windows: str) -> dict[str, str]:
+def _pieces(readings: _Readings, name: str, windows: str, within: tuple[str, str]) -> dict[str, str]:
     return {
         "{joined_hours}": _hours_of_pieces(name),
         "{rest}": "" if name == "whole paired" else _REST,
         "{windows}": windows,
-        "{known}": readings.known(_OF_PIECE, "w.starts", "w.ends") + " OFFSET 0",
+        "{known}": readings.known(_OF_PIECE, "w.starts", "w.ends", within) + " OFFSET 0",
     }
 
 
@@ -282,9 +292,10 @@ def _texts(name: str, kind: Kind, *, judged: bool) -> tuple[str, dict[str, str],
     if name == "series":
         return _SERIES, {"{spots}": _spots(readings, "$2", "$3", judged=judged), **of_period}, "$5"
     if name in {"paired", "whole paired"}:
-        return _PAIRED, {**_pieces(readings, name, _ENTRIES), **of_period}, "$8"
-    of_one = readings.fresh(_OF_ONE, "($3::timestamptz[])[1]", "($4::timestamptz[])[cardinality($4)]")
-    return _DEVICE, {**_pieces(readings, name, _SEGMENTS), "{fresh}": of_one}, "$6"
+        return _PAIRED, {**_pieces(readings, name, _ENTRIES, ("$2", "$3")), **of_period}, "$8"
+    period = "($3::timestamptz[])[1]", "($4::timestamptz[])[cardinality($4::timestamptz[])]"
+    of_one = readings.fresh(_OF_ONE, *period)
+    return _DEVICE, {**_pieces(readings, name, _SEGMENTS, period), "{fresh}": of_one}, "$6"
 
 
 def filled(template: str, texts: Mapping[str, str], kind: Kind, ratings: str = "", *, judged: bool = False) -> str:
@@ -312,7 +323,7 @@ def filled(template: str, texts: Mapping[str, str], kind: Kind, ratings: str = "
 
 def fresh(kind: Kind) -> str:
     """What rollups of the buckets $1 do not hold of a time after $2 up to $3."""
-    return _Readings(kind).fresh(OF_ALL, "$2", "$3")
+    return _Readings(kind).fresh(_IN_PERIOD, "$2", "$3")
 
 
 @cache

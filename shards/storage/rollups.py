@@ -160,30 +160,31 @@ def fill(kind: Kind) -> str:
 
 def add_rest(kind: Kind, table: str, which: str = "true") -> str:
     """Add the readings of a table that were ingested from the bucket's ($1) mark on, and those before are known."""
-    mark = f"(SELECT rolled_until FROM tier WHERE bucket = $1::smallint AND kind = '{kind.name}')"
-    source = f"SELECT * FROM {table} AS t WHERE bucket = $1::smallint AND ingested_at >= {mark} AND {which}"
+    source = f"SELECT * FROM {table} AS t WHERE bucket = $1::smallint AND ingested_at >= {_mark(kind)} AND {which}"
     return _add(kind, source)
 
 
-def differing(kind: Kind, table: str) -> str:
-    """How many hours of a bucket's ($1) devices are not the sums of a leaf's readings and of late ones.
+def _mark(kind: Kind) -> str:
+    return f"(SELECT rolled_until FROM tier WHERE bucket = $1::smallint AND kind = '{kind.name}')"
 
-    From $2 to an hour before $3, the leaf's bounds: the last one holds a reading of its neighbour.
+
+def differing(kind: Kind, table: str) -> str:
+    """How many hours of a bucket's ($1) devices behind $4 up to $5 are not the sums of a leaf's and of late readings.
+
+    Of those that are counted; from $2 to an hour before $3, the leaf's bounds: the last one holds one of its neighbour.
     """
-    late_ones = late(kind, Place("{row}.bucket = $1::smallint", "$2", "$3"), _columns(kind), _INGESTED)
-    mark = f"(SELECT rolled_until FROM tier WHERE bucket = $1::smallint AND kind = '{kind.name}')"
+    which = "{row}.bucket = $1::smallint AND {row}.{id} > $4 AND {row}.{id} <= $5"
+    late_ones = late(kind, Place(which, "$2", "$3"), _columns(kind), _INGESTED)
     columns = f"bucket, tenant_id, {{id}}, timestamp{''.join(f', {each.quoted}' for each in _columns(kind))}"
-    rows = (
-        f"SELECT {columns} FROM {table} UNION ALL SELECT {columns} FROM ({late_ones}) AS l WHERE ingested_at < {mark}"
-    )
-    hours = _HOURS[_HOURS.index("SELECT") : _HOURS.index("ON CONFLICT")]
-    there = f"SELECT at, bucket, tenant_id, {{id}}, {_LISTED}, minutes FROM {{hourly}} WHERE bucket = $1::smallint"
+    of_leaf = f"SELECT {columns} FROM {table} AS h WHERE {which.replace('{row}', 'h')} AND ingested_at < {_mark(kind)}"
+    rows = f"{of_leaf} UNION ALL SELECT {columns} FROM ({late_ones}) AS l WHERE ingested_at < {_mark(kind)}"
+    made = _HOURS[_HOURS.index("SELECT") : _HOURS.index("ON CONFLICT")]
+    there = f"SELECT at, bucket, tenant_id, {{id}}, {_LISTED}, minutes FROM {{hourly}} AS k WHERE {which}"
     within = "at >= $2 AND at < $3::timestamptz - interval '1 hour'"
-    one, other = f"SELECT * FROM ({hours}) AS made WHERE {within}", f"{there} AND {within}"
+    one, other = f"SELECT * FROM ({made}) AS made WHERE {within}", f"{there.replace('{row}', 'k')} AND {within}"
     counts = f"(SELECT count(*) FROM ({one} EXCEPT {other}) AS a) + (SELECT count(*) FROM ({other} EXCEPT {one}) AS b)"
-    rolled = f"rolled_of = '{roles(kind)}'"
-    which = f"bucket = $1::smallint AND kind = '{kind.name}' AND {rolled}"
-    return _filled(f"{_NEW} SELECT {counts} FROM tier WHERE {which}", kind, rows)
+    tier = f"bucket = $1::smallint AND kind = '{kind.name}' AND rolled_of = '{roles(kind)}'"
+    return _filled(f"{_NEW} SELECT {counts} FROM tier WHERE {tier}", kind, rows)
 
 
 def forget(kind: Kind) -> list[str]:

@@ -86,7 +86,7 @@ async def _fetch(
     judged = not ratings.is_plain
     given = (*arguments, ratings.as_json()) if judged else arguments
     statement = (rolled if from_rollups else summed).statement(name, kind, judged=judged)
-    anew = not from_rollups and name != "device"
+    anew = from_rollups or name != "device"
     return await fetch_rows(reader, statement, key, buckets, *given, anew=anew)
 
 

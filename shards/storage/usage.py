@@ -79,4 +79,4 @@ async def by_day(reader: Reader, kind: Kind, buckets: Sequence[int], bounds: Seq
     from_rollups = parts.are_whole(kind) and await sums.are_rolled(reader, kind, buckets)
     statement = _statement(kind, from_rollups=from_rollups)
     arguments = (bounds[0], bounds[-1], bounds)
-    return await fetch_rows(reader, statement, "bin", buckets, *arguments, anew=not from_rollups)
+    return await fetch_rows(reader, statement, "bin", buckets, *arguments, anew=True)

@@ -11,9 +11,10 @@ from typing import Final
 
 import asyncpg
 
-from shards.bins import HOUR
+from shards.bins import DAY, HOUR
 from shards.kinds import Kind
 from shards.postgres.pools import Connection
+from shards.postgres.sql import LOCK_TIMEOUT, quote_identifier
 from shards.postgres.transactions import transaction
 from shards.storage import rollups
 from shards.tiers.due import NEVER, Leaf
@@ -35,7 +36,8 @@ SELECT rolled_until, rolled_of, packed_until, clock_timestamp() AS clock FROM ti
 """
 _ROLLED: Final = "UPDATE tier SET rolled_until = $3, rolled_of = $4 WHERE bucket = $1 AND kind = $2"
 _FORGOTTEN: Final = "UPDATE tier SET rolled_of = NULL WHERE bucket = $1 AND kind = $2"
-_IS_ROLLED: Final = "SELECT FROM tier WHERE kind = {kind} AND bucket = $1::smallint AND rolled_of = '{roles}'"
+_IS_ROLLED: Final = "SELECT EXISTS (SELECT FROM tier WHERE bucket = $1 AND kind = $2 AND rolled_of = $3)"
+_OF_OTHERS: Final = "UPDATE tier SET rolled_of = NULL WHERE bucket = $1 AND kind = $2 AND rolled_of <> $3"
 _PAGES: Final = """
 SELECT x.oid, upper(l.span) <= now() AS closed,
     pg_relation_size(l.leaf_oid) / current_setting('block_size')::integer / coalesce((
@@ -46,7 +48,7 @@ CROSS JOIN LATERAL leaves_of(b.name) AS l
 JOIN pg_index AS i ON i.indrelid = l.leaf_oid
 JOIN pg_class AS x ON x.oid = i.indexrelid
 JOIN pg_am AS a ON a.oid = x.relam AND a.amname = 'brin'
-WHERE b.bucket = $1 AND b.kind = $2 AND b.role = 'history' AND NOT b.detaching
+WHERE b.kind = $1 AND b.role = 'history' AND NOT b.detaching
 """
 _SUMMARIZE: Final = """
 SELECT count(brin_summarize_range($1::oid::regclass, n * coalesce((
@@ -55,27 +57,29 @@ SELECT count(brin_summarize_range($1::oid::regclass, n * coalesce((
 ), '128')::bigint)) FROM generate_series($2::bigint, $3::bigint) AS n
 """
 _SUMMARIZE_ALL: Final = "SELECT brin_summarize_new_values($1::oid::regclass)"
-_DAY: Final = timedelta(days=1)
+SLICE: Final = timedelta(hours=1)  # of what was ingested, in a transaction
 
 
 @dataclass
 class Summaries:
-    """How far the summaries of leaves go, as this process made them: index -> complete ranges of pages."""
+    """How far the summaries of leaves go, as this process made them: index -> full ranges of pages, and if closed."""
 
-    ranges: dict[int, int] = field(default_factory=dict)
+    known: dict[int, tuple[int, bool]] = field(default_factory=dict)
 
-    async def extend(self, connection: Connection, bucket: int, kind: Kind) -> None:
+    async def extend(self, connection: Connection, kind: Kind) -> None:
         """Summarize the pages that are full; the last ones of a leaf that is written to would be changed by writers."""
-        for oid, closed, ranges in await connection.fetch(_PAGES, bucket, kind.name):
-            known = self.ranges.get(oid, -1)
-            if ranges <= known and not (closed and known >= 0):
+        for oid, closed, ranges in await connection.fetch(_PAGES, kind.name):
+            done, was_closed = self.known.get(oid, (0, False))
+            if was_closed or (ranges <= done and not closed):
                 continue
             with contextlib.suppress(asyncpg.LockNotAvailableError):  # a VACUUM is there: next time
-                if closed and ranges != known:
-                    await connection.execute(_SUMMARIZE_ALL, oid)
-                elif ranges > max(known, 0):
-                    await connection.execute(_SUMMARIZE, oid, max(known, 0), ranges - 1)
-                self.ranges[oid] = ranges
+                async with transaction(connection):
+                    await connection.execute(LOCK_TIMEOUT)  # an autovacuum would be ended after a second
+                    if closed:
+                        await connection.execute(_SUMMARIZE_ALL, oid)
+                    else:
+                        await connection.execute(_SUMMARIZE, oid, done, ranges - 1)
+                self.known[oid] = (ranges, closed)
 
 
 async def buckets(connection: Connection, kind: Kind) -> list[int]:
@@ -83,22 +87,29 @@ async def buckets(connection: Connection, kind: Kind) -> list[int]:
     return [record["bucket"] for record in await connection.fetch(_BUCKETS, kind.name)]
 
 
-async def roll(connection: Connection, kind: Kind, bucket: int, mark: datetime, at: Watch = watch_nothing) -> int:
-    """Add what was ingested in a bucket before `mark`; returns how many readings. The bucket is held."""
+async def roll(
+    connection: Connection, kind: Kind, bucket: int, mark: datetime, at: Watch = watch_nothing
+) -> tuple[int, bool]:
+    """Add what was ingested in a bucket before `mark`, or a slice of it; how many readings, and if more is to come.
+
+    The bucket is held.
+    """
     if not await connection.fetchval(_IS_HERE, bucket):
-        return 0
+        return 0, False
     await connection.execute(_BEGIN, bucket, kind.name, NEVER)
     known = (await connection.fetch(_KNOWN, bucket, kind.name))[0]
+    since = known["rolled_until"]
     # A clock behind the mark was set back: what is ingested now may lie before it, and would never be added.
-    if known["rolled_of"] != rollups.roles(kind) or known["clock"] < known["rolled_until"]:
-        return await _make_anew(connection, kind, bucket, (mark, known["packed_until"]), at)
-    if mark <= known["rolled_until"]:
-        return 0
+    if known["rolled_of"] != rollups.roles(kind) or known["clock"] < since:
+        return await _make_anew(connection, kind, bucket, (mark, known["packed_until"]), at), False
+    if mark <= since:
+        return 0, False
+    upto = min(mark, since + SLICE)
     async with transaction(connection):
-        added = await connection.fetchval(rollups.roll(kind), bucket, known["rolled_until"], mark)
+        added = await connection.fetchval(rollups.roll(kind), bucket, since, upto)
         await at("inside roll")
-        await connection.execute(_ROLLED, bucket, kind.name, mark, rollups.roles(kind))
-    return int(added)
+        await connection.execute(_ROLLED, bucket, kind.name, upto, rollups.roles(kind))
+    return int(added), upto < mark
 
 
 async def _make_anew(
@@ -116,35 +127,53 @@ async def _make_anew(
     total = 0
     for record in await connection.fetch(rollups.days(kind), bucket):
         day: datetime = record["day"]
-        total += int(await connection.fetchval(rollups.fill(kind), bucket, mark, day, day + _DAY))
+        total += int(await connection.fetchval(rollups.fill(kind), bucket, mark, day, day + DAY))
         await at("inside roll")
-    await fold(connection, kind, bucket, packed_until)
+        # Each day by itself, and before the next one is there: nobody reads them yet.
+        await _fold(connection, kind, bucket, min(day + DAY, _whole_until(packed_until)))
     await connection.execute(_ROLLED, bucket, kind.name, mark, rollups.roles(kind))
     return total
 
 
+def _whole_until(packed_until: datetime) -> datetime:
+    """The last hour that is packed may still hold a reading that is not: of its last instant."""
+    return packed_until - HOUR if packed_until > NEVER else NEVER
+
+
+async def _fold(connection: Connection, kind: Kind, bucket: int, until: datetime) -> None:
+    if until > NEVER:
+        await connection.execute(rollups.fold(kind), bucket, until)
+
+
 async def fold(connection: Connection, kind: Kind, bucket: int, packed_until: datetime) -> None:
-    """Fold the hours that are packed. The last one may still hold a reading that is not: of its last instant."""
-    if packed_until > NEVER:
-        await connection.execute(rollups.fold(kind), bucket, packed_until - HOUR)
+    """Fold the hours of a bucket that are packed, if it has rollups."""
+    if await connection.fetchval(_IS_ROLLED, bucket, kind.name, rollups.roles(kind)):
+        await _fold(connection, kind, bucket, _whole_until(packed_until))
 
 
-def _if_rolled(kind: Kind) -> str:
-    return f"EXISTS ({_IS_ROLLED.format(kind=repr(kind.name), roles=rollups.roles(kind))})"
+async def check_known(connection: Connection, bucket: int, name: str, kind: Kind | None) -> None:
+    """In a transaction that packs readings of a kind: rollups of other columns would miss them, and are none."""
+    await connection.execute(_OF_OTHERS, bucket, name, "" if kind is None else rollups.roles(kind))
 
 
-async def add_leaf(connection: Connection, kind: Kind, bucket: int, leaf: Leaf, table: str) -> None:
-    """In the transaction that publishes a leaf as packed: what of it was not counted yet is, from now on.
+async def add_leaf(connection: Connection, kind: Kind, bucket: int, table: str) -> None:
+    """In the transaction that publishes a leaf as packed: what of it was not counted yet is, from now on."""
+    if await connection.fetchval(_IS_ROLLED, bucket, kind.name, rollups.roles(kind)):
+        await connection.execute(rollups.add_rest(kind, table), bucket)
 
-    Where the sums of its hours are not those of its readings, the bucket's rollups are none until they are made anew.
+
+async def check_leaf(connection: Connection, kind: Kind, bucket: int, leaf: Leaf, devices: tuple[str, str]) -> None:
+    """Where hours of a frozen leaf are not the sums of its readings, the bucket's rollups are none until made anew.
+
+    `devices`: those behind the first ID, up to the other.
     """
-    await connection.execute(rollups.add_rest(kind, table, _if_rolled(kind)), bucket)
     bounds = (leaf.lower or NEVER, leaf.upper)
-    if await connection.fetchval(rollups.differing(kind, table), bucket, *bounds):
+    statement = rollups.differing(kind, quote_identifier(leaf.name))
+    if await connection.fetchval(statement, bucket, *bounds, *devices):
         await connection.execute(_FORGOTTEN, bucket, kind.name)
-    await fold(connection, kind, bucket, leaf.upper)
 
 
 async def add_late(connection: Connection, kind: Kind, bucket: int, which: str, *keys: object) -> None:
     """In the transaction that merges the late readings `which` (SQL, from $2 on): those that were not counted yet."""
-    await connection.execute(rollups.add_rest(kind, f'"{kind.late}"', f"{which} AND {_if_rolled(kind)}"), bucket, *keys)
+    if await connection.fetchval(_IS_ROLLED, bucket, kind.name, rollups.roles(kind)):
+        await connection.execute(rollups.add_rest(kind, quote_identifier(kind.late), which), bucket, *keys)

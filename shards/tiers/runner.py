@@ -35,6 +35,7 @@ LIMITS: Final = SessionLimits(statement_timeout_s=60.0, lock_timeout_s=2.0)
 _HOLD: Final = "SELECT pg_try_advisory_lock(hashtext('voltroute.lifecycle'), $1::integer)"
 _LET_GO: Final = "SELECT pg_advisory_unlock(hashtext('voltroute.lifecycle'), $1::integer)"
 _NOW: Final = "SELECT clock_timestamp()"
+_FAILURES: Final = (ClusterError, ShardError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError)
 
 # Told of every step that was done: bucket, kind, step, how much (readings, leaves or days), seconds.
 Done: TypeAlias = Callable[[int, str, Step, int, float], None]
@@ -87,7 +88,7 @@ class Tender:
             for tiers in [each for each in await self._look(connection) if self._due(each, now) is not None]:
                 try:
                     await self._tend_patiently(connection, tiers, result)
-                except (ClusterError, ShardError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError) as error:
+                except _FAILURES as error:
                     if connection.is_closed():
                         raise
                     _note(result, tiers, error)
@@ -106,24 +107,35 @@ class Tender:
         for kind in self.kinds:
             if kind.name not in self.policies or kind.name not in stored or not parts.are_whole(kind):
                 continue
-            mark, _ = await low_water(connection, login_of(self.record.reader_dsn))
+            try:
+                mark, _ = await low_water(connection, login_of(self.record.reader_dsn))
+            except ClusterError as error:  # what cannot be added is read one by one: it holds up nothing else
+                result.failed[f"rollups of {kind}"] = str(error)
+                continue
+            await self.summaries.extend(connection, kind)
             for bucket in await rolling.buckets(connection, kind):
-                started = time.monotonic()
                 try:
-                    async with _held(connection, bucket) as held:
-                        count = await rolling.roll(connection, kind, bucket, mark, self.watch) if held else 0
-                        await self.summaries.extend(connection, bucket, kind)
-                except (ClusterError, ShardError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError) as error:
+                    await self._roll_one(connection, kind, bucket, mark, result)
+                except _FAILURES as error:
                     if connection.is_closed():
                         raise
                     result.failed[f"bucket {bucket} of {kind}"] = _detail(error)
-                    continue
-                seconds = time.monotonic() - started
-                if count:
-                    result.done[Step.ROLL] = result.done.get(Step.ROLL, 0) + count
-                    self.done(bucket, kind.name, Step.ROLL, count, seconds)
-                await self.watch("after roll")
-                await self.pause(seconds)
+
+    async def _roll_one(self, connection: Connection, kind: Kind, bucket: int, mark: datetime, result: Result) -> None:
+        """As many slices as it takes, the bucket held for each."""
+        is_behind = True
+        while is_behind:
+            started = time.monotonic()
+            async with _held(connection, bucket) as held:
+                if not held:
+                    return
+                count, is_behind = await rolling.roll(connection, kind, bucket, mark, self.watch)
+            seconds = time.monotonic() - started
+            if count:
+                result.done[Step.ROLL] = result.done.get(Step.ROLL, 0) + count
+                self.done(bucket, kind.name, Step.ROLL, count, seconds)
+            await self.watch("after roll")
+            await self.pause(seconds)
 
     async def _look(self, connection: Connection, of: Tiers | None = None) -> list[Tiers]:
         if of is not None:

@@ -13,7 +13,7 @@ from typing import Final
 from shards.errors import ClusterError
 from shards.kinds import Kind
 from shards.postgres.pools import Connection
-from shards.postgres.sql import quote_identifier
+from shards.postgres.sql import LOCK_TIMEOUT, quote_identifier
 from shards.postgres.transactions import transaction
 from shards.storage import late
 from shards.storage.packing import Shape, differing, packed_rows, readings
@@ -22,7 +22,6 @@ from shards.tiers.due import Leaf, Tiers
 from shards.tiers.state import shape_on
 from shards.tiers.watching import Watch, watch_nothing
 
-LOCK_TIMEOUT: Final = "SET LOCAL lock_timeout = '150ms'"  # writers queue behind what waits for a lock
 CHUNK_READINGS: Final = 30_000  # in a transaction: a long one would keep statuses from being pruned
 CHUNK_DEVICES: Final = 100
 DEAD_SHARE: Final = 0.1  # of a month's packed days
@@ -149,6 +148,8 @@ async def pack_some(kept: Kept, leaf: Leaf) -> int:
             raise PackingFailed(
                 f"{leaf.name}: {wrong} packed readings of devices up to {upto} are not those of the leaf"
             )
+        if kept.summed is not None:
+            await rolling.check_leaf(connection, kept.summed, bucket, leaf, (last or "", upto))
         await kept.at("inside pack")
     await kept.at("after pack")
     return total
@@ -175,8 +176,10 @@ async def publish(kept: Kept, leaf: Leaf) -> None:
 async def _announce(kept: Kept, leaf: Leaf, count: int) -> None:
     # One transaction: a snapshot has the horizon and leaves the leaf out, or neither; and the sums of all of it.
     bucket, kind = kept.place
+    await rolling.check_known(kept.connection, bucket, kind, kept.summed)
     if kept.summed is not None:
-        await rolling.add_leaf(kept.connection, kept.summed, bucket, leaf, quote_identifier(leaf.name))
+        await rolling.add_leaf(kept.connection, kept.summed, bucket, quote_identifier(leaf.name))
+        await rolling.fold(kept.connection, kept.summed, bucket, leaf.upper)
     if await kept.connection.execute(_PUBLISH, bucket, kind, leaf.upper, count) != "UPDATE 1":
         raise PackingFailed(f"{leaf.name} is not frozen")
     await kept.connection.execute(_UNDROPPED, bucket, kind, leaf.name)
@@ -244,6 +247,7 @@ async def merge_some(kept: Kept) -> int:
             f"({shape.key}, tenant_id, {{day}}) IN (SELECT * FROM unnest($2::varchar[], $3::smallint[], $4::date[]))"
         )
         of_days, of_rows = wanted.replace("{day}", "day"), wanted.replace("{day}", day)
+        await rolling.check_known(connection, bucket, kind, kept.summed)
         if kept.summed is not None:  # while they are there, and nobody adds any
             await rolling.add_late(connection, kept.summed, bucket, of_rows, *keys)
             await rolling.fold(connection, kept.summed, bucket, kept.tiers.packed_until)

@@ -42,7 +42,7 @@ async def router(cluster: TestCluster) -> AsyncIterator[RouterProcess]:
         yield made
 
 
-def moment(text: str) -> datetime:
+def moment(text: Any) -> datetime:
     return datetime.fromisoformat(text)
 
 
