@@ -56,8 +56,9 @@ def leader_of(
     busy = (lambda: _is_busy(dispatcher)) if dispatcher else (lambda: False)
     moves = Moves(catalog, Watcher(failed=_failed, entered=_entered, busy=busy, measure=_measure))
     partitions = Partitions(catalog, every_s[0], _extended, PARTITIONS_FAILED.clear)
-    lifecycle = Lifecycle(catalog, every_s[1], every_s[2], busy, _stepped, _tended, _lifecycle_left)
-    return Leader(catalog, name, [moves, partitions, lifecycle, *more]), moves
+    lifecycle = Lifecycle(catalog, every_s[1], False, busy, _stepped, _tended, LIFECYCLE_FAILED.clear)
+    rollups = Lifecycle(catalog, every_s[2], True, busy, _stepped, _tended, ROLLUPS_FAILED.clear)
+    return Leader(catalog, name, [moves, partitions, lifecycle, rollups, *more]), moves
 
 
 def told(shard: str, login: str, error: Unusable | None) -> None:
@@ -100,17 +101,12 @@ def _tended(made: Tended) -> None:
     if made.result is None:
         _log.warning("lifecycle_failed", shard=made.shard, detail=made.error)
         return
-    (LIFECYCLE_FAILED if made.whole else ROLLUPS_FAILED).labels(made.shard).set(len(made.result.failed))
-    if made.result.done and made.whole:
+    (ROLLUPS_FAILED if made.rollups else LIFECYCLE_FAILED).labels(made.shard).set(len(made.result.failed))
+    if made.result.done and not made.rollups:
         done = {step.value: count for step, count in made.result.done.items()}
         _log.info("lifecycle", shard=made.shard, waiting=made.result.waiting, **done)
     for what, reason in made.result.failed.items():
         _log.warning("lifecycle_step_failed", shard=made.shard, what=what, detail=reason)
-
-
-def _lifecycle_left() -> None:
-    LIFECYCLE_FAILED.clear()
-    ROLLUPS_FAILED.clear()
 
 
 def _extended(made: Round) -> None:

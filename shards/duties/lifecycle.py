@@ -1,9 +1,7 @@
-"""The leader's duty to take history through its tiers, on all shards, as the policies say."""
+"""The leader's duty to take history through its tiers, on all shards, as the policies say; and to keep rollups."""
 
 import asyncio
 import contextlib
-import math
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
@@ -26,11 +24,11 @@ SHARE_WHEN_BUSY: Final = 0.03
 
 @dataclass(frozen=True)
 class Round:
-    """What one round did on a shard, or why nothing."""
+    """What one round did on a shard, or why nothing. `rollups`: it was of them alone."""
 
     shard: str
     result: Result | None
-    whole: bool = True  # and not rollups alone
+    rollups: bool = False
     error: str | None = None
 
 
@@ -38,14 +36,13 @@ class Round:
 class Lifecycle:
     """Looks at every shard every `every_s` seconds; tells `ended` what came of it, and `done` of every step.
 
-    Rollups are brought up to date every `roll_s` seconds.
-
-    `busy`: whether readings wait; then ingestion gets most of the time.
+    `busy`: whether readings wait; then ingestion gets most of the time. `rollups`: brings only those up to date, which
+    another duty does more often: a round that packs for hours keeps none from it.
     """
 
     catalog: Catalog
     every_s: float
-    roll_s: float
+    rollups: bool = False
     busy: Callable[[], bool] = lambda: False
     done: Callable[[str], Done] = field(default=lambda _shard: nobody)
     ended: Callable[[Round], None] = field(default=lambda _round: None)
@@ -54,37 +51,32 @@ class Lifecycle:
 
     async def run(self, _generation: int) -> None:
         """Until cancelled. Who leads no more may end its step: whoever comes next waits for the bucket."""
-        looked_at = -math.inf
         try:
             while True:
-                whole = time.monotonic() - looked_at >= self.every_s
-                looked_at = time.monotonic() if whole else looked_at
                 with contextlib.suppress(ShardError, ClusterError):
-                    await self._round(whole=whole)
-                await asyncio.sleep(min(self.roll_s, self.every_s))
+                    await self._round()
+                await asyncio.sleep(self.every_s)
         finally:
             self.left()
 
-    async def _round(self, *, whole: bool) -> None:
-        """`whole`: everything that is due, and not rollups alone."""
+    async def _round(self) -> None:
         policies = await lifecycle.policies(self.catalog, deadline_in(CATALOG_TIMEOUT_S))
         if policies:
             kinds = await catalogued.known(self.catalog, deadline_in(CATALOG_TIMEOUT_S))
             records = await self.catalog.shards(deadline_in(CATALOG_TIMEOUT_S))
-            tenders = (self._tender(record, policies, kinds) for record in records)
-            await asyncio.gather(*(self._tend(tender, whole=whole) for tender in tenders))
+            await asyncio.gather(*(self._tend(self._tender(record, policies, kinds)) for record in records))
 
     def _tender(self, record: ShardRecord, policies: Mapping[str, Policy], kinds: Kinds) -> Tender:
         summaries = self._summaries.setdefault(record.name, Summaries())
         return Tender(record, policies, kinds, self.done(record.name), self._pause, summaries=summaries)
 
-    async def _tend(self, tender: Tender, *, whole: bool) -> None:
-        record = tender.record
+    async def _tend(self, tender: Tender) -> None:
+        name = tender.record.name
         try:
-            self.ended(Round(record.name, await (tender.run() if whole else tender.roll()), whole))
+            self.ended(Round(name, await (tender.roll() if self.rollups else tender.run()), self.rollups))
         except (ShardError, ClusterError) as error:
             detail = error.detail if isinstance(error, ShardError) else str(error)
-            self.ended(Round(record.name, None, whole, detail))
+            self.ended(Round(name, None, self.rollups, detail))
 
     async def _pause(self, seconds: float) -> None:
         share = SHARE_WHEN_BUSY if self.busy() else SHARE

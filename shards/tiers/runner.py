@@ -29,6 +29,8 @@ from shards.tiers.steps import Kept
 from shards.tiers.watching import Watch, watch_nothing
 
 LOCK_ATTEMPTS: Final = 30
+HOLD_ATTEMPTS: Final = 20
+HOLD_PAUSE_S: Final = 0.05
 APPLICATION: Final = f"{MOVER} of tiers"  # as a mover's, it inserts nothing that a move's mark must wait for
 # A detach waits for old statements; given up, it is finished by the next one.
 LIMITS: Final = SessionLimits(statement_timeout_s=60.0, lock_timeout_s=2.0)
@@ -215,8 +217,16 @@ class Tender:
 
 @asynccontextmanager
 async def _held(connection: Connection, bucket: int) -> AsyncIterator[bool]:
-    """No other step of the bucket, and no move's beginning, while it is held; False when somebody else has it."""
+    """No other step of the bucket, and no move's beginning, while it is held; False when somebody else keeps it.
+
+    Rollups are kept by another duty, which has it for a moment.
+    """
     held = bool(await connection.fetchval(_HOLD, bucket))
+    for _ in range(HOLD_ATTEMPTS):
+        if held:
+            break
+        await asyncio.sleep(HOLD_PAUSE_S)
+        held = bool(await connection.fetchval(_HOLD, bucket))
     try:
         yield held
     finally:
