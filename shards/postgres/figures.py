@@ -130,10 +130,16 @@ HAVING count(*) > 0
 _UNDROPPED: Final = Figure(
     "voltroute_shard_undropped_leaf_seconds", "Since the oldest packed leaf that is not dropped was packed; 0: none"
 )
+_UNROLLED: Final = Figure(
+    "voltroute_shard_rollups_behind_seconds",
+    "Since the oldest mark of rollups, from which on readings are read; 0: none",
+)
 _PACKED: Final = Figure("voltroute_shard_packed_readings", "Readings in packed days")
 _TIERS: Final = """
 SELECT
     (SELECT coalesce(extract(epoch FROM now() - min(published_at)), 0)::float8 FROM packed_leaf) AS undropped,
+    (SELECT coalesce(extract(epoch FROM now() - min(rolled_until)), 0)::float8 FROM tier WHERE rolled_of IS NOT NULL)
+        AS unrolled,
     (SELECT coalesce(sum(packed_readings), 0)::float8 FROM tier) AS packed
 """
 # Only of these are the literals replaced by parameters; of all others a password may be in the text.
@@ -148,7 +154,7 @@ CALLS: Final = Figure("pg_stat_statements_calls", "Calls of the statements that 
 SECONDS: Final = Figure("pg_stat_statements_seconds", "Seconds spent in them", ("queryid",))
 _SKEW: Final = Figure("voltroute_shard_clock_skew_seconds", "How far a shard's clock is ahead of the router's")
 CHEAP: Final = (*_SERVER.values(), _SKEW, _STATES, _LONGEST, _BEHIND, _KEPT)
-HEAVY: Final = (*_TABLES.values(), *_BLOCKS.values(), _DISK, _RUNWAY, _UNDROPPED, _PACKED, CALLS, SECONDS)
+HEAVY: Final = (*_TABLES.values(), *_BLOCKS.values(), _DISK, _RUNWAY, _UNDROPPED, _UNROLLED, _PACKED, CALLS, SECONDS)
 
 
 async def cheap(connection: Connection) -> Samples:
@@ -180,6 +186,7 @@ async def heavy(connection: Connection) -> Samples:
         _DISK: [] if free is None else [((), float(free))],
         _RUNWAY: [((), record["runway"]) for record in await connection.fetch(_LAST)],
         _UNDROPPED: [((), tiers["undropped"])],
+        _UNROLLED: [((), tiers["unrolled"])],
         _PACKED: [((), tiers["packed"])],
         CALLS: [((each.query_id,), float(each.calls)) for each in told],
         SECONDS: [((each.query_id,), each.total_s) for each in told],
