@@ -14,7 +14,7 @@ from bench.lifelike import MINUTES_A_DAY, NOISY, OLD_AFTER, TOO_EARLY, USUAL, Te
 from bench.measure import MeasurementError
 from bench.results import Collected, ScenarioResult, Target
 from bench.systems import System, voltroute
-from bench.workload import METER, VEHICLE
+from bench.workload import METER, VEHICLE, Kind
 
 DEVICES_FULL: Final = 1_000
 DEVICES_QUICK: Final = 120
@@ -69,8 +69,9 @@ async def run(context: Context) -> ScenarioResult:
         async with voltroute(SHARDS, buckets=BUCKETS) as system:
             proofs += await _one(context, system, telemetry, devices, found)
     for each in ("vehicle", "meter"):
-        hot, packed = (found.values[f"storage: {each}, {tier}"][0] for tier in ("hot", "packed"))
-        year = (HOT_DAYS * hot + (365 - HOT_DAYS) * packed) * MINUTES_A_DAY / 2**20
+        tiers = ("hot", "packed", "rollups of packed days")
+        hot, packed, rollups = (found.values[f"storage: {each}, {tier}"][0] for tier in tiers)
+        year = (HOT_DAYS * hot + (365 - HOT_DAYS) * packed + 365 * rollups) * MINUTES_A_DAY / 2**20
         found.add(f"storage: a {each}'s year, {HOT_DAYS} days hot", "MiB", year)
     notes = [f"{devices:,} devices of each sort, {DAYS} days of minutes, stamps of milliseconds unless named otherwise"]
     notes += [] if context.full else [f"--full has {DEVICES_FULL:,} of each"]
@@ -99,6 +100,7 @@ async def _one(context: Context, system: System, telemetry: Telemetry, devices: 
         found.add(f"{name}, packed a second", "readings/s", made / (time.perf_counter() - started))
         packed = await _size(shards, f"{kind.name}_telemetry_packed")
         found.add(f"{name}, packed", "B/reading", packed / made)
+        found.add(f"{name}, rollups of packed days", "B/reading", await _rollups(shards, kind) / made)
         if await _size(shards, kind.history, rows=True):
             raise MeasurementError(f"{telemetry.name}: not all readings were packed")
         if [await _get(*each) for each in answers] != before:
@@ -117,6 +119,13 @@ async def _size(shards: dict[str, Any], root: str, *, rows: bool = False) -> int
     """Bytes of a root's tables on all shards, indexes and TOAST included; or its rows."""
     sql = f"SELECT count(*) FROM {root}" if rows else _SIZE
     return sum([await each.fetchval(sql, *([] if rows else [root])) for each in shards.values()])
+
+
+async def _rollups(shards: dict[str, Any], kind: Kind) -> int:
+    """Bytes of a kind's sums: days and hours of devices, minutes of buckets."""
+    sizes = [f"pg_total_relation_size('{kind.name}_telemetry_{each}')" for each in ("daily", "hourly", "minutely")]
+    sql = f"SELECT {' + '.join(sizes)}"
+    return sum([await each.fetchval(sql) for each in shards.values()])
 
 
 async def _seed(shards: dict[str, Any], telemetry: Telemetry) -> int:

@@ -61,6 +61,12 @@ async def client(cluster: TestCluster) -> AsyncIterator[httpx2.AsyncClient]:
         yield made
 
 
+@pytest.fixture(autouse=True)
+def asks_rollups(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also for a device's hour."""
+    monkeypatch.setattr(sums, "LONG", timedelta(0))
+
+
 async def roll(cluster: TestCluster, buckets: Iterable[int] = range(8)) -> int:
     """Add all that was ingested so far: nobody writes, so that the shard's clock is a mark."""
     added = 0
