@@ -75,6 +75,11 @@ class Shape:
         return "".join(f", {each.quoted}" for each in self.columns)
 
     @property
+    def reading(self) -> str:
+        """The columns of a reading: its key, then its values."""
+        return f"{self.key}, tenant_id, bucket, timestamp{self.values}"
+
+    @property
     def bits(self) -> str:
         """A reading as it is compared."""
         values = (_BITS.get(each.type, "{0}").format(each.quoted) for each in self.columns)

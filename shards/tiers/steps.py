@@ -6,9 +6,10 @@ The caller holds the bucket (see runner): no other step and no move begins meanw
 safety; each line says why.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
-from typing import Final
+from typing import Any, Final
 
 from shards.errors import ClusterError
 from shards.kinds import Kind
@@ -67,6 +68,7 @@ WHERE b.bucket = $1 AND b.kind = $2 AND b.role = 'packed'
     AND pg_stat_get_dead_tuples(l.leaf_oid)
     > $3::float8 * (pg_stat_get_live_tuples(l.leaf_oid) + pg_stat_get_dead_tuples(l.leaf_oid))
 """
+_DAY: Final = "(timestamp AT TIME ZONE 'UTC')::date"
 _FORGET: Final = "DELETE FROM packed_leaf WHERE table_oid = $1"
 
 
@@ -223,11 +225,9 @@ async def merge_some(kept: Kept) -> int:
     """Take late readings of some packed days into them; returns how many days. Late writers wait meanwhile."""
     connection, shape, (bucket, kind) = kept.connection, kept.shape, kept.place
     staged = quote_identifier(f"merging_{kind}")
-    history, packed, late_root = (kept.root(role) for role in ("history", "packed", "late"))
-    day = "(timestamp AT TIME ZONE 'UTC')::date"
-    listed = f"{shape.key}, tenant_id, bucket, timestamp{shape.values}"
     await connection.execute(
-        f"CREATE TEMP TABLE IF NOT EXISTS {staged} ON COMMIT DELETE ROWS AS SELECT {listed} FROM {history} WITH NO DATA"
+        f"CREATE TEMP TABLE IF NOT EXISTS {staged} ON COMMIT DELETE ROWS AS "
+        f"SELECT {shape.reading} FROM {kept.root('history')} WITH NO DATA"
     )
     async with transaction(connection):
         await connection.execute(LOCK_TIMEOUT)
@@ -235,37 +235,14 @@ async def merge_some(kept: Kept) -> int:
         # First alone: from here on no late reading is stored, and none was that the next statements do not see.
         await connection.execute(late.ALONE, bucket)
         some = await connection.fetch(
-            f"SELECT {shape.key} AS device, tenant_id AS tenant, {day} AS day, count(*) FROM {late_root} "
+            f"SELECT {shape.key} AS device, tenant_id AS tenant, {_DAY} AS day, count(*) FROM {kept.root('late')} "
             f"WHERE bucket = $1 AND timestamp < $2 GROUP BY 1, 2, 3 ORDER BY 1, 3 LIMIT {MERGED_DAYS}",
             bucket,
             kept.tiers.packed_until,
         )
         if not some:
             return 0
-        keys = ([row["device"] for row in some], [row["tenant"] for row in some], [row["day"] for row in some])
-        wanted = (
-            f"({shape.key}, tenant_id, {{day}}) IN (SELECT * FROM unnest($2::varchar[], $3::smallint[], $4::date[]))"
-        )
-        of_days, of_rows = wanted.replace("{day}", "day"), wanted.replace("{day}", day)
-        await rolling.check_known(connection, bucket, kind, kept.summed)
-        if kept.summed is not None:  # while they are there, and nobody adds any
-            await rolling.add_late(connection, kept.summed, bucket, of_rows, *keys)
-            await rolling.fold(connection, kept.summed, bucket, kept.tiers.packed_until)
-        known = readings(shape, f"(SELECT * FROM {packed} WHERE bucket = $1 AND {of_days})")
-        taken = f"DELETE FROM {late_root} WHERE bucket = $1 AND {of_rows} RETURNING {listed}"
-        await connection.execute(
-            f"WITH taken AS ({taken}), known AS ({known}) INSERT INTO {staged} ({listed}) "
-            f"SELECT {listed} FROM known UNION ALL SELECT {listed} FROM taken",
-            bucket,
-            *keys,
-        )
-        for month in {row["day"].replace(day=1) for row in some}:
-            await connection.execute(_MONTH, kind, bucket, month)
-        await connection.execute(f"DELETE FROM {packed} WHERE bucket = $1 AND {of_days}", bucket, *keys)
-        await connection.execute(f"INSERT INTO {packed} ({shape.listed}) {packed_rows(shape, staged)}")
-        again = readings(shape, f"(SELECT * FROM {packed} WHERE bucket = $1 AND {of_days})")
-        if wrong := await connection.fetchval(differing(shape, staged, f"({again})"), bucket, *keys):
-            raise PackingFailed(f"bucket {bucket} of {kind}: {wrong} merged readings are not those that were late")
+        await _pack_with_late(kept, staged, some)
         count = sum(row["count"] for row in some)
         await connection.execute(
             "UPDATE tier SET packed_readings = packed_readings + $3 WHERE bucket = $1 AND kind = $2", *kept.place, count
@@ -274,6 +251,34 @@ async def merge_some(kept: Kept) -> int:
     await kept.at("after merge")
     await _tidy(kept)
     return len(some)
+
+
+async def _pack_with_late(kept: Kept, staged: str, some: Sequence[Any]) -> None:
+    """Packed days of `some` (device, tenant, day) anew, with the late readings of theirs, which go. PackingFailed."""
+    connection, shape, (bucket, kind) = kept.connection, kept.shape, kept.place
+    packed, late_root = kept.root("packed"), kept.root("late")
+    keys = ([row["device"] for row in some], [row["tenant"] for row in some], [row["day"] for row in some])
+    wanted = f"({shape.key}, tenant_id, {{day}}) IN (SELECT * FROM unnest($2::varchar[], $3::smallint[], $4::date[]))"
+    of_days, of_rows = wanted.replace("{day}", "day"), wanted.replace("{day}", _DAY)
+    await rolling.check_known(connection, bucket, kind, kept.summed)
+    if kept.summed is not None:  # while they are there, and nobody adds any
+        await rolling.add_late(connection, kept.summed, bucket, of_rows, *keys)
+        await rolling.fold(connection, kept.summed, bucket, kept.tiers.packed_until)
+    known = readings(shape, f"(SELECT * FROM {packed} WHERE bucket = $1 AND {of_days})")
+    taken = f"DELETE FROM {late_root} WHERE bucket = $1 AND {of_rows} RETURNING {shape.reading}"
+    await connection.execute(
+        f"WITH taken AS ({taken}), known AS ({known}) INSERT INTO {staged} ({shape.reading}) "
+        f"SELECT {shape.reading} FROM known UNION ALL SELECT {shape.reading} FROM taken",
+        bucket,
+        *keys,
+    )
+    for month in {row["day"].replace(day=1) for row in some}:
+        await connection.execute(_MONTH, kind, bucket, month)
+    await connection.execute(f"DELETE FROM {packed} WHERE bucket = $1 AND {of_days}", bucket, *keys)
+    await connection.execute(f"INSERT INTO {packed} ({shape.listed}) {packed_rows(shape, staged)}")
+    again = readings(shape, f"(SELECT * FROM {packed} WHERE bucket = $1 AND {of_days})")
+    if wrong := await connection.fetchval(differing(shape, staged, f"({again})"), bucket, *keys):
+        raise PackingFailed(f"bucket {bucket} of {kind}: {wrong} merged readings are not those that were late")
 
 
 async def _tidy(kept: Kept) -> None:

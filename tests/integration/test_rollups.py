@@ -1,8 +1,7 @@
 """Rollups: whatever was added when, sums over them are those of the readings."""
 
-import asyncio
 import random
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
@@ -12,24 +11,20 @@ import httpx2
 import pytest
 import pytest_asyncio
 
-from shards.catalog.database import Catalog
 from shards.errors import ClusterError
 from shards.kinds import KINDS, VEHICLE, Kinds
-from shards.moves.phases import Move, Role
-from shards.moves.placement import PlannedMove
-from shards.operations import resolve
 from shards.postgres.sessions import owner_session
 from shards.postgres.sql import for_kind
 from shards.storage import sums
 from shards.storage.correction import correct
 from shards.storage.marks import low_water
 from shards.storage.rollups import hours
-from shards.tiers import rolling, runner
+from shards.tiers import runner
 from shards.tiers.runner import Tender
 from shards.tiers.steps import Kept
 from tests.support.ledger import execute, fetch
-from tests.support.moving import Steps, ended, owner_of, running, start
 from tests.support.readings import START, at, ingest, meter, vehicle
+from tests.support.rolling import roll
 from tests.support.routers import in_process
 from tests.support.servers import TestCluster, new_cluster
 from tests.support.tiering import HOT, age, answers, as_if_made, records_of, soon, tend
@@ -43,7 +38,6 @@ FROM ({hours("true", "'-infinity'", "'infinity'")}) AS h GROUP BY 1, 2, 3 ORDER 
     VEHICLE,
 )
 MINUTES = "SELECT * FROM vehicle_telemetry_minutely ORDER BY bucket, tenant_id, at"
-NOW = "SELECT clock_timestamp()"
 WHOLE = {"from": at(-DAY), "to": at(4 * DAY)}
 
 
@@ -65,22 +59,6 @@ async def client(cluster: TestCluster) -> AsyncIterator[httpx2.AsyncClient]:
 def asks_rollups(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also for a device's hour."""
     monkeypatch.setattr(sums, "LONG", timedelta(0))
-
-
-async def roll(cluster: TestCluster, buckets: Iterable[int] = range(8)) -> int:
-    """Add all that was ingested so far: nobody writes, so that the shard's clock is a mark."""
-    added = 0
-    for dsn in cluster.shards.values():
-        session = await asyncpg.connect(dsn)
-        mark = await session.fetchval(NOW)
-        for kind in KINDS:
-            for bucket in await rolling.buckets(session, kind):
-                is_behind = bucket in buckets
-                while is_behind:
-                    count, is_behind = await rolling.roll(session, kind, bucket, mark)
-                    added += count
-        await session.close()
-    return added
 
 
 async def rows(cluster: TestCluster) -> list[Any]:
@@ -267,67 +245,6 @@ async def test_usage_by_day(client: httpx2.AsyncClient, cluster: TestCluster) ->
         refused = await client.get("/v1/usage", params=params)
         assert refused.status_code == 422
         assert detail in refused.json()["detail"]
-
-
-async def test_an_operators_decision_leaves_no_half_sums(client: httpx2.AsyncClient, cluster: TestCluster) -> None:
-    """The target was given the mark, and its sums were not copied yet, when it was told to keep the bucket."""
-    await ingest(client, [vehicle(f"V-{n}", minute) for n in range(40) for minute in range(30)])
-    await roll(cluster)
-    catalog = Catalog(cluster.catalog_dsn)
-    source = await owner_of(cluster, 0)
-    target = next(name for name in cluster.shards if name != source)
-    await start(catalog, [PlannedMove(0, source, target)])
-    stopped: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-
-    async def stop(move: Move) -> None:
-        if not stopped.done():
-            stopped.set_result(move.move_id)
-        await asyncio.Event().wait()
-
-    async with running(catalog, Steps(at={"before leaf": stop})):
-        number = await stopped
-    await resolve.keep(catalog, number, Role.TARGET)
-    async with running(catalog):
-        assert await ended(catalog) in {"done", "failed"}
-    assert await owner_of(cluster, 0) == target
-    for _ in range(2):
-        told = (await client.get("/v1/analytics/fleet", params=WHOLE)).json()
-        assert told["dataPoints"] == 40 * 30
-        await roll(cluster)
-    await catalog.close()
-
-
-async def test_readings_behind_the_mark_that_a_move_brings(client: httpx2.AsyncClient, cluster: TestCluster) -> None:
-    """As a clock that was set back leaves them on the source: neither side has them in its sums."""
-    await ingest(client, [vehicle(f"V-{n}", minute) for n in range(40) for minute in range(30)])
-    await roll(cluster)
-    catalog = Catalog(cluster.catalog_dsn)
-    source = await owner_of(cluster, 0)
-    target = next(name for name in cluster.shards if name != source)
-    stray = """
-INSERT INTO vehicle_telemetry_history (timestamp, ingested_at, soc, kwh_delivered_dc, battery_temp, bucket, vehicle_id)
-SELECT timestamp + interval '1 second', ingested_at, soc, kwh_delivered_dc, battery_temp, bucket, vehicle_id
-FROM vehicle_telemetry_history WHERE bucket = 0
-"""
-    steps = Steps()
-
-    async def step_back(_move: Move) -> None:
-        await execute(cluster.shards[source], stray)
-        # A runner that knows nothing of the clock compares by content.
-        await execute(cluster.shards[source], "UPDATE bucket_move SET low_water = NULL")
-
-    steps.at["after entering catchup"] = step_back
-    before = (await fetch(cluster.shards[source], "SELECT count(*) FROM vehicle_telemetry_history WHERE bucket = 0"))[0]
-    assert before["count"]
-    await start(catalog, [PlannedMove(0, source, target)])
-    async with running(catalog, steps):
-        assert await ended(catalog) == "done"
-    told = (await client.get("/v1/analytics/fleet", params=WHOLE)).json()
-    assert told["dataPoints"] == 40 * 30 + before["count"]
-    await roll(cluster)
-    again = (await client.get("/v1/analytics/fleet", params=WHOLE)).json()
-    assert (again["dataPoints"], again["tiers"]) == (told["dataPoints"], ["rollups"])
-    await catalog.close()
 
 
 async def test_readings_that_somebody_packs_who_sums_others(client: httpx2.AsyncClient, cluster: TestCluster) -> None:
