@@ -24,12 +24,15 @@ STATE: Final = ".part.json"  # how far they go
 
 _Plural = Annotated[str, typer.Argument(help="Devices of a kind: meters, vehicles, ...", show_default=False)]
 _Out = Annotated[Path, typer.Argument(help="The file to make.", show_default=False)]
-_Device = Annotated[str | None, typer.Option(help="One device.  [all of the key's tenant]", show_default=False)]
+_Device = Annotated[str | None, typer.Option(help="One device; else all of the key's tenant.", show_default=False)]
 _From = Annotated[
     str | None, typer.Option("--from", help="After this time, as 2026-05-01T00:00:00Z.", show_default=False)
 ]
-_To = Annotated[str | None, typer.Option("--to", help="Up to this time.  [now]", show_default=False)]
-_Form = Annotated[Form | None, typer.Option("--format", help="[by the file's name, else ndjson]", show_default=False)]
+_To = Annotated[str | None, typer.Option("--to", help="Up to this time; else up to now.", show_default=False)]
+_Form = Annotated[
+    Form | None,
+    typer.Option("--format", help="Else by the file's name: .csv, .parquet, or lines of JSON.", show_default=False),
+]
 _Resume = Annotated[bool, typer.Option("--resume", help="Go on where an export into the file was interrupted.")]
 
 
@@ -60,6 +63,8 @@ class _Export:
 
     async def fetch(self, client: RouterClient) -> None:
         """All parts that are missing. Lines are on disk before the state says so: what is behind it is cut off."""
+        await client.get("/livez")  # a wrong URL fails here, before there is a file
+        self._note()
         with self.part.open("ab") as file:
             file.truncate(self.state.size)
             if self.state.next is None:
@@ -78,6 +83,12 @@ class _Export:
         fresh = self.noted.with_name(self.noted.name + ".new")
         fresh.write_bytes(msgspec.json.encode(self.state))
         fresh.replace(self.noted)
+
+    def forget_nothing(self) -> None:
+        """When nothing was fetched there is nothing to go on from."""
+        if not self.state.size:
+            self.part.unlink(missing_ok=True)
+            self.noted.unlink(missing_ok=True)
 
     def finish(self, form: Form) -> None:
         """The file appears under its name when all of it is there."""
@@ -114,9 +125,11 @@ def export(
     try:
         asyncio.run(_fetch(made, url, key_of(key)))
     except RouterRefused as error:
+        made.forget_nothing()
         raise ClusterError(str(error)) from error
     except (httpx2.HTTPError, httpx2.InvalidURL, ConnectionError) as error:
-        message = f"{url}: {error or type(error).__name__}; --resume goes on where this ended"
+        made.forget_nothing()
+        message = f"{url}: {error or type(error).__name__}" + ("; --resume goes on" if made.noted.exists() else "")
         raise ClusterError(message) from error
     made.finish(form)
     told: dict[str, Any] = {"file": str(out), "format": form, "readings": made.state.readings}

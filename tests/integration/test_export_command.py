@@ -128,6 +128,9 @@ async def test_what_cannot_be_exported_is_refused(
         done = await run_command("export", *arguments, "--url", router.url)
         assert done.code == code, done.err
         assert text in done.err
+    nobody = await run_command("export", "vehicles", tmp_path / "away", "--url", "http://127.0.0.1:9")
+    assert (nobody.code, "--resume" in nobody.err) == (1, False)
+    assert [each.name for each in tmp_path.iterdir()] == [there.name]
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(MachineError, match=r"voltroute\[parquet\]"):
         check_form(Form.PARQUET)
