@@ -37,6 +37,8 @@ async def test_a_full_disk_is_told_and_costs_its_shard_only(servers: list[str]) 
         with structlog.testing.capture_logs() as lines:
             async with in_process(cluster, runner=False) as client:
                 assert (await post(client, day_of(mine, 0) + day_of(other, 0))).status_code == 200
+                # A session that reads is there: a new one may need room (see below).
+                assert (await client.get(f"/v1/meters/{mine}/history?limit=1")).status_code == 200
                 disk.fill()
                 mixed = await post(client, day_of(mine, 1) + day_of(other, 1))
                 ready, metrics = (await client.get("/readyz")).json(), (await client.get("/metrics")).text
