@@ -140,7 +140,7 @@ BEGIN
     );
     EXECUTE format('CREATE INDEX ON %I (bucket, at)', hourly);
     EXECUTE format(
-        'CREATE TABLE %I (%s PRIMARY KEY (bucket, tenant_id, at)) WITH (fillfactor = 70)', minutely, sums
+        'CREATE TABLE %I (%s PRIMARY KEY (bucket, tenant_id, at)) WITH (fillfactor = 90)', minutely, sums
     );
     EXECUTE format(
         'CREATE TABLE %I (bucket smallint NOT NULL, tenant_id smallint NOT NULL DEFAULT 0, day date NOT NULL, '
