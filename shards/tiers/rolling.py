@@ -40,7 +40,7 @@ _IS_ROLLED: Final = "SELECT EXISTS (SELECT FROM tier WHERE bucket = $1 AND kind 
 _OF_OTHERS: Final = "UPDATE tier SET rolled_of = NULL WHERE bucket = $1 AND kind = $2 AND rolled_of <> $3"
 _PAGES: Final = """
 SELECT x.oid, upper(l.span) <= now() AS closed,
-    pg_relation_size(l.leaf_oid) / current_setting('block_size')::integer / coalesce((
+    coalesce(pg_relation_size(l.leaf_oid), 0) / current_setting('block_size')::integer / coalesce((
         SELECT option_value FROM pg_options_to_table(x.reloptions) WHERE option_name = 'pages_per_range'
     ), '128')::integer AS ranges
 FROM bucket_table AS b
@@ -57,6 +57,9 @@ SELECT count(brin_summarize_range($1::oid::regclass, n * coalesce((
 ), '128')::bigint)) FROM generate_series($2::bigint, $3::bigint) AS n
 """
 _SUMMARIZE_ALL: Final = "SELECT brin_summarize_new_values($1::oid::regclass)"
+# A VACUUM is there: next time. Or the leaf is not any more, as another duty has dropped it since somebody looked: for
+# that PostgreSQL has no code of its own.
+_PASSING: Final = (asyncpg.LockNotAvailableError, asyncpg.UndefinedTableError, asyncpg.InternalServerError)
 SLICE: Final = timedelta(hours=1)  # of what was ingested, in a transaction
 
 
@@ -72,7 +75,7 @@ class Summaries:
             done, was_closed = self.known.get(oid, (0, False))
             if was_closed or (ranges <= done and not closed):
                 continue
-            with contextlib.suppress(asyncpg.LockNotAvailableError):  # a VACUUM is there: next time
+            with contextlib.suppress(*_PASSING):
                 async with transaction(connection):
                     await connection.execute(LOCK_TIMEOUT)  # an autovacuum would be ended after a second
                     if closed:

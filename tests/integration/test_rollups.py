@@ -19,7 +19,7 @@ from shards.storage import sums
 from shards.storage.correction import correct
 from shards.storage.marks import low_water
 from shards.storage.rollups import hours
-from shards.tiers import runner
+from shards.tiers import rolling, runner
 from shards.tiers.runner import Tender
 from shards.tiers.steps import Kept
 from tests.support.ledger import execute, fetch
@@ -291,4 +291,18 @@ async def test_a_mark_that_nobody_can_know(
         await low_water(session, None)
     await session.execute("RESET ROLE")
     await session.execute("DROP ROLE blind_owner")
+    await session.close()
+
+
+@pytest.mark.parametrize("closed", ["true", "false"])
+async def test_a_leaf_that_is_gone_is_not_summarized(
+    cluster: TestCluster, closed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another duty dropped it since somebody looked."""
+    monkeypatch.setattr(rolling, "_PAGES", f"SELECT 4000000000::oid, {closed}, 3 WHERE $1 = 'vehicle'")
+    session = await asyncpg.connect(next(iter(cluster.shards.values())))
+    summaries = rolling.Summaries()
+    await summaries.extend(session, VEHICLE)
+    assert summaries.known == {}
+    assert await session.fetchval("SELECT 1") == 1
     await session.close()
