@@ -81,11 +81,15 @@ class Tender:
             found = await self._look(connection)
         return [replace(tiers, step=self._due(tiers, now)) for tiers in found]
 
-    async def run(self) -> Result:
-        """Steps until nothing is due. A bucket that fails keeps no other from its own. ShardError: nothing answered."""
+    async def run(self, *, rollups: bool = True) -> Result:
+        """Steps until nothing is due. A bucket that fails keeps no other from its own. ShardError: nothing answered.
+
+        `rollups`: they are brought up to date first.
+        """
         result = Result()
         async with owner_session(self.record, LIMITS, APPLICATION) as connection:
-            await self._roll(connection, result)
+            if rollups:
+                await self._roll(connection, result)
             now = await connection.fetchval(_NOW)
             for tiers in [each for each in await self._look(connection) if self._due(each, now) is not None]:
                 try:
