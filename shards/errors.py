@@ -89,6 +89,16 @@ class Frozen(ShardError):
     retryable = True
 
 
+class Archived(ShardError):
+    """A question about readings of a kind that are not in the shard any more: from a day to before another (UTC)."""
+
+    def __init__(self, shard: str, kind: str, first: str, past: str) -> None:
+        super().__init__(shard, f"readings of {kind} from {first} to before {past} are archived, or dropped")
+        self.kind = kind
+        self.first = first
+        self.past = past
+
+
 class WriteConflict(ShardError):
     """Deadlock or serialization failure: the transaction was rolled back and can be repeated as it was."""
 

@@ -3,7 +3,13 @@
 CREATE TABLE lifecycle_policy (
     set_at timestamptz NOT NULL DEFAULT now(),
     hot interval NOT NULL CHECK (hot >= interval '1 day'), -- readings are frozen and packed when they are older
-    kind_id smallint PRIMARY KEY REFERENCES kind
+    archive_after interval, -- packed months go to an object store; NULL: none does
+    drop_after interval, -- months go for good; NULL: none does
+    kind_id smallint PRIMARY KEY REFERENCES kind,
+    CHECK (
+        coalesce(archive_after > hot, true) AND coalesce(drop_after > hot, true)
+        AND coalesce(drop_after > archive_after, true)
+    )
 );
 
 ALTER TABLE cluster ADD COLUMN leaf_width text NOT NULL DEFAULT 'month'

@@ -63,6 +63,7 @@ class _Queue:
 
 _RETRY_FULL_S: Final = 1.0
 END_OF_TIME: Final = datetime.max.replace(tzinfo=UTC)
+TOO_OLD: Final = "is of a time that is archived, or about to be: nothing is added to it any more"
 _SMALL_READINGS: Final = 10
 _TURNS: Final = 3  # measured: one does half as much at 64 connections, and more of them no more than these
 _SHUT_S: Final = 2.0  # a bucket that could not be written to is refused for this long, then tried again
@@ -247,7 +248,7 @@ def _attribute(chunk: Chunk, written: Written, refused: dict[Row, str]) -> Commi
         return Committed(len(chunk.rows))
     accepted = 0
     duplicates: list[int] = []
-    rejected: list[tuple[int, str]] = []
+    rejected: list[tuple[int, str, str]] = []
     conflicts: list[int] = []
     for row, index in zip(chunk.rows, chunk.indexes, strict=True):
         key = row[1:VALUES_AT]
@@ -255,7 +256,9 @@ def _attribute(chunk: Chunk, written: Written, refused: dict[Row, str]) -> Commi
             new.discard(key)
             accepted += 1
         elif row in refused:
-            rejected.append((index, refused[row]))
+            rejected.append((index, "refused_by_database", refused[row]))
+        elif key in written.too_old:
+            rejected.append((index, "too_old", TOO_OLD))
         elif written.stored.get(key, row[VALUES_AT:]) != row[VALUES_AT:]:
             conflicts.append(index)
         else:

@@ -242,4 +242,4 @@ def _tell(committed: Committed, outcome: Outcome) -> None:
     if committed.conflicts:
         outcome.conflicts += committed.conflicts
     if committed.rejected:
-        outcome.errors += [ItemError(index, "", "refused_by_database", detail) for index, detail in committed.rejected]
+        outcome.errors += [ItemError(index, "", code, detail) for index, code, detail in committed.rejected]

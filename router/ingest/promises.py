@@ -7,21 +7,22 @@ from typing import Protocol
 
 @dataclass(slots=True)
 class Committed:
-    """The number of a chunk's new readings; of the others the indexes, and what PostgreSQL said of those it refused.
+    """The number of a chunk's new readings; of the others the indexes.
 
+    `rejected`: with a code and what there is to say.
     `conflicts`: those whose key is stored with other values; `duplicates`: with the same.
     """
 
     accepted: int
     duplicates: tuple[int, ...] = ()
-    rejected: tuple[tuple[int, str], ...] = ()
+    rejected: tuple[tuple[int, str, str], ...] = ()
     conflicts: tuple[int, ...] = ()
 
     def others(self) -> "dict[int, Committed]":
         """Of readings that are not new, by index: what became of each, told as if it were alone in its chunk."""
         found = dict.fromkeys(self.duplicates, Committed(0, (0,)))
         found |= dict.fromkeys(self.conflicts, Committed(0, conflicts=(0,)))
-        return found | {index: Committed(0, rejected=((0, detail),)) for index, detail in self.rejected}
+        return found | {index: Committed(0, rejected=((0, code, why),)) for index, code, why in self.rejected}
 
 
 class Promise(Protocol):

@@ -9,7 +9,7 @@ from router.reads.fanout import fan_out
 from router.reads.scope import Scope
 from router.wire.answers import Answer, DeviceList, HistoryPage
 from router.wire.parameters import decode_cursor, encode_cursor, read_moment, window
-from router.wire.problems import NOT_FOUND, ProblemError
+from router.wire.problems import NOT_FOUND, ProblemError, archived
 from router.wire.queries import DevicesQuery, HistoryQuery
 from router.wire.stored import history_type, status_of
 from shards.catalog import devices as settings
@@ -73,7 +73,10 @@ def _before(prefix: str) -> str:
 
 
 async def history(scope: Scope, kind: Kind, query: HistoryQuery) -> HistoryPage[Any]:
-    """Readings of a device, newest first; 404 when it is unknown. A cursor carries the whole window: pages fit."""
+    """Readings of a device, newest first; 404 when it is unknown. A cursor carries the whole window: pages fit.
+
+    A window that was asked for and reaches into archived time is a 409; without `from` the pages end there, and say so.
+    """
     period = window(query.start or EVER, query.end, scope.now)
     cursor = decode_cursor(query.cursor, 2)
     if cursor is not None:
@@ -92,11 +95,14 @@ async def history(scope: Scope, kind: Kind, query: HistoryQuery) -> HistoryPage[
     rows = [row for part in merged.parts for row in part.rows]
     if not rows and cursor is None and await find_status(scope, kind, query.id) is None:
         raise _unknown(kind, query.id)
+    until = next((part.archived_until for part in merged.parts), None)
+    if until is not None and period.start > EVER:
+        raise archived(kind.name, f"{until:%Y-%m-%d}")
     page, rest = rows[: query.limit], rows[query.limit :]
     following = encode_cursor(page[-1]["timestamp"].isoformat(), period.start.isoformat()) if rest else None
     wire_type = history_type(kind)
     found = tiers.names(sum({row.pop("tier") for row in page}))
-    return HistoryPage([wire_type(**row) for row in page], following, found)
+    return HistoryPage([wire_type(**row) for row in page], following, found, until if following is None else None)
 
 
 async def _add_energies(

@@ -13,9 +13,9 @@ from router import tracing
 from router.metrics import FANOUT_SECONDS, STALE_MAPS
 from router.reads.scope import Scope
 from router.wire.answers import Shards
-from router.wire.problems import SHARD_UNAVAILABLE, ProblemError, retry_after
+from router.wire.problems import SHARD_UNAVAILABLE, ProblemError, archived, retry_after
 from shards.cluster.live import Cluster
-from shards.errors import ClusterError, ShardError, ShardFault, StaleMap
+from shards.errors import Archived, ClusterError, ShardError, ShardFault, StaleMap
 from shards.storage.rows import Reader
 
 _log: Final = structlog.stdlib.get_logger(__name__)
@@ -81,7 +81,7 @@ async def fan_out(
 
     Every part must cover all buckets its shard was asked for, under a map that did not change meanwhile; else the map
     is read again and all is asked again. A shard that does not answer by the scope's deadline ends it with
-    a 503 problem, or is listed as missing when `partial`.
+    a 503 problem, or is listed as missing when `partial`. What is archived ends it with a 409.
     """
     cluster, deadline = scope.cluster, scope.deadline
     for attempt in range(1, ATTEMPTS_MAX + 1):
@@ -129,6 +129,8 @@ async def _refresh(cluster: Cluster, deadline: float, attempt: int) -> None:
 
 def _merge(outcome: dict[str, list[Part] | ShardError], *, partial: bool) -> Merged[Part]:
     errors = {name: answer for name, answer in outcome.items() if isinstance(answer, ShardError)}
+    if gone := [error for error in errors.values() if isinstance(error, Archived)]:  # also of a partial answer
+        raise archived(gone[0].kind, max(each.past for each in gone), min(each.first for each in gone))
     if errors and (not partial or len(errors) == len(outcome)):
         wait = max(getattr(error, "retry_after_s", 1.0) for error in errors.values())
         shards = Shards(len(outcome), len(outcome) - len(errors), sorted(errors))

@@ -58,11 +58,15 @@ class Page(Answer, Generic[Item], frozen=True):
 
 
 class HistoryPage(Answer, Generic[Item], frozen=True):
-    """One page of a device's readings; `next` is the cursor of the following page, null on the last."""
+    """One page of a device's readings; `next` is the cursor of the following page, null on the last.
+
+    `archivedUntil`: older readings are archived; null when there are more pages, or nothing is.
+    """
 
     items: list[Item]
     next: str | None
     tiers: Tiers
+    archived_until: datetime | None
 
 
 class Shards(Answer, frozen=True):

@@ -82,6 +82,13 @@ CONFLICT: Final = Problem(
     "A meter's energy can count for one vehicle only, so its pairings must not overlap.",
     "End the other pairing (PUT it again with validTo) or choose another window.",
 )
+ARCHIVED: Final = Problem(
+    "archived",
+    409,
+    "Readings of that time are archived",
+    "The shards keep readings for as long as the kind's policy says. Older ones are in the archive, or were dropped.",
+    "Ask for a later time; sums over whole hours go on. `voltroute archive restore` brings archived months back.",
+)
 CONTENT_TOO_LARGE: Final = Problem(
     "content-too-large",
     413,
@@ -171,6 +178,7 @@ PROBLEMS: Final[Mapping[str, Problem]] = {
         FORBIDDEN,
         TOO_SLOW,
         CONFLICT,
+        ARCHIVED,
         CONTENT_TOO_LARGE,
         UNSUPPORTED_MEDIA_TYPE,
         FORBIDDEN_HOST,
@@ -242,6 +250,16 @@ def raw(error: ProblemError, request_id: str | None) -> tuple[int, list[tuple[by
 def internal_error() -> ProblemError:
     """For what nobody foresaw."""
     return ProblemError(INTERNAL, "the router failed; its log has the trace")
+
+
+def archived(kind: str, past: str, first: str | None = None) -> ProblemError:
+    """A 409 about readings of a kind, up to before a day."""
+    since = f"from {first} " if first else ""
+    command = f"voltroute archive restore {kind} --from {first or 'DAY'} --to {past}"
+    detail = (
+        f"readings of {kind} {since}to before {past} are archived or dropped; `{command}` brings back archived ones"
+    )
+    return ProblemError(ARCHIVED, detail)
 
 
 def invalid(field: str, detail: str, code: str = "invalid") -> ProblemError:

@@ -29,10 +29,12 @@ UPDATE tier SET rolled_of = NULL WHERE bucket = $1 AND rolled_until > $2 AND rol
 _MAKE_LEAF: Final = "SELECT make_leaf($1, $2, $3, $4)"
 _TIER: Final = (
     "bucket", "kind", "frozen_until", "frozen_at", "packed_until", "packed_at", "packed_readings", "rolled_until",
-    "rolled_of",
+    "rolled_of", "sealed_until", "archived",
 )  # fmt: skip
-_HORIZONS: Final = "SELECT kind, frozen_until, packed_until FROM tier WHERE bucket = $1 ORDER BY kind"
-_INSERT_TIER: Final = f"INSERT INTO tier ({', '.join(_TIER)}) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)"
+_HORIZONS: Final = """
+SELECT kind, frozen_until, packed_until, sealed_until, archived::text FROM tier WHERE bucket = $1 ORDER BY kind
+"""
+_INSERT_TIER: Final = f"INSERT INTO tier ({', '.join(_TIER)}) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)"
 _WEIGHT: Final = """
 SELECT pg_stat_get_live_tuples(c.oid), pg_relation_size(c.oid) FROM pg_class AS c
 WHERE c.oid = to_regclass(format('public.%I', $1::text))

@@ -1,13 +1,14 @@
 """Where asyncpg's exceptions become ours. By SQLSTATE and named fields alone: messages are translated."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final
 
 import asyncpg
 
 from shards.errors import (
+    Archived,
     Cause,
     DataRejected,
     Frozen,
@@ -23,6 +24,7 @@ from shards.kinds import HISTORY, LATE, STATUS
 
 NOT_AS_RECORDED: Final = "VRHLD"  # raised by the functions of a move that find another table than was recorded
 FROZEN: Final = "VRFRZ"  # raised by refuse_frozen(), the trigger of a leaf that takes nothing more
+ARCHIVED: Final = "VRARC"  # raised by refuse_archived(), when a statement would read what is not there any more
 FENCED: Final = "VRFEN"  # raised by refuse_write(), the trigger that fences a bucket
 
 # DETAIL of both refusals ends in the value of the partition key: "... (bucket) = (7)". Only the key is looked for,
@@ -65,6 +67,20 @@ def _no_partition(shard: str, error: asyncpg.CheckViolationError) -> ShardError:
     return MissingLeaf(shard, f"{error.table_name} has no partition for a reading's time", error.table_name)
 
 
+def _archived(shard: str, error: asyncpg.PostgresError) -> ShardError:
+    first, _, past = str(getattr(error, "detail", "")).partition("..")
+    return Archived(shard, error.args[0].partition(" ")[0], first, past)
+
+
+# What the SQLSTATEs mean that functions of ours raise.
+_OURS: Final[Mapping[str, Callable[[str, asyncpg.PostgresError], ShardError]]] = {
+    FENCED: lambda shard, error: _stale(shard, error, "a bucket is being handed over"),
+    FROZEN: lambda shard, _: Frozen(shard, "the time of a reading is frozen"),
+    NOT_AS_RECORDED: lambda shard, error: NotAsRecorded(shard, error.args[0]),
+    ARCHIVED: _archived,
+}
+
+
 def as_shard_error(shard: str, error: Exception) -> ShardError:
     """The ShardError that a driver's exception means."""
     if isinstance(error, asyncpg.PostgresError) and (ours := _by_state(shard, error)) is not None:
@@ -87,12 +103,8 @@ def _by_state(shard: str, error: asyncpg.PostgresError) -> ShardError | None:
     state = error.sqlstate or ""
     if isinstance(error, asyncpg.CheckViolationError) and not error.constraint_name:
         return _no_partition(shard, error)  # 23514 without a constraint: a row that no partition takes
-    if state == FENCED:
-        return _stale(shard, error, "a bucket is being handed over")
-    if state == FROZEN:
-        return Frozen(shard, "the time of a reading is frozen")
-    if state == NOT_AS_RECORDED:
-        return NotAsRecorded(shard, error.args[0])
+    if (ours := _OURS.get(state)) is not None:
+        return ours(shard, error)
     if state.startswith("58"):  # a file could not be extended or written: the disk is full, or broken
         return ShardUnavailable(shard, str(error), cause=Cause.DISK_FULL)
     return None

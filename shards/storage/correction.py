@@ -30,12 +30,16 @@ _HISTORY: Final = "UPDATE {history} SET {assignments}, ingested_at = now() WHERE
 _DEVICE: Final = "bucket = $1 AND {id} = $2 AND tenant_id = {tenant}"
 _HOLD: Final = "SELECT FROM {status} WHERE " + _DEVICE + " FOR UPDATE"
 _STATUS: Final = "UPDATE {status} SET {assignments} WHERE last_updated = $3 AND " + _DEVICE
-# What a status keeps is the newest value of the field, whichever reading had it.
+# What a status keeps is the newest value of the field, whichever reading had it: that may be archived by now, and then
+# only the status has it.
 _KEPT: Final = (
-    """UPDATE {status} SET ({field}, {time}) = (
+    """UPDATE {status} AS s SET ({field}, {time}) = (
     SELECT (array_agg({field}))[1], max(timestamp)
     FROM (
-        SELECT {field}, timestamp FROM {readings} AS h WHERE {field} IS NOT NULL ORDER BY timestamp DESC LIMIT 1
+        SELECT {field}, timestamp FROM (
+            SELECT {field}, timestamp FROM {readings} AS h UNION ALL SELECT s.{field}, nullif(s.{time}, $3)
+        ) AS known
+        WHERE {field} IS NOT NULL AND timestamp IS NOT NULL ORDER BY timestamp DESC LIMIT 1
     ) AS newest
 ) WHERE """
     + _DEVICE
@@ -58,7 +62,7 @@ def _sql(template: str, kind: Kind, columns: tuple[str, ...] = ()) -> str:
 @cache
 def _kept_sql(kind: Kind, field: Field) -> str:
     names = {
-        "{readings}": source(kind, Place(ONE), columns_of(kind, [field.column])),
+        "{readings}": source(kind, Place(ONE, guarded=False), columns_of(kind, [field.column])),
         "{field}": quote_identifier(field.column),
         "{time}": quote_identifier(field.time_column),
     }
@@ -167,4 +171,4 @@ async def _store(
         await connection.execute(_sql(_STATUS, kind, in_status), *place, *values, tenant)
     for field in kind.kept:
         if before[field.column] != after[field.column]:
-            await connection.execute(_kept_sql(kind, field), place[0], place[1], tenant)
+            await connection.execute(_kept_sql(kind, field), *place, tenant)

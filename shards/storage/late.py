@@ -47,9 +47,12 @@ _HELD: Final = (
 _PARTS: Final = "(SELECT p.*, part.part FROM part JOIN packed AS p USING ({id}, tenant_id, day) WHERE part.part >= 0)"
 _STORE: Final = (
     """
-WITH given AS MATERIALIZED (
+WITH place AS MATERIALIZED (
+    SELECT frozen_until, sealed_until FROM tier WHERE kind = {kind} AND bucket = ($1::smallint[])[1]
+), given AS MATERIALIZED (
     SELECT * FROM unnest($1::smallint[], $2::smallint[], $3::varchar[], $4::timestamptz[], {value_arrays})
-        AS t (bucket, tenant_id, {id}, timestamp, {values})"""
+        AS t (bucket, tenant_id, {id}, timestamp, {values})
+    WHERE timestamp >= coalesce((SELECT sealed_until FROM place), '-infinity')"""
     + _HELD
     + """, stored AS (
     INSERT INTO {late} (bucket, tenant_id, {id}, timestamp, {values})
@@ -65,9 +68,8 @@ WITH given AS MATERIALIZED (
 ), refreshed AS ({refreshing}
 )
 SELECT
-    (SELECT count(*) FROM given WHERE timestamp >= coalesce(
-        (SELECT frozen_until FROM tier WHERE kind = {kind} AND bucket = ($1::smallint[])[1]), '-infinity'
-    )) AS hot,
+    (SELECT count(*) FROM given WHERE timestamp >= coalesce((SELECT frozen_until FROM place), '-infinity')) AS hot,
+    (SELECT sealed_until FROM place) AS sealed_until,
     (SELECT array_agg(tenant_id) FROM stored) AS tenants,
     (SELECT array_agg({id}) FROM stored) AS ids,
     (SELECT array_agg(timestamp) FROM stored) AS timestamps
@@ -134,7 +136,7 @@ async def write_with_late(
         if part.new is not None:
             look = stored if some is hot else _stored
             found |= await look(connection, kind, some, remaining(deadline))
-    return Written(written.new, found)
+    return Written(written.new, found, written.too_old)
 
 
 async def _write(connection: Connection, shard: str, kind: Kind, rows: Sequence[Row], deadline: float) -> Written:
@@ -155,7 +157,9 @@ async def _write(connection: Connection, shard: str, kind: Kind, rows: Sequence[
     if found["hot"]:
         raise Frozen(shard, "the time of a reading is not frozen here")
     new = set(zip(*(found[name] or () for name in ("tenants", "ids", "timestamps")), strict=True))
-    return Written(None if len(new) == len(rows) else new)
+    sealed_until = found["sealed_until"]
+    too_old = frozenset(row[1:VALUES_AT] for row in ordered if sealed_until is not None and row[3] < sealed_until)
+    return Written(None if len(new) == len(rows) else new, too_old=too_old)
 
 
 async def _stored(

@@ -1,6 +1,7 @@
 """Reading one shard. Every statement also says which of the asked buckets the shard owns in its snapshot."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import cache
 from typing import Final
@@ -12,6 +13,8 @@ from shards.ratings import Ratings
 from shards.storage import registers
 from shards.storage.rows import COVERED, COVERED_ONE, Reader, Record, Rows, fetch_rows
 from shards.storage.tiers import (
+    ARCHIVED_UNTIL,
+    ARCHIVED_UNTIL_ONE,
     ONE,
     PACKED_UNTIL,
     PACKED_UNTIL_ONE,
@@ -61,7 +64,7 @@ _HISTORY: Final = (
     + COVERED_ONE
     + ", "
     + PACKED_UNTIL_ONE
-    + """ AS packed_until, h.*
+    + """ AS packed_until, {archived_until} AS archived_until, h.*
 FROM readable_bucket AS o
 LEFT JOIN LATERAL (
     SELECT {id}, timestamp, ingested_at, {stored_values}, tier
@@ -78,7 +81,7 @@ _ACTIVITY: Final = (
     + COVERED
     + ", "
     + PACKED_UNTIL
-    + """ AS packed_until, h.*
+    + """ AS packed_until, {archived_until} AS archived_until, h.*
 FROM (SELECT) AS one
 LEFT JOIN LATERAL (
     SELECT {id}, timestamp, ingested_at, {stored_values}, tier
@@ -134,7 +137,10 @@ async def devices(reader: Reader, kind: Kind, buckets: Sequence[int], between: t
 
 
 async def history(reader: Reader, kind: Kind, place: tuple[int, str], window: Window, limit: int) -> Rows:
-    """Readings in `window` of the device at `place` (bucket, ID), newest first, at most `limit`."""
+    """Readings in `window` of the device at `place` (bucket, ID), newest first, at most `limit`.
+
+    `Rows.archived_until` says where they end for that reason, and None where they do not.
+    """
     arguments = (*place, window.start, window.end, limit)
     return await _by_tiers(reader, "history", kind, window.start, limit, *arguments)
 
@@ -185,7 +191,7 @@ async def add_energies(
 
 
 async def activity(reader: Reader, kind: Kind, buckets: Sequence[int], since: datetime, limit: int) -> Rows:
-    """The newest readings after `since` in `buckets`: by time, then device, descending."""
+    """The newest readings after `since` in `buckets`: by time, then device, descending; down to what is archived."""
     return await _by_tiers(reader, "activity", kind, since, limit, buckets, since, limit)
 
 
@@ -204,24 +210,37 @@ async def _by_tiers(
     if until is None or since >= until or (len(found.rows) == limit and found.rows[-1]["timestamp"] >= until):
         return found
     # Another snapshot, in which more may be packed: this one is the answer, whatever the first one had.
-    return await fetch_rows(reader, _newest(name, kind, whole=True), kind.id_column, buckets, *arguments)
+    found = await fetch_rows(reader, _newest(name, kind, whole=True), kind.id_column, buckets, *arguments)
+    return _above_archived(found, since, limit)
+
+
+def _above_archived(found: Rows, since: datetime, limit: int) -> Rows:
+    """Without what is older than archived time: readings of a month that was restored, with a gap before them."""
+    until = found.archived_until
+    if until is None or since >= until - _TICK:
+        return replace(found, archived_until=None)
+    rows = [row for row in found.rows if row["timestamp"] >= until]
+    return replace(found, rows=rows, archived_until=None if len(rows) == limit else until)
 
 
 @cache
 def _newest(name: str, kind: Kind, *, whole: bool) -> str:
     """The statement of a history or of activity: of all tiers, or without packed days."""
     if name == "history":
-        template, place, limit, order = _HISTORY, Place(ONE, "$3", "$4"), "$5", "h.timestamp DESC"
+        template, place, limit, order = _HISTORY, Place(ONE, "$3", "$4", guarded=False), "$5", "h.timestamp DESC"
         days = newest_days(kind, place, limit)
     else:
-        template, place, limit = _ACTIVITY, Place(SEVERAL, "$2"), "$3"
+        template, place, limit = _ACTIVITY, Place(SEVERAL, "$2", guarded=False), "$3"
         order, days = "h.timestamp DESC, h.{id} DESC", newest_days_of_all(kind, place, limit)
     columns = shape_of(kind).columns
     parts = [hot(kind, place, columns, _INGESTED), late(kind, place, columns, _INGESTED)]
     if whole:
         parts.append(packed(kind, place, columns, _NOT_KEPT, days))
     tiers = " UNION ALL ".join(f"({part} ORDER BY {order} LIMIT {limit})" for part in parts)
-    return for_kind(template.replace("{tiers}", tiers), kind)
+    of_one = name == "history"
+    until = (ARCHIVED_UNTIL_ONE if of_one else ARCHIVED_UNTIL).replace("{until}", "$4" if of_one else "now()")
+    archived = until if whole else "NULL::timestamptz"
+    return for_kind(template.replace("{tiers}", tiers).replace("{archived_until}", archived), kind)
 
 
 async def size(connection: Connection) -> Record:

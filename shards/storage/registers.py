@@ -131,7 +131,7 @@ _EACH: Final = "SELECT " + COVERED + ", r.timestamp, r.energy FROM (SELECT) AS o
 
 def _earlier(kind: Kind, columns: Sequence[Column]) -> str:
     """The newest counts of device `d` before the window, of each tier."""
-    place = Place(_OF_DEVICE, until="$2")
+    place = Place(_OF_DEVICE, until="$2", guarded=False)
     (column,) = columns
     known = "coalesce(cardinality(array_remove({0}, NULL)), CASE WHEN {1} IS NOT NULL THEN pd.n ELSE 0 END)"
     days = newest_days(kind, place, str(LOOK_BACK), known.format(f"pd.{column.of('raw')}", f"pd.{column.of('base')}"))

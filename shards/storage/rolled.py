@@ -178,7 +178,7 @@ _SPOTS: Final = """
     ) AS s CROSS JOIN LATERAL ({known}) AS h {rated} WHERE {implausible}"""
 _NO_SPOTS: Final = "\n    SELECT NULL::timestamptz AS timestamp, 0::bigint AS energy, 0 AS tier WHERE false"
 _OF_PIECE: Final = (
-    "{row}.bucket = ANY($1::smallint[]) AND {row}.bucket = w.bucket AND {row}.{id} = w.device "
+    "{row}.bucket = w.bucket AND {row}.bucket = ANY($1::smallint[]) AND {row}.{id} = w.device "
     "AND {row}.tenant_id = {tenant}"
 )
 # Not found by the device: it has a reading in a minute, and what is fresh is of a minute or two.

@@ -43,7 +43,7 @@ _MINUTES: Final = """
 INSERT INTO {minutely} AS k (at, bucket, tenant_id, {listed})
 SELECT date_bin('1 minute', before, {origin}) AS at, bucket, tenant_id, {sums} FROM new GROUP BY 1, 2, 3
 ON CONFLICT (bucket, tenant_id, at) DO UPDATE SET {added}, most = greatest(k.most, excluded.most)"""
-_FORGET: Final = "DELETE FROM {table} WHERE bucket = $1"
+_FORGET: Final = "DELETE FROM {table} WHERE bucket = $1 AND {at} >= $2"
 _FORGET_HOUR: Final = "DELETE FROM {hourly} WHERE bucket = $1 AND {id} = $2 AND at = $3 AND tenant_id = {tenant}"
 _FORGET_MINUTE: Final = "DELETE FROM {minutely} WHERE bucket = $1 AND at = $2 AND tenant_id = {tenant}"
 _AT: Final = "(d.day::timestamp AT TIME ZONE 'UTC') + (n - 1) * interval '1 hour'"
@@ -97,12 +97,13 @@ SET readings = excluded.readings, energies = excluded.energies, registers = excl
     temperatures = excluded.temperatures, energy = excluded.energy, temperature = excluded.temperature,
     most = excluded.most, minutes = excluded.minutes"""
 _DAYS: Final = """
-SELECT DISTINCT date_bin('1 day', timestamp - interval '1 microsecond', {origin}) AS day
-FROM ({unpacked}) AS h
-UNION
-SELECT (day - back)::timestamp AT TIME ZONE 'UTC' FROM {packed} CROSS JOIN (VALUES (0), (1)) AS b (back)
-WHERE bucket = $1
-ORDER BY 1"""
+SELECT day FROM (
+    SELECT DISTINCT date_bin('1 day', timestamp - interval '1 microsecond', {origin}) AS day
+    FROM ({unpacked}) AS h
+    UNION
+    SELECT (day - back)::timestamp AT TIME ZONE 'UTC' FROM {packed} CROSS JOIN (VALUES (0), (1)) AS b (back)
+    WHERE bucket = $1
+) AS d WHERE day >= $2 ORDER BY 1"""
 
 
 def roles(kind: Kind) -> str:
@@ -155,7 +156,7 @@ def roll(kind: Kind) -> str:
 @cache
 def fill(kind: Kind) -> str:
     """Add what a bucket ($1) holds of a time after $3 up to $4, if it was ingested before $2, or is packed."""
-    return _add(kind, _counted(kind, Place("{row}.bucket = $1::smallint", "$3", "$4"), "$2"))
+    return _add(kind, _counted(kind, Place("{row}.bucket = $1::smallint", "$3", "$4", guarded=False), "$2"))
 
 
 def add_rest(kind: Kind, table: str, which: str = "true") -> str:
@@ -188,8 +189,9 @@ def differing(kind: Kind, table: str) -> str:
 
 
 def forget(kind: Kind) -> list[str]:
-    """Remove the rollups of a bucket ($1)."""
-    return [_FORGET.format(table=quote_identifier(name)) for name in (kind.hourly, kind.minutely, kind.daily)]
+    """Remove the rollups of a bucket ($1) from a day on ($2): older readings may not be there to be added again."""
+    tables = ((kind.hourly, "at"), (kind.minutely, "at"), (kind.daily, "day::timestamp AT TIME ZONE 'UTC'"))
+    return [_FORGET.format(table=quote_identifier(name), at=at) for name, at in tables]
 
 
 def hours(which: str, first: str, past: str) -> str:
@@ -217,7 +219,7 @@ def fold(kind: Kind) -> str:
 
 @cache
 def days(kind: Kind) -> str:
-    """The beginnings of the days in which a bucket ($1) may have readings."""
+    """The beginnings of the days, from one on ($2), in which a bucket ($1) may have readings."""
     unpacked = _unpacked(kind, Place("{row}.bucket = $1::smallint"))
     return for_kind(_DAYS.replace("{unpacked}", unpacked).replace("{origin}", ORIGIN), kind)
 
@@ -232,11 +234,13 @@ def anew(kind: Kind) -> tuple[tuple[str, str], tuple[str, str]]:
         "{row}.bucket = $1::smallint AND {row}.{id} = $2 AND {row}.tenant_id = {tenant}",
         "$3::timestamptz",
         "($3::timestamptz + interval '1 hour')",
+        guarded=False,
     )
     minute = Place(
         "{row}.bucket = $1::smallint AND {row}.tenant_id = {tenant}",
         "$2::timestamptz",
         "($2::timestamptz + interval '1 minute')",
+        guarded=False,
     )
     hours = _add(kind, _counted(kind, hour, "$4"), minutes=False)
     minutes = _add(kind, _counted(kind, minute, "$3"), hours=False)

@@ -38,12 +38,14 @@ class Rows:
     """Rows of a query, the buckets it was asked for, and those of them that the shard owned.
 
     `packed_until`: before it the tiers that the statement looked at may lack readings; None when they cannot.
+    `archived_until`: there are no rows before it, because readings are archived.
     """
 
     asked: frozenset[int]
     covered: frozenset[int]
     rows: list[Record]
     packed_until: datetime | None = None
+    archived_until: datetime | None = None
 
 
 async def fetch_rows(
@@ -72,4 +74,6 @@ async def fetch_rows(
     for row in rows:
         del row["covered"], row["served"]
         row.pop("packed_until", None)
-    return Rows(asked, covered, rows, records[0].get("packed_until") if records else None)
+        row.pop("archived_until", None)
+    until = (records[0].get(name) if records else None for name in ("packed_until", "archived_until"))
+    return Rows(asked, covered, rows, *until)

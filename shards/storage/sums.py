@@ -11,8 +11,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
+import asyncpg
+
 from shards.bins import HOUR, MINUTE, ceil, floor
 from shards.kinds import Kind
+from shards.postgres.driver import ARCHIVED
 from shards.ratings import INTERVAL_S, Ratings
 from shards.storage import parts, registers, rolled, summed
 from shards.storage.rollups import roles
@@ -104,14 +107,31 @@ async def device(
     interval_s = ratings.interval_s(device_id)
     # A slot is a minute of the clock, as rollups have them. A few days are read faster than rollups are asked.
     is_long = window.end - window.start >= LONG
-    by_minute = is_long and interval_s == INTERVAL_S and window.start == floor(window.start, MINUTE)
-    if by_minute and await are_rolled(reader, kind, [bucket]):
-        asked = (device_id, *_segments(window, paired))
-        found = await _fetch(reader, "device", kind, "readings", [bucket], ratings, *asked, from_rollups=True)
-        if not found.rows[0]["registers"]:
-            return DeviceSums(asked=found.asked, covered=found.covered, **found.rows[0])
+    by_minute = interval_s == INTERVAL_S and window.start == floor(window.start, MINUTE)
+    if by_minute and is_long and await are_rolled(reader, kind, [bucket]):
+        found = await _device_rolled(reader, kind, place, window, paired, ratings)
+        if found is not None:
+            return found
+    try:
+        return await _device_read(reader, kind, place, window, paired, ratings)
+    except asyncpg.PostgresError as error:
+        # Of archived time rollups alone are left.
+        if error.sqlstate != ARCHIVED or not by_minute or is_long or not await are_rolled(reader, kind, [bucket]):
+            raise
+        found = await _device_rolled(reader, kind, place, window, paired, ratings)
+        if found is None:
+            raise
+        return found
+
+
+async def _device_read(
+    reader: Reader, kind: Kind, place: tuple[int, str], window: Window, paired: Sequence[Window], ratings: Ratings
+) -> DeviceSums:
+    """From its readings."""
+    bucket, device_id = place
     starts, ends = [w.start for w in paired], [w.end for w in paired]
-    arguments = (device_id, window.start, window.end, starts, ends, timedelta(seconds=interval_s))
+    interval = timedelta(seconds=ratings.interval_s(device_id))
+    arguments = (device_id, window.start, window.end, starts, ends, interval)
     found = await _fetch(reader, "device", kind, "readings", [bucket], ratings, *arguments)
     values = found.rows[0]
     if values["registers"]:
@@ -119,6 +139,18 @@ async def device(
         for name, value in counted.items():
             values[name] += value
     return DeviceSums(asked=found.asked, covered=found.covered, **values)
+
+
+async def _device_rolled(
+    reader: Reader, kind: Kind, place: tuple[int, str], window: Window, paired: Sequence[Window], ratings: Ratings
+) -> DeviceSums | None:
+    """From rollups; None when registers count, which are not added up there."""
+    bucket, device_id = place
+    asked = (device_id, *_segments(window, paired))
+    found = await _fetch(reader, "device", kind, "readings", [bucket], ratings, *asked, from_rollups=True)
+    if found.rows[0]["registers"]:
+        return None
+    return DeviceSums(asked=found.asked, covered=found.covered, **found.rows[0])
 
 
 def _segments(window: Window, paired: Sequence[Window]) -> tuple[list[datetime], list[datetime], list[bool]]:

@@ -1,7 +1,8 @@
 """Readings of all tiers as one: hot leaves, late readings, packed days. What holds what is decided in one snapshot.
 
 A leaf whose days were published as packed may still be attached, and is left out by its identity; days that are packed
-and not published yet are left out by their bucket's horizon.
+and not published yet are left out by their bucket's horizon. A statement that would have to read what is archived ends
+in an error, from the same snapshot: what it found would be short.
 """
 
 from collections.abc import Iterable, Sequence
@@ -23,6 +24,12 @@ NAMES: Final = {HOT: "hot", LATE: "late", PACKED: "packed", ROLLUPS: "rollups"}
 # What is published of a bucket's kind; NULL: nothing.
 PACKED_UNTIL: Final = "(SELECT max(packed_until) FROM tier WHERE kind = {kind} AND bucket = ANY($1::smallint[]))"
 PACKED_UNTIL_ONE: Final = "(SELECT packed_until FROM tier WHERE kind = {kind} AND bucket = $1)"
+# The end of the newest archived time that begins up to {until}; NULL: none does.
+ARCHIVED_UNTIL: Final = (
+    "(SELECT max(upper(gone)) FROM tier AS ar, unnest(ar.archived) AS gone "
+    "WHERE ar.kind = {kind} AND ar.bucket = ANY($1::smallint[]) AND lower(gone) <= {until})"
+)
+ARCHIVED_UNTIL_ONE: Final = ARCHIVED_UNTIL.replace("ANY($1::smallint[])", "$1")
 _HORIZONS: Final = "SELECT bucket, frozen_until FROM tier WHERE kind = $1"
 _ATTACHED: Final = "{row}.tableoid <> ALL(ARRAY(SELECT table_oid FROM packed_leaf))"
 
@@ -31,12 +38,14 @@ _ATTACHED: Final = "{row}.tableoid <> ALL(ARRAY(SELECT table_oid FROM packed_lea
 class Place:
     """Which readings: conditions in SQL. `{row}` is what they are asked of, with bucket, device and tenant_id.
 
-    `after` and `until`: times, or None for no limit.
+    `which` begins with the one on the bucket. `after` and `until`: times, or None for no limit. `guarded`: a statement
+    that meets archived time ends in an error; else its caller looks after that.
     """
 
     which: str
     after: str | None = None
     until: str | None = None
+    guarded: bool = True
 
     def of_row(self, row: str) -> str:
         """The condition on readings `row`."""
@@ -53,6 +62,12 @@ class Place:
         found += [f"{row}.day >= ({self.after} AT TIME ZONE 'UTC')::date"] if self.after else []
         found += [f"{row}.day <= ({self.until} AT TIME ZONE 'UTC')::date"] if self.until else []
         return " AND ".join(found)
+
+    def of_tier(self, row: str) -> str:
+        """The condition on a bucket's `tier` row of which some time of the place is archived."""
+        bucket = self.which.partition(" AND ")[0].replace("{row}", row)
+        after, until = (f"{each}::timestamptz" if each else "NULL" for each in (self.after, self.until))
+        return f"{bucket} AND is_archived({row}.archived, {after}, {until})"
 
 
 ONE: Final = "{row}.bucket = $1 AND {row}.{id} = $2 AND {row}.tenant_id = {tenant}"
@@ -78,10 +93,17 @@ def columns_of(kind: Kind, wanted: Iterable[str | None]) -> tuple[Column, ...]:
 
 def days(kind: Kind, place: Place) -> str:
     """A sub-select of the published packed days of a place."""
-    return (
-        f"(SELECT pd.* FROM {quote_identifier(kind.packed)} AS pd JOIN tier AS o ON o.bucket = pd.bucket "
-        f"AND o.kind = '{kind.name}' AND pd.day < (o.packed_until AT TIME ZONE 'UTC')::date WHERE {place.of_day('pd')})"
+    packed_root = quote_identifier(kind.packed)
+    found = (
+        f"SELECT pd.* FROM {packed_root} AS pd JOIN tier AS o ON o.bucket = pd.bucket "
+        f"AND o.kind = '{kind.name}' AND pd.day < (o.packed_until AT TIME ZONE 'UTC')::date WHERE {place.of_day('pd')}"
     )
+    if place.guarded:
+        found += (
+            f" UNION ALL SELECT (NULL::{packed_root}).* FROM tier AS ar WHERE ar.kind = '{kind.name}' "
+            f"AND {place.of_tier('ar')} AND refuse_archived(ar.kind, ar.archived)"
+        )
+    return f"({found})"
 
 
 def hot(kind: Kind, place: Place, columns: Sequence[Column], more: str = "") -> str:

@@ -20,20 +20,26 @@ Key: TypeAlias = tuple[int, str, datetime]  # tenant, device id, timestamp
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """Keys of the readings that were new (None: all were), and the stored values of the others, by key."""
+    """Keys of the readings that were new (None: all were), and the stored values of the others, by key.
+
+    `too_old`: keys of those that were not taken, because their time is archived, or about to be.
+    """
 
     new: set[Key] | None
     stored: Mapping[Key, tuple[object, ...]] = field(default_factory=dict)
+    too_old: frozenset[Key] = frozenset()
 
 
 def together(parts: Iterable[tuple[Sequence[Row], Written]]) -> Written:
     """What became of the parts of a batch, each with its rows."""
     new: set[Key] = set()
     stored: dict[Key, tuple[object, ...]] = {}
+    too_old: frozenset[Key] = frozenset()
     for rows, written in parts:
         new |= {row[1:VALUES_AT] for row in rows} if written.new is None else written.new
         stored |= written.stored
-    return Written(new, stored)
+        too_old |= written.too_old
+    return Written(new, stored, too_old)
 
 
 _INPUT: Final = """

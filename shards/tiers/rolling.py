@@ -32,7 +32,8 @@ SELECT EXISTS (SELECT FROM owned_bucket WHERE bucket = $1)
 """
 _BEGIN: Final = "INSERT INTO tier (bucket, kind, frozen_until) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING"
 _KNOWN: Final = """
-SELECT rolled_until, rolled_of, packed_until, clock_timestamp() AS clock FROM tier WHERE bucket = $1 AND kind = $2
+SELECT rolled_until, rolled_of, packed_until, sealed_until, clock_timestamp() AS clock
+FROM tier WHERE bucket = $1 AND kind = $2
 """
 _ROLLED: Final = "UPDATE tier SET rolled_until = $3, rolled_of = $4 WHERE bucket = $1 AND kind = $2"
 _FORGOTTEN: Final = "UPDATE tier SET rolled_of = NULL WHERE bucket = $1 AND kind = $2"
@@ -104,7 +105,8 @@ async def roll(
     since = known["rolled_until"]
     # A clock behind the mark was set back: what is ingested now may lie before it, and would never be added.
     if known["rolled_of"] != rollups.roles(kind) or known["clock"] < since:
-        return await _make_anew(connection, kind, bucket, (mark, known["packed_until"]), at), False
+        bounds = (mark, known["packed_until"], known["sealed_until"])
+        return await _make_anew(connection, kind, bucket, bounds, at), False
     if mark <= since:
         return 0, False
     upto = min(mark, since + SLICE)
@@ -116,19 +118,19 @@ async def roll(
 
 
 async def _make_anew(
-    connection: Connection, kind: Kind, bucket: int, bounds: tuple[datetime, datetime], at: Watch
+    connection: Connection, kind: Kind, bucket: int, bounds: tuple[datetime, datetime, datetime], at: Watch
 ) -> int:
     """All of a bucket, a day at a time. Until the end readers take none of it, and whoever comes next begins anew.
 
-    `bounds`: the mark, and up to where the bucket is packed.
+    `bounds`: the mark, up to where the bucket is packed, and up to where it is sealed: that stays as it is, for good.
     """
-    mark, packed_until = bounds
+    mark, packed_until, sealed_until = bounds
     async with transaction(connection):
         await connection.execute(_FORGOTTEN, bucket, kind.name)
         for statement in rollups.forget(kind):
-            await connection.execute(statement, bucket)
+            await connection.execute(statement, bucket, sealed_until)
     total = 0
-    for record in await connection.fetch(rollups.days(kind), bucket):
+    for record in await connection.fetch(rollups.days(kind), bucket, sealed_until):
         day: datetime = record["day"]
         total += int(await connection.fetchval(rollups.fill(kind), bucket, mark, day, day + DAY))
         await at("inside roll")

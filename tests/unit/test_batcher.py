@@ -112,7 +112,7 @@ async def test_a_poison_row_is_found_and_the_others_stored(lane: Lane, hand: Han
     hand.open.set()
     good, bad = await asyncio.gather(submit(lane, chunk(1, 2)), submit(lane, chunk(3, 4)))
     assert good == Committed(2)
-    assert bad == Committed(1, (), ((0, "poison"),))
+    assert bad == Committed(1, (), ((0, "refused_by_database", "poison"),))
 
 
 async def test_a_failure_reaches_all_who_wait_and_the_lane_goes_on(lane: Lane, hand: Hand) -> None:
