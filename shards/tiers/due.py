@@ -23,6 +23,8 @@ class Step(StrEnum):
     PACK = "pack"
     FREEZE = "freeze"
     MERGE = "merge"
+    ARCHIVE = "archive"  # a month leaves its shard
+    EXPIRE = "expire"  # a month leaves the archive
 
 
 @dataclass(frozen=True)

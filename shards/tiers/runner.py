@@ -3,8 +3,7 @@
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Final, TypeAlias
@@ -23,19 +22,16 @@ from shards.storage.marks import low_water
 from shards.storage.roots import stored_kinds
 from shards.tiers import rolling, steps
 from shards.tiers.due import Step, Tiers, due
+from shards.tiers.holding import held
 from shards.tiers.rolling import Summaries
 from shards.tiers.state import look, look_again
 from shards.tiers.steps import Kept
 from shards.tiers.watching import Watch, watch_nothing
 
 LOCK_ATTEMPTS: Final = 30
-HOLD_ATTEMPTS: Final = 20
-HOLD_PAUSE_S: Final = 0.05
 APPLICATION: Final = f"{MOVER} of tiers"  # as a mover's, it inserts nothing that a move's mark must wait for
 # A detach waits for old statements; given up, it is finished by the next one.
 LIMITS: Final = SessionLimits(statement_timeout_s=60.0, lock_timeout_s=2.0)
-_HOLD: Final = "SELECT pg_try_advisory_lock(hashtext('voltroute.lifecycle'), $1::integer)"
-_LET_GO: Final = "SELECT pg_advisory_unlock(hashtext('voltroute.lifecycle'), $1::integer)"
 _NOW: Final = "SELECT clock_timestamp()"
 _FAILURES: Final = (ClusterError, ShardError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError)
 
@@ -60,6 +56,11 @@ class Result:
     done: dict[Step, int] = field(default_factory=dict)
     waiting: int = 0
     failed: dict[str, str] = field(default_factory=dict)
+
+    def with_(self, other: "Result") -> "Result":
+        """Both together."""
+        done = {step: self.done.get(step, 0) + other.done.get(step, 0) for step in (*self.done, *other.done)}
+        return Result(done, self.waiting + other.waiting, self.failed | other.failed)
 
 
 @dataclass(frozen=True)
@@ -132,8 +133,8 @@ class Tender:
         is_behind = True
         while is_behind:
             started = time.monotonic()
-            async with _held(connection, bucket) as held:
-                if not held:
+            async with held(connection, bucket) as is_ours:
+                if not is_ours:
                     return
                 count, is_behind = await rolling.roll(connection, kind, bucket, mark, self.watch)
             seconds = time.monotonic() - started
@@ -167,8 +168,8 @@ class Tender:
         """Steps of one kind of a bucket, each looked at anew while it is held."""
         waits = False
         while True:
-            async with _held(connection, tiers.bucket) as held:
-                if not held:
+            async with held(connection, tiers.bucket) as is_ours:
+                if not is_ours:
                     return
                 now = await connection.fetchval(_NOW)
                 found = await self._look(connection, tiers)
@@ -217,25 +218,6 @@ class Tender:
         if not count:
             await steps.publish(kept, leaf)
         return count
-
-
-@asynccontextmanager
-async def _held(connection: Connection, bucket: int) -> AsyncIterator[bool]:
-    """No other step of the bucket, and no move's beginning, while it is held; False when somebody else keeps it.
-
-    Rollups are kept by another duty, which has it for a moment.
-    """
-    held = bool(await connection.fetchval(_HOLD, bucket))
-    for _ in range(HOLD_ATTEMPTS):
-        if held:
-            break
-        await asyncio.sleep(HOLD_PAUSE_S)
-        held = bool(await connection.fetchval(_HOLD, bucket))
-    try:
-        yield held
-    finally:
-        if held and not connection.is_closed():
-            await asyncio.shield(connection.execute(_LET_GO, bucket))
 
 
 def _note(result: Result, tiers: Tiers, error: Exception) -> None:
