@@ -3,12 +3,15 @@
 import re
 from dataclasses import dataclass
 from datetime import timedelta
+from itertools import pairwise
 from typing import Final
 
 from shards.errors import InvalidArgument
 
 HOT_MIN: Final = timedelta(days=1)
 HOT_MAX: Final = timedelta(days=3660)
+AFTER_MAX: Final = timedelta(days=36_600)
+NEVER: Final = "never"
 LEAF_WIDTHS: Final = ("day", "week", "month")
 _DURATION: Final = re.compile(r"([1-9][0-9]{0,5})([hdw])")
 _UNITS: Final = {"h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}
@@ -16,10 +19,29 @@ _UNITS: Final = {"h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta
 
 @dataclass(frozen=True)
 class Policy:
-    """How long readings of a kind stay hot: a leaf is frozen when all of it is older."""
+    """How long readings of a kind stay hot: a leaf is frozen when all of it is older.
+
+    `archive`: when all of a month is older, it goes from its shard to the archive; `drop`: for good. None: never.
+    """
 
     kind: str
     hot: timedelta
+    archive: timedelta | None = None
+    drop: timedelta | None = None
+
+    def check(self) -> None:
+        """InvalidArgument when a later step would come before an earlier one."""
+        steps = (("--hot", self.hot), ("--archive-after", self.archive), ("--drop-after", self.drop))
+        given = [(name, span) for name, span in steps if span is not None]
+        for (name, span), (following, later) in pairwise(given):
+            if later <= span:
+                raise InvalidArgument(
+                    f"{following} {duration_text(later)} must be more than {name} {duration_text(span)} ({self.kind})"
+                )
+
+    def leaves_after(self) -> timedelta | None:
+        """How old a month is when it leaves its shard."""
+        return self.drop if self.archive is None else self.archive
 
 
 def read_duration(text: str, name: str) -> timedelta:
@@ -44,3 +66,13 @@ def read_hot(text: str) -> timedelta:
             f"--hot {text}: from {duration_text(HOT_MIN)} to {duration_text(HOT_MAX)}; a day is packed when it is over"
         )
     return hot
+
+
+def read_after(text: str, name: str) -> timedelta | None:
+    """How old a month is when something is done with it; None for "never". InvalidArgument, with `name`, otherwise."""
+    if text == NEVER:
+        return None
+    span = read_duration(text, name)
+    if span > AFTER_MAX:
+        raise InvalidArgument(f"{name} {text}: at most {duration_text(AFTER_MAX)}, or {NEVER}")
+    return span

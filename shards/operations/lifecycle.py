@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
+from shards.archive.runner import Archiver
+from shards.archive.store import Store
+from shards.catalog import archive, lifecycle
 from shards.catalog import kinds as catalogued
-from shards.catalog import lifecycle
 from shards.catalog.database import Catalog
 from shards.clock import deadline_in
 from shards.errors import InvalidArgument, Refused
@@ -31,11 +33,24 @@ class OfShard:
     tiers: Sequence[Tiers]
 
 
-async def set_policy(catalog: Catalog, kind: str | None, hot: timedelta | None, width: str | None) -> dict[str, Policy]:
-    """Policies as they are then. `kind`: None for all; `hot`, `width`: None to leave it as it is.
+@dataclass(frozen=True)
+class Change:
+    """What is to be different: spans, the width of new leaves, where the archive is. The rest stays as it is.
 
-    Refused for an unknown kind, and while a database's schema is behind.
+    `spans`: by the names that a policy has for them; None: never.
     """
+
+    spans: Mapping[str, timedelta | None]
+    width: str | None = None
+    archive_url: str | None = None
+
+
+async def set_policy(catalog: Catalog, kind: str | None, change: Change) -> dict[str, Policy]:
+    """Policies as they are then. `kind`: None for all.
+
+    Refused for an unknown kind, without a place for the archive, and while a database's schema is behind.
+    """
+    width = change.width
     if width is not None and width not in LEAF_WIDTHS:
         raise InvalidArgument(f"--leaf {width}: one of {', '.join(LEAF_WIDTHS)}")
     behind = [report.database for report in await schema.status(catalog.dsn) if report.pending or report.error]
@@ -46,13 +61,47 @@ async def set_policy(catalog: Catalog, kind: str | None, hot: timedelta | None, 
     names = [each.whole.name for each in await catalogued.declared(catalog, deadline_in(TIMEOUT_S)) if not each.is_open]
     if kind is not None and kind not in names:
         raise Refused(f"there is no kind {kind}: known are {', '.join(names)}")
+    if change.archive_url is not None:
+        await _claim(catalog, change.archive_url)
+    url = change.archive_url or await archive.store_url(catalog, deadline_in(TIMEOUT_S))
     async with catalog.membership(deadline_in(TIMEOUT_S)) as connection:
-        for name in names if kind is None else [kind]:
-            if hot is not None:
-                await lifecycle.set_policy(connection, name, hot)
+        known = await lifecycle.policies_in(connection)
+        for policy in _changed(known, names if kind is None else [kind], change.spans):
+            policy.check()
+            if policy.archive is not None and url is None:
+                raise Refused(f"--archive-after of {policy.kind} needs a place: --archive-to URL")
+            await lifecycle.set_policy(connection, policy)
+        if change.archive_url is not None:
+            await archive.set_store_url(connection, change.archive_url)
         if width is not None:
             await lifecycle.set_leaf_width(connection, width)
     return await lifecycle.policies(catalog, deadline_in(TIMEOUT_S))
+
+
+def _changed(known: Mapping[str, Policy], names: Sequence[str], spans: Mapping[str, timedelta | None]) -> list[Policy]:
+    """New policies. Refused when one would begin without how long readings stay hot."""
+    if not spans:
+        return []
+    hot = spans.get("hot")
+    if hot is None:
+        names = [name for name in names if name in known] or list(names)
+        if missing := [name for name in names if name not in known]:
+            raise Refused(f"{', '.join(missing)} has no policy yet: --hot is needed, too")
+    bases = (known.get(name) or Policy(name, hot or timedelta(0)) for name in names)
+    return [
+        Policy(base.kind, hot or base.hot, spans.get("archive", base.archive), spans.get("drop", base.drop))
+        for base in bases
+    ]
+
+
+async def _claim(catalog: Catalog, url: str) -> None:
+    """A place for the archive, seen to take objects. Refused while another has some, and when it is a foreign one."""
+    info = await catalog.info(deadline_in(TIMEOUT_S))
+    known = await archive.store_url(catalog, deadline_in(TIMEOUT_S))
+    async with catalog.pool.connection(deadline_in(TIMEOUT_S)) as connection:
+        if known is not None and known != url and await archive.holds_objects(connection):
+            raise Refused(f"the archive is in {known}, and has readings: it stays there")
+    await Store.open(url).claim(info.cluster_id)
 
 
 async def remove_policy(catalog: Catalog, kind: str) -> None:
@@ -73,8 +122,18 @@ async def run(catalog: Catalog, done: Mapping[str, Done] | None = None) -> dict[
     """Do all that is due now, on all shards at once; returns what became of each."""
     policies, records, kinds = await _policies(catalog)
     told = done or {}
-    tenders = [Tender(record, policies, kinds, told.get(record.name, nobody)) for record in records]
-    results = await asyncio.gather(*(tender.run() for tender in tenders))
+    cluster_id = (await catalog.info(deadline_in(TIMEOUT_S))).cluster_id
+    store = (
+        await Store.of(catalog, cluster_id) if any(each.archive or each.drop for each in policies.values()) else None
+    )
+
+    async def tend(record: ShardRecord) -> Result:
+        done = told.get(record.name, nobody)
+        result = await Tender(record, policies, kinds, done).run()
+        left = await Archiver(record, catalog, cluster_id, policies, store, kinds, done).run()
+        return result.with_(left)
+
+    results = await asyncio.gather(*(tend(record) for record in records))
     return {record.name: result for record, result in zip(records, results, strict=True)}
 
 
@@ -84,10 +143,8 @@ async def run_until_done(catalog: Catalog, timeout_s: float) -> dict[str, Result
     total: dict[str, Result] = {}
     while True:
         for name, result in (await run(catalog)).items():
-            known = total.setdefault(name, Result())
-            known.waiting, known.failed = result.waiting, result.failed
-            for step, count in result.done.items():
-                known.done[step] = known.done.get(step, 0) + count
+            before = total.get(name, Result())
+            total[name] = Result(before.done).with_(result)
         if not any(result.waiting or result.failed for result in total.values()):
             return total
         if time.monotonic() > deadline:

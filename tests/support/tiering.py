@@ -53,9 +53,7 @@ async def _tended(tender: Tender) -> Result:
         while result.waiting and not result.failed:
             await asyncio.sleep(0.05)
             again = await tender.run(rollups=False)  # what the first run left of them is what tests look at
-            result.waiting, result.failed = again.waiting, again.failed
-            for step, count in again.done.items():
-                result.done[step] = result.done.get(step, 0) + count
+            result = Result(result.done).with_(again)
     return result
 
 

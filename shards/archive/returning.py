@@ -1,0 +1,151 @@
+"""A month comes back from the archive: read whole, checked, packed as it was; readers find it from one COMMIT on.
+
+    dropped -> restoring -> restored
+
+It stays as it was archived: nothing is added to it, and after its time it is dropped again.
+"""
+
+import asyncio
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+from shards.archive import objects
+from shards.archive.leaving import NotYet
+from shards.archive.rows import Month
+from shards.archive.store import CATALOG_TIMEOUT_S, Store, StoreError
+from shards.catalog import archive as ledger
+from shards.catalog.archive import Entry, State
+from shards.catalog.database import Catalog
+from shards.clock import deadline_in
+from shards.errors import Refused
+from shards.postgres.pools import Connection
+from shards.postgres.sql import LOCK_TIMEOUT
+from shards.postgres.transactions import transaction
+from shards.tiers import steps
+from shards.tiers.due import Tiers
+from shards.tiers.holding import held
+from shards.tiers.steps import Kept
+from shards.tiers.watching import Watch, watch_nothing
+
+_STATE: Final = """
+SELECT (SELECT archived FROM tier WHERE bucket = $1 AND kind = $2) @> $3::timestamptz AS archived,
+    EXISTS (SELECT FROM owned_bucket WHERE bucket = $1)
+    AND NOT EXISTS (SELECT FROM bucket_move WHERE bucket = $1) AS here
+"""
+_TABLES: Final = "SELECT make_tier_tables($1, $2::smallint, '')"
+_MONTH: Final = "SELECT make_packed_month($1, $2::smallint, $3::date)"
+_GIVE: Final = """
+UPDATE tier
+SET archived = archived - tstzmultirange(tstzrange($3, $4)), packed_readings = packed_readings + $5
+WHERE bucket = $1 AND kind = $2
+"""
+
+
+async def fetch(store: Store, entry: Entry, cluster_id: str, path: Path) -> objects.Reader:
+    """The object of an entry, read whole into a file. StoreError when it is not what was archived.
+
+    Refused when it is another cluster's.
+    """
+    key = entry.object or ""
+    size, sha256 = await store.fetch(key, path)
+    if (size, sha256) != (entry.bytes, entry.sha256):
+        raise StoreError(f"{store.url}/{key} is not what was put there: {size} bytes, and {entry.bytes} were")
+    reader = await asyncio.to_thread(objects.Reader, path, key)
+    told = reader.told
+    if told.get("cluster") != cluster_id:
+        raise Refused(f"{store.url}/{key} is of another cluster, {told.get('cluster')}")
+    named = (told.get("kind"), told.get("bucket"), told.get("month"), reader.readings)
+    if named != (entry.kind, entry.bucket, f"{entry.month:%Y-%m}", entry.readings):
+        raise StoreError(f"{store.url}/{key} is not {entry.name} with {entry.readings} readings")
+    return reader
+
+
+@dataclass
+class Returning:
+    """One month of a bucket and kind on its way back, in a session of its shard."""
+
+    connection: Connection
+    catalog: Catalog
+    cluster_id: str
+    month: Month
+    entry: Entry
+    store: Store
+    until: datetime
+    at: Watch = watch_nothing
+
+    async def come(self, path: Path) -> None:
+        """Refused when the shard has it; NotYet, StoreError. A rerun goes on; rows that are there stay."""
+        await self._check()
+        reader = await fetch(self.store, self.entry, self.cluster_id, path)
+        try:
+            if self.entry.state is not State.RESTORING:
+                await self._note(State.RESTORING)
+            await self._prepare()
+            for number in range(reader.parts):
+                await self._pack(await asyncio.to_thread(reader.part, number))
+        finally:
+            await asyncio.to_thread(reader.close)
+        await self._publish()
+
+    @property
+    def _place(self) -> tuple[int, str]:
+        return self.month.bucket, self.month.kind
+
+    @property
+    def _span(self) -> tuple[datetime, datetime]:
+        month = self.month
+        first, past = (datetime(each.year, each.month, 1, tzinfo=UTC) for each in (month.first, month.past))
+        return first, past
+
+    async def _note(self, state: State, **changes: Any) -> None:
+        deadline = deadline_in(CATALOG_TIMEOUT_S)
+        self.entry = await ledger.move_on(self.catalog, self.entry, deadline, state=state, **changes)
+
+    async def _check(self) -> None:
+        found = (await self.connection.fetch(_STATE, *self._place, self._span[0]))[0]
+        if not found["here"]:
+            raise NotYet(f"bucket {self.month.bucket} is in a move, or not here: try again")
+        if not found["archived"]:
+            if self.entry.state is State.RESTORING:  # ended between the COMMIT and the ledger
+                await self._note(State.RESTORED, restored_until=self.until)
+            raise Refused(f"the shard has {self.entry.name}")
+
+    async def _prepare(self) -> None:
+        """The partition; first whatever is left of the one that was dropped."""
+        async with held(self.connection, self.month.bucket) as is_ours:
+            if not is_ours:
+                raise NotYet("another step of its lifecycle is under way: try again")
+            await self._check()
+            _, seen = await steps.drop(Kept(self.connection, Tiers(*self._place, []), self.month.shape))
+            if seen:
+                raise NotYet("old statements may still read what was dropped: try again")
+            await self.connection.execute(_TABLES, self.month.kind, self.month.bucket)
+            await self.connection.execute(_MONTH, self.month.kind, self.month.bucket, self.month.first)
+
+    async def _pack(self, table: Any) -> None:
+        """A part, which nobody reads yet; the bucket is held, so that it is in no move meanwhile."""
+        async with held(self.connection, self.month.bucket) as is_ours:
+            if not is_ours:
+                raise NotYet("another step of its lifecycle is under way: try again")
+            await self._check()
+            async with transaction(self.connection):
+                await self.month.pack(self.connection, table)
+                await self.at("inside restore")
+        await self.at("after part")
+
+    async def _publish(self) -> None:
+        async with held(self.connection, self.month.bucket) as is_ours:
+            if not is_ours:
+                raise NotYet("another step of its lifecycle is under way: try again")
+            await self._check()
+            found = await self.month.fingerprint(self.connection, self.entry.columns)
+            if found != (self.entry.readings, self.entry.fingerprint):
+                raise StoreError(f"{self.entry.name}: what was restored is not what was archived; nobody reads it")
+            async with transaction(self.connection):
+                await self.connection.execute(LOCK_TIMEOUT)
+                await self.connection.execute(_GIVE, *self._place, *self._span, self.entry.readings)
+                await self.at("inside return")
+            await self.at("after return")
+            await self._note(State.RESTORED, restored_until=self.until)

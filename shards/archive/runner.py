@@ -1,0 +1,197 @@
+"""Carrying out what is due of the archive on one shard: months that are old enough leave, in their order."""
+
+import asyncio
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Final
+
+import asyncpg
+
+from shards.archive.leaving import Leaving
+from shards.archive.rows import Month
+from shards.archive.store import CATALOG_TIMEOUT_S, Store
+from shards.catalog import archive as ledger
+from shards.catalog.archive import Entry, State
+from shards.catalog.database import Catalog
+from shards.clock import deadline_in
+from shards.errors import ClusterError, ShardError
+from shards.kinds import BUILT_IN, Kind, Kinds
+from shards.policy import Policy
+from shards.postgres.pools import Connection
+from shards.postgres.sessions import MOVER, SessionLimits, owner_session
+from shards.shard import ShardRecord
+from shards.storage import parts
+from shards.tiers.due import Step
+from shards.tiers.runner import Done, Pause, Result, no_pause, nobody
+from shards.tiers.state import shape_on
+from shards.tiers.watching import Watch, watch_nothing
+
+APPLICATION: Final = f"{MOVER} of the archive"  # as a mover's, it inserts nothing that a move's mark must wait for
+LIMITS: Final = SessionLimits(statement_timeout_s=120.0, lock_timeout_s=2.0)
+_FAILURES: Final = (ClusterError, ShardError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError, OSError)
+# Of one bucket and kind one archiver at a time: what two of them export they would only overtake each other with.
+_ALONE: Final = "SELECT pg_try_advisory_lock(hashtext('voltroute.archive of ' || $2), $1::integer)"
+_LET_GO: Final = "SELECT pg_advisory_unlock(hashtext('voltroute.archive of ' || $2), $1::integer)"
+_NOW: Final = "SELECT clock_timestamp()"
+# Whole months: what is packed of the last one grows.
+_MONTHS: Final = """
+SELECT b.bucket, b.kind, (lower(l.span) AT TIME ZONE 'UTC')::date AS month
+FROM bucket_table AS b
+JOIN owned_bucket AS o ON o.bucket = b.bucket
+JOIN tier AS t ON t.bucket = b.bucket AND t.kind = b.kind
+JOIN LATERAL leaves_of(b.name) AS l ON upper(l.span) <= t.packed_until
+WHERE b.role = 'packed' AND NOT b.detaching AND NOT EXISTS (SELECT FROM bucket_move AS m WHERE m.bucket = b.bucket)
+ORDER BY month, b.kind, b.bucket
+"""
+_OWNED: Final = """
+SELECT o.bucket FROM owned_bucket AS o WHERE NOT EXISTS (SELECT FROM bucket_move AS m WHERE m.bucket = o.bucket)
+"""
+
+
+def end_of(month: date) -> datetime:
+    """The instant at which a month is over (UTC)."""
+    following = (month + timedelta(days=32)).replace(day=1)
+    return datetime(following.year, following.month, 1, tzinfo=UTC)
+
+
+def leaves_now(policy: Policy, month: date, entry: Entry | None, now: datetime) -> bool:
+    """Whether a month that is packed on its shard is to leave it."""
+    if entry is not None and entry.state is State.RESTORED:
+        return entry.restored_until is not None and entry.restored_until <= now
+    if entry is not None and entry.state in {State.RESTORING, State.EXPIRING}:
+        return False
+    after = policy.leaves_after()
+    return after is not None and end_of(month) <= now - after
+
+
+@dataclass(frozen=True)
+class Archiver:
+    """Takes what is due of one shard out of it."""
+
+    record: ShardRecord
+    catalog: Catalog
+    cluster_id: str
+    policies: Mapping[str, Policy]
+    store: Store | None
+    kinds: Kinds = BUILT_IN
+    done: Done = nobody
+    pause: Pause = no_pause
+    watch: Watch = watch_nothing
+    known: dict[tuple[str, int, date], Entry] = field(default_factory=dict)
+
+    async def look(self) -> list[tuple[int, str, date]]:
+        """The months that are to leave the shard now: bucket, kind, first day."""
+        await self._learn()
+        async with owner_session(self.record, LIMITS, APPLICATION) as connection:
+            return await self._due(connection)
+
+    async def run(self) -> Result:
+        """All that is due. A month that fails keeps back the later ones of its bucket alone. ShardError: no answer."""
+        result = Result()
+        await self._learn()
+        async with owner_session(self.record, LIMITS, APPLICATION) as connection:
+            stuck: set[tuple[int, str]] = set()
+            for bucket, kind, first in await self._due(connection):
+                if (bucket, kind) in stuck:
+                    continue
+                try:
+                    if not await self._leave(
+                        connection, Month(kind, bucket, first, await shape_on(connection, kind)), result
+                    ):
+                        stuck.add((bucket, kind))
+                except _FAILURES as error:
+                    if connection.is_closed():
+                        raise
+                    stuck.add((bucket, kind))
+                    result.failed[f"{first:%Y-%m} of bucket {bucket} of {kind}"] = _detail(error)
+            await self._settle(connection)
+            await self._expire(connection, result)
+        return result
+
+    async def _learn(self) -> None:
+        self.known.clear()
+        for entry in await ledger.entries(self.catalog, deadline_in(CATALOG_TIMEOUT_S)):
+            self.known[entry.kind, entry.bucket, entry.month] = entry
+
+    async def _due(self, connection: Connection) -> list[tuple[int, str, date]]:
+        now = await connection.fetchval(_NOW)
+        return [
+            (bucket, kind, month)
+            for bucket, kind, month in await connection.fetch(_MONTHS)
+            if kind in self.policies
+            and leaves_now(self.policies[kind], month, self.known.get((kind, bucket, month)), now)
+        ]
+
+    async def _leave(self, connection: Connection, month: Month, result: Result) -> bool:
+        """False when somebody else is at it, or still reads it."""
+        if not await connection.fetchval(_ALONE, month.bucket, month.kind):
+            return False
+        started = time.monotonic()
+        try:
+            with tempfile.TemporaryDirectory(prefix="voltroute-archive-") as folder:
+                entry = await ledger.planned(
+                    self.catalog, month.kind, month.bucket, month.first, deadline_in(CATALOG_TIMEOUT_S)
+                )
+                leaving = self._leaving(connection, month, entry, Path(folder))
+                await leaving.go()
+        finally:
+            if not connection.is_closed():
+                await asyncio.shield(connection.execute(_LET_GO, month.bucket, month.kind))
+        result.waiting += leaving.waits
+        if not leaving.waits:
+            result.done[Step.ARCHIVE] = result.done.get(Step.ARCHIVE, 0) + leaving.entry.readings
+            self.done(month.bucket, month.kind, Step.ARCHIVE, leaving.entry.readings, time.monotonic() - started)
+        return not leaving.waits
+
+    def _leaving(self, connection: Connection, month: Month, entry: Entry, folder: Path) -> Leaving:
+        return Leaving(
+            connection, self.catalog, self.cluster_id, month, entry, self.store,
+            archives=self.policies[month.kind].archive is not None,
+            summed=self._summed(month.kind), folder=folder, at=self.watch, pause=self.pause,
+        )  # fmt: skip
+
+    def _summed(self, name: str) -> Kind | None:
+        kind = self.kinds.by_name.get(name)
+        return kind if kind is not None and parts.are_whole(kind) else None
+
+    async def _settle(self, connection: Connection) -> None:
+        """Months whose partition somebody else dropped, after readers were told: the ledger follows."""
+        there = {(bucket, kind, month) for bucket, kind, month in await connection.fetch(_MONTHS)}
+        for entry in await self._of_shard(connection, State.DROPPING):
+            if (entry.bucket, entry.kind, entry.month) not in there:
+                gone = State.EXPIRED if entry.object is None else State.DROPPED
+                await self._note(entry, gone, restored_until=None)
+
+    async def _expire(self, connection: Connection, result: Result) -> None:
+        """Months that are old enough to leave the archive, too."""
+        now = await connection.fetchval(_NOW)
+        for entry in await self._of_shard(connection, State.DROPPED, State.EXPIRING):
+            policy = self.policies.get(entry.kind)
+            if policy is None or policy.drop is None or end_of(entry.month) > now - policy.drop or self.store is None:
+                continue
+            try:
+                going = entry if entry.state is State.EXPIRING else await self._note(entry, State.EXPIRING)
+                await self.store.delete(going.object or "")
+                await self.watch("after delete")
+                await self._note(going, State.EXPIRED)
+                result.done[Step.EXPIRE] = result.done.get(Step.EXPIRE, 0) + entry.readings
+                self.done(entry.bucket, entry.kind, Step.EXPIRE, entry.readings, 0.0)
+            except _FAILURES as error:
+                result.failed[entry.name] = _detail(error)
+
+    async def _note(self, entry: Entry, state: State, **changes: object) -> Entry:
+        return await ledger.move_on(self.catalog, entry, deadline_in(CATALOG_TIMEOUT_S), state=state, **changes)
+
+    async def _of_shard(self, connection: Connection, *states: State) -> Sequence[Entry]:
+        """Entries in these states whose buckets are here."""
+        await self._learn()
+        mine = {bucket for (bucket,) in await connection.fetch(_OWNED)}
+        return [entry for entry in self.known.values() if entry.state in states and entry.bucket in mine]
+
+
+def _detail(error: Exception) -> str:
+    return error.detail if isinstance(error, ShardError) else str(error) or type(error).__name__

@@ -1,0 +1,175 @@
+"""The object store of an archive: a folder, S3, GCS or Azure. What gives access to it comes from the environment."""
+
+import hashlib
+import os
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+import orjson
+
+from shards.catalog import archive as ledger
+from shards.catalog.database import Catalog
+from shards.clock import deadline_in
+from shards.errors import ClusterError, InvalidArgument, MachineError, Refused
+
+SCHEMES: Final = ("file", "s3", "gs", "az", "abfs", "abfss")
+MARKER: Final = "voltroute.json"  # says whose archive it is
+CATALOG_TIMEOUT_S: Final = 10.0
+_TIMEOUT: Final = "60s"
+_CONNECT_TIMEOUT: Final = "5s"
+_RETRIES: Final[dict[str, Any]] = {"max_retries": 3, "retry_timeout": timedelta(seconds=60)}
+_DETAIL_MAX: Final = 300
+
+
+class StoreError(ClusterError):
+    """The object store cannot be used, or what it gave is not what was put there."""
+
+
+def check_url(url: str) -> str:
+    """A URL of an object store without a secret in it, as it is kept. InvalidArgument otherwise."""
+    found = urlsplit(url)
+    if found.scheme not in SCHEMES:
+        raise InvalidArgument(
+            f"--archive-to {url[:80]}: one of {', '.join(f'{each}://' for each in SCHEMES)} is expected"
+        )
+    if found.username or found.password or found.query or found.fragment:
+        raise InvalidArgument("--archive-to: no user, password or options; access comes from the environment or a file")
+    if found.scheme == "file" and (found.netloc or not found.path.startswith("/") or found.path.strip("/") == ""):
+        raise InvalidArgument(f"--archive-to {url[:80]}: an absolute path is expected, as in file:///var/lib/archive")
+    if found.scheme != "file" and not found.netloc:
+        raise InvalidArgument(f"--archive-to {url[:80]}: a bucket is expected, as in {found.scheme}://bucket/prefix")
+    return url.rstrip("/")
+
+
+def _obstore() -> Any:
+    try:
+        import obstore  # noqa: PLC0415 - an extra, and slow to import
+        import obstore.store  # noqa: PLC0415
+    except ImportError:
+        message = "the archive needs obstore, which is not installed: pip install 'voltroute[archive]'"
+        raise MachineError(message) from None
+    return obstore
+
+
+def _words(error: Exception) -> str:
+    """What a store says of an error: the first lines, without what is for its makers."""
+    text = str(error).partition("\n\nDebug source")[0]
+    return " ".join(text.split())[:_DETAIL_MAX] or type(error).__name__
+
+
+@dataclass(frozen=True)
+class Store:
+    """Objects by key, below a URL. StoreError, with what the store said, for whatever fails."""
+
+    url: str
+    made: Any
+
+    @classmethod
+    def open(cls, url: str) -> "Store":
+        """Nothing is asked of it yet."""
+        obstore = _obstore()
+        own: dict[str, Any] = {"mkdir": True}
+        if urlsplit(url).scheme != "file":
+            plain = os.environ.get("AWS_ALLOW_HTTP", "").lower() in {"1", "true"}
+            options = {"timeout": _TIMEOUT, "connect_timeout": _CONNECT_TIMEOUT, "allow_http": plain}
+            own = {"client_options": options, "retry_config": _RETRIES}
+        try:
+            return cls(url, obstore.store.from_url(url, **own))
+        except (obstore.exceptions.BaseError, OSError, ValueError) as error:
+            raise StoreError(f"{url}: {_words(error)}") from error
+
+    async def claim(self, cluster_id: str) -> None:
+        """Write down whose it is; Refused when it is another cluster's. Shows that it can be written to."""
+        obstore = _obstore()
+        mine = orjson.dumps({"cluster": cluster_id, "format": 1})
+        try:
+            await obstore.put_async(self.made, MARKER, mine, mode="create")
+        except obstore.exceptions.AlreadyExistsError:
+            await self.check(cluster_id)
+        except (obstore.exceptions.BaseError, OSError) as error:
+            raise StoreError(f"{self.url} cannot be written to: {_words(error)}") from error
+        self._keep(MARKER)
+
+    async def check(self, cluster_id: str) -> None:
+        """Refused unless it is this cluster's."""
+        try:
+            known = orjson.loads(bytes(await (await self._get(MARKER)).bytes_async()))["cluster"]
+        except FileNotFoundError:
+            raise Refused(f"{self.url} is no archive: it has no {MARKER}") from None
+        except (orjson.JSONDecodeError, KeyError, TypeError):
+            raise Refused(f"{self.url} is no archive: its {MARKER} is not one") from None
+        if known != cluster_id:
+            raise Refused(f"{self.url} is the archive of another cluster, {known}")
+
+    @classmethod
+    async def of(cls, catalog: Catalog, cluster_id: str) -> "Store | None":
+        """The archive of a cluster, once it is seen to be its own; None when it has none."""
+        url = await ledger.store_url(catalog, deadline_in(CATALOG_TIMEOUT_S))
+        if url is None:
+            return None
+        store = cls.open(url)
+        await store.check(cluster_id)
+        return store
+
+    async def put(self, key: str, path: Path) -> None:
+        """A file as an object; the same again replaces it."""
+        obstore = _obstore()
+        try:
+            await obstore.put_async(self.made, key, path)
+        except (obstore.exceptions.BaseError, OSError) as error:
+            raise StoreError(f"{self.url}/{key} could not be written: {_words(error)}") from error
+        self._keep(key)
+
+    async def fetch(self, key: str, path: Path) -> tuple[int, str]:
+        """Read an object whole, into a file; how many bytes, and their SHA-256."""
+        obstore = _obstore()
+        size, digest = 0, hashlib.sha256()
+        try:
+            found = await self._get(key)
+            with path.open("wb") as file:
+                async for part in found.stream():
+                    data = bytes(part)
+                    size += len(data)
+                    digest.update(data)
+                    file.write(data)
+        except FileNotFoundError:
+            raise StoreError(f"{self.url}/{key} is not there") from None
+        except (obstore.exceptions.BaseError, OSError) as error:
+            raise StoreError(f"{self.url}/{key} could not be read: {_words(error)}") from error
+        return size, digest.hexdigest()
+
+    async def delete(self, key: str) -> None:
+        """It may be gone already."""
+        obstore = _obstore()
+        try:
+            await obstore.delete_async(self.made, key)
+        except FileNotFoundError:
+            return
+        except (obstore.exceptions.BaseError, OSError) as error:
+            raise StoreError(f"{self.url}/{key} could not be deleted: {_words(error)}") from error
+
+    async def _get(self, key: str) -> Any:
+        obstore = _obstore()
+        try:
+            return await obstore.get_async(self.made, key)
+        except obstore.exceptions.BaseError as error:
+            raise StoreError(f"{self.url}/{key} could not be read: {_words(error)}") from error
+
+    def _keep(self, key: str) -> None:
+        """Of a folder: on the disk itself, with its way there. Other stores answer when they have it."""
+        if urlsplit(self.url).scheme != "file":
+            return
+        root = Path(url2pathname(urlsplit(self.url).path))
+        path = root / key
+        for each in (path, *path.parents):
+            number = os.open(each, os.O_RDONLY)
+            try:
+                os.fsync(number)
+            finally:
+                os.close(number)
+            if each == root:
+                return
