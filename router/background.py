@@ -7,6 +7,7 @@ import structlog
 
 from router.ingest.dispatch import Dispatcher
 from router.metrics import (
+    ARCHIVE_FAILED,
     LIFECYCLE_FAILED,
     LIFECYCLE_SECONDS,
     LIFECYCLE_STEPS,
@@ -22,6 +23,8 @@ from router.metrics import (
     SHARD_ERRORS,
 )
 from shards.catalog.database import Catalog
+from shards.duties.archive import Archiving
+from shards.duties.archive import Round as Archived
 from shards.duties.leader import Duty, Leader
 from shards.duties.lifecycle import Lifecycle
 from shards.duties.lifecycle import Round as Tended
@@ -58,7 +61,8 @@ def leader_of(
     partitions = Partitions(catalog, every_s[0], _extended, PARTITIONS_FAILED.clear)
     lifecycle = Lifecycle(catalog, every_s[1], False, busy, _stepped, _tended, LIFECYCLE_FAILED.clear)
     rollups = Lifecycle(catalog, every_s[2], True, busy, _stepped, _tended, ROLLUPS_FAILED.clear)
-    return Leader(catalog, name, [moves, partitions, lifecycle, rollups, *more]), moves
+    archiving = Archiving(catalog, every_s[1], busy, _stepped, _archived, ARCHIVE_FAILED.clear)
+    return Leader(catalog, name, [moves, partitions, lifecycle, rollups, archiving, *more]), moves
 
 
 def told(shard: str, login: str, error: Unusable | None) -> None:
@@ -107,6 +111,19 @@ def _tended(made: Tended) -> None:
         _log.info("lifecycle", shard=made.shard, waiting=made.result.waiting, **done)
     for what, reason in made.result.failed.items():
         _log.warning("lifecycle_step_failed", shard=made.shard, what=what, detail=reason)
+
+
+def _archived(made: Archived) -> None:
+    if made.result is None:
+        ARCHIVE_FAILED.labels(made.shard).set(1)
+        _log.warning("archive_failed", shard=made.shard, detail=made.error)
+        return
+    ARCHIVE_FAILED.labels(made.shard).set(len(made.result.failed))
+    if made.result.done:
+        done = {step.value: count for step, count in made.result.done.items()}
+        _log.info("archive", shard=made.shard, waiting=made.result.waiting, **done)
+    for what, reason in made.result.failed.items():
+        _log.warning("archive_step_failed", shard=made.shard, what=what, detail=reason)
 
 
 def _extended(made: Round) -> None:

@@ -90,6 +90,9 @@ LIFECYCLE_FAILED: Final = Gauge(
 ROLLUPS_FAILED: Final = Gauge(
     "voltroute_rollup_failures", "Kinds of buckets whose rollups could not be brought up to date", ("shard",)
 )
+ARCHIVE_FAILED: Final = Gauge(
+    "voltroute_archive_failures", "Months that could not leave their shard in the last round", ("shard",)
+)
 SHARD_ERRORS: Final = Counter(
     "voltroute_shard_errors_total", "Times a database became unavailable, by cause", ("shard", "cause")
 )

@@ -2,26 +2,32 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from datetime import datetime
-from typing import Annotated, Any, Final
+from datetime import datetime, timedelta
+from typing import Annotated, Any, Final, TypeAlias
 
 import typer
 
 from router.cli.catalog import with_catalog
 from router.cli.show.output import print_json, print_table, say
 from router.cli.target import DataOption, JsonOption
+from shards.archive.store import check_url
 from shards.catalog import lifecycle as catalogued
+from shards.catalog.archive import store_url
 from shards.catalog.database import Catalog
 from shards.clock import deadline_in
 from shards.errors import ClusterError, InvalidArgument
 from shards.operations import lifecycle as operation
 from shards.operations.lifecycle import OfShard
-from shards.policy import Policy, duration_text, read_hot
+from shards.policy import NEVER as NEVER_
+from shards.policy import Policy, duration_text, read_after, read_hot
 from shards.tiers.due import NEVER, Tiers
 from shards.tiers.runner import Result
 
 TIMEOUT_S: Final = 10.0
-lifecycle_app = typer.Typer(help="What becomes of readings that get old: frozen, packed.", no_args_is_help=True)
+_Policies: TypeAlias = tuple[dict[str, Policy], str, str | None]
+lifecycle_app = typer.Typer(
+    help="What becomes of readings that get old: frozen, packed, archived, dropped.", no_args_is_help=True
+)
 policy_app = typer.Typer(help="When it happens, kind by kind.", no_args_is_help=True)
 lifecycle_app.add_typer(policy_app, name="policy")
 _WORDS: Final = {
@@ -30,6 +36,8 @@ _WORDS: Final = {
     "pack": "readings packed",
     "drop": "leaves dropped",
     "merge": "days merged",
+    "archive": "readings taken out",
+    "expire": "readings dropped from the archive",
 }
 
 
@@ -37,18 +45,34 @@ _WORDS: Final = {
 def set_policy(
     kind: Annotated[str | None, typer.Argument(help="The kind [all of them].")] = None,
     hot: Annotated[str | None, typer.Option(help="How long readings stay hot, as in 7d; then they are packed.")] = None,
+    archive_after: Annotated[
+        str | None, typer.Option(help="How old a month is when it goes to the archive, as in 90d; or never.")
+    ] = None,
+    drop_after: Annotated[
+        str | None, typer.Option(help="How old a month is when it is dropped for good, also there; or never.")
+    ] = None,
+    archive_to: Annotated[
+        str | None, typer.Option(help="Where the archive is: file:///folder, s3://bucket/prefix, gs://..., az://...")
+    ] = None,
     leaf: Annotated[str | None, typer.Option(help="How much time a new partition holds: day, week or month.")] = None,
     data: DataOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Pack readings of a kind when they are older; the leader does it by itself, with the next partition that is."""
-    if hot is None and leaf is None:
-        raise InvalidArgument("--hot or --leaf is needed")
-    span = None if hot is None else read_hot(hot)
+    """Pack readings of a kind when they are older, archive months, drop them; the leader does it by itself.
 
-    async def work(catalog: Catalog) -> tuple[dict[str, Policy], str]:
-        made = await operation.set_policy(catalog, kind, span, leaf)
-        return made, (await catalog.info(deadline_in(TIMEOUT_S))).leaf_width
+    What gives access to the archive comes from the environment of each router, and of this command.
+    """
+    spans: dict[str, timedelta | None] = {} if hot is None else {"hot": read_hot(hot)}
+    for name, text in (("archive", archive_after), ("drop", drop_after)):
+        if text is not None:
+            spans[name] = read_after(text, f"--{name}-after")
+    if not spans and leaf is None and archive_to is None:
+        raise InvalidArgument("--hot, --archive-after, --drop-after, --archive-to or --leaf is needed")
+    change = operation.Change(spans, leaf, None if archive_to is None else check_url(archive_to))
+
+    async def work(catalog: Catalog) -> _Policies:
+        made = await operation.set_policy(catalog, kind, change)
+        return await _with_places(catalog, made)
 
     _show(*with_catalog(data, work), json=json)
 
@@ -57,9 +81,8 @@ def set_policy(
 def show_policy(data: DataOption = None, json: JsonOption = False) -> None:
     """The policies, and how much time a new partition holds."""
 
-    async def work(catalog: Catalog) -> tuple[dict[str, Policy], str]:
-        deadline = deadline_in(TIMEOUT_S)
-        return await catalogued.policies(catalog, deadline), (await catalog.info(deadline)).leaf_width
+    async def work(catalog: Catalog) -> _Policies:
+        return await _with_places(catalog, await catalogued.policies(catalog, deadline_in(TIMEOUT_S)))
 
     _show(*with_catalog(data, work), json=json)
 
@@ -71,14 +94,26 @@ def remove_policy(kind: Annotated[str, typer.Argument(help="The kind.")], data: 
     say(f"{kind} has no policy any more; what is packed stays packed")
 
 
-def _show(policies: dict[str, Policy], width: str, *, json: bool) -> None:
+async def _with_places(catalog: Catalog, policies: dict[str, Policy]) -> _Policies:
+    deadline = deadline_in(TIMEOUT_S)
+    return policies, (await catalog.info(deadline)).leaf_width, await store_url(catalog, deadline)
+
+
+def _show(policies: dict[str, Policy], width: str, archive: str | None, *, json: bool) -> None:
+    spans = [{"kind": each.kind, **_spans(each)} for each in policies.values()]
     if json:
-        print_json(
-            {"leaf": width, "policies": [{"kind": p.kind, "hot": duration_text(p.hot)} for p in policies.values()]}
-        )
+        print_json({"leaf": width, "archive": archive, "policies": spans})
         return
-    print_table(("kind", "hot"), [(each.kind, duration_text(each.hot)) for each in policies.values()])
+    rows = [(each["kind"], each["hot"], each["archiveAfter"] or NEVER_, each["dropAfter"] or NEVER_) for each in spans]
+    print_table(("kind", "hot", "archive after", "drop after"), rows)
     say(f"new partitions hold a {width}; a partition is packed when all of it is older than what stays hot")
+    if archive is not None:
+        say(f"the archive is in {archive}")
+
+
+def _spans(policy: Policy) -> dict[str, str | None]:
+    spans = {"hot": policy.hot, "archiveAfter": policy.archive, "dropAfter": policy.drop}
+    return {name: None if span is None else duration_text(span) for name, span in spans.items()}
 
 
 @lifecycle_app.command("plan")

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from router.cli import (
+    archive,
     cluster,
     correct,
     demo,
@@ -60,6 +61,7 @@ app.add_typer(schema.migrate_app, name="migrate")
 app.add_typer(shard.shard_app, name="shard")
 app.add_typer(rebalance.rebalance_app, name="rebalance")
 app.add_typer(lifecycle.lifecycle_app, name="lifecycle")
+app.add_typer(archive.archive_app, name="archive")
 app.add_typer(tenant.tenant_app, name="tenant")
 app.add_typer(key.key_app, name="key")
 app.add_typer(kind.kind_app, name="kind")
