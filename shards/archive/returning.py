@@ -77,7 +77,8 @@ class Returning:
 
     async def come(self, path: Path) -> None:
         """Refused when the shard has it; NotYet, StoreError. A rerun goes on; rows that are there stay."""
-        await self._check()
+        if await self._is_back():
+            return
         reader = await fetch(self.store, self.entry, self.cluster_id, path)
         try:
             if self.entry.state is not State.RESTORING:
@@ -103,14 +104,24 @@ class Returning:
         deadline = deadline_in(CATALOG_TIMEOUT_S)
         self.entry = await ledger.move_on(self.catalog, self.entry, deadline, state=state, **changes)
 
-    async def _check(self) -> None:
+    async def _is_archived(self) -> bool:
         found = (await self.connection.fetch(_STATE, *self._place, self._span[0]))[0]
         if not found["here"]:
             raise NotYet(f"bucket {self.month.bucket} is in a move, or not here: try again")
-        if not found["archived"]:
-            if self.entry.state is State.RESTORING:  # ended between the COMMIT and the ledger
-                await self._note(State.RESTORED, restored_until=self.until)
+        return bool(found["archived"])
+
+    async def _is_back(self) -> bool:
+        """Whether somebody brought it back, and ended between that COMMIT and the ledger."""
+        if await self._is_archived():
+            return False
+        if self.entry.state is not State.RESTORING:
             raise Refused(f"the shard has {self.entry.name}")
+        await self._note(State.RESTORED, restored_until=self.until)
+        return True
+
+    async def _check(self) -> None:
+        if not await self._is_archived():
+            raise Refused(f"the shard has {self.entry.name}: somebody else restores it")
 
     async def _prepare(self) -> None:
         """The partition; first whatever is left of the one that was dropped."""

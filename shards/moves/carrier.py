@@ -34,6 +34,7 @@ _TIER: Final = (
 _HORIZONS: Final = """
 SELECT kind, frozen_until, packed_until, sealed_until, archived::text FROM tier WHERE bucket = $1 ORDER BY kind
 """
+_SEALED: Final = "SELECT sealed_until FROM tier WHERE bucket = $1 AND kind = $2 AND sealed_until > '1000-01-01'"
 _INSERT_TIER: Final = f"INSERT INTO tier ({', '.join(_TIER)}) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)"
 _WEIGHT: Final = """
 SELECT pg_stat_get_live_tuples(c.oid), pg_relation_size(c.oid) FROM pg_class AS c
@@ -169,6 +170,26 @@ async def carry_horizons(bucket: int, giver: Connection, taker: Connection) -> N
     await taker.execute("DELETE FROM tier WHERE bucket = $1", bucket)
     for record in await giver.fetch("SELECT * FROM tier WHERE bucket = $1", bucket):
         await taker.execute(_INSERT_TIER, *(record[name] for name in _TIER))
+
+
+async def carry_sealed(direction: Direction, passed: Passed = at_full_speed) -> None:
+    """Sums of sealed time that the taker lacks, inside its transaction: of those nobody could make any anew."""
+    giver, taker, bucket = direction.giver, direction.taker, direction.bucket
+    for kind in direction.kinds:
+        sealed_until = await giver.fetchval(_SEALED, bucket, kind.name)
+        if sealed_until is None:
+            continue
+        for each in kind.as_rollups:
+            columns, table = _listed(each.status_columns), quote_identifier(each.status)
+            staged = _staged(each.status)
+            await taker.execute(f"CREATE TEMP TABLE IF NOT EXISTS {staged} (LIKE {table}) ON COMMIT DELETE ROWS")
+            time = "day::timestamp AT TIME ZONE 'UTC'" if "day" in each.status_columns else "at"
+            query = f"SELECT {columns} FROM {table} WHERE bucket = $1 AND {time} < $2"
+            await pipe(giver, query, (bucket, sealed_until), taker, staged, each.status_columns, passed)
+            await taker.execute(
+                f"INSERT INTO {table} ({columns}) SELECT {columns} FROM {staged} ON CONFLICT DO NOTHING"
+            )
+            await taker.execute(f"TRUNCATE {staged}")
 
 
 async def forget_rollups(bucket: int, connection: Connection) -> None:

@@ -10,6 +10,7 @@ from shards.moves.carrier import (
     carry_all_status,
     carry_days,
     carry_hours,
+    carry_sealed,
     have_same_horizons,
     make_leaves,
 )
@@ -174,4 +175,5 @@ async def carry_difference(
     async with transaction(direction.taker):
         await hold()
         await carry_all_status(direction, passed)
+        await carry_sealed(direction, passed)
     return new

@@ -1,33 +1,24 @@
 """Months that leave their shards: what is told of them, what is refused, and that all of it comes back."""
 
 from collections.abc import AsyncIterator
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import httpx2
 import pytest_asyncio
 
 from tests.support.archiving import DROPPED, left, restored, use
-from tests.support.ledger import execute, fetch
-from tests.support.readings import ingest, meter, vehicle
-from tests.support.rolling import roll
+from tests.support.ledger import execute
+from tests.support.months import DAY, DEVICES, LEFT, PERIOD, packed, states, sums, total
+from tests.support.readings import ingest, vehicle
 from tests.support.routers import in_process
 from tests.support.servers import TestCluster, new_cluster
-from tests.support.tiering import answers, as_if_made, tend
-
-DAY = 1440  # minutes; readings begin on 1 May 2026
-WHOLE = {"from": "2026-05-01T00:00:00Z", "to": "2026-07-03T00:00:00Z"}
-PERIOD = {"from": "2026-05-27T12:00:00Z", "to": "2026-06-04T00:00:30Z"}
-DEVICES = {"meters": ["M-0", "M-1"], "vehicles": ["V-0", "V-1", "V-2"]}
-LEDGER = "SELECT state, count(*) FROM archived_month GROUP BY 1 ORDER BY 1"
-LEFT = "SELECT count(*) FROM vehicle_telemetry_packed WHERE day < '2026-07-01'"
+from tests.support.tiering import answers
 
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def cluster(servers: list[str], tmp_path: Path) -> AsyncIterator[TestCluster]:
     async with new_cluster(servers, shards=3, buckets=8) as made:
-        await as_if_made(made, date(2026, 5, 1), "week")
         await use(made, f"file://{tmp_path}/archive")
         yield made
 
@@ -38,61 +29,11 @@ async def client(cluster: TestCluster) -> AsyncIterator[httpx2.AsyncClient]:
         yield made
 
 
-def old_readings() -> list[dict[str, Any]]:
-    """Sixty-three days: May, June, and a little of July; also at the very ends of months."""
-    readings = [
-        vehicle(f"V-{n}", minute + n / 60, kwh=minute % 7 / 10_000, temp=20 + minute % 5)
-        for n in range(3)
-        for minute in range(0, 63 * DAY, 97)
-    ]
-    readings += [meter(f"M-{n}", minute, kwh=minute % 9 / 8) for n in range(2) for minute in range(0, 63 * DAY, 101)]
-    ends = [0, 31 * DAY - 1, 31 * DAY, 31 * DAY + 1, 61 * DAY, 61 * DAY + 1]
-    return readings + [vehicle("V-1", minute) for minute in ends]
-
-
-async def sums(client: httpx2.AsyncClient) -> dict[str, Any]:
-    """Answers over whole hours."""
-    asked: list[tuple[str, dict[str, str]]] = [
-        ("/v1/analytics/fleet", WHOLE),
-        ("/v1/analytics/fleet", {**WHOLE, "interval": "day"}),
-        ("/v1/analytics/fleet", {"from": "2026-05-03T04:00:00Z", "to": "2026-06-02T17:00:00Z", "interval": "1h"}),
-        ("/v1/usage", WHOLE),
-        *((f"/v1/analytics/performance/V-{n}", WHOLE) for n in range(3)),
-        ("/v1/analytics/performance/V-1", {"from": "2026-05-31T23:00:00Z", "to": "2026-06-01T01:00:00Z"}),
-    ]
-    found = {}
-    for path, params in asked:
-        answer = await client.get(path, params=params)
-        assert answer.status_code == 200, answer.text
-        told = answer.json()
-        told.pop("tiers")
-        for item in told.get("items", ()):
-            item.pop("bytes")
-        found[f"{path} {sorted(params.items())}"] = told
-    return found
-
-
-async def packed(client: httpx2.AsyncClient, cluster: TestCluster) -> tuple[dict[str, Any], Any]:
-    """A cluster whose history is packed; answers over whole hours, and all of them."""
-    readings = sorted(old_readings(), key=lambda each: str(each["timestamp"]))
-    for start in range(0, len(readings), 500):  # leaves are made as they come
-        await ingest(client, readings[start : start + 500])
-    body = {"meterId": "M-0", "vehicleId": "V-0", "validFrom": "2026-05-01T12:00:00Z"}
-    assert (await client.put("/v1/pairings", json=body)).status_code in {200, 201}
-    await roll(cluster)
-    await tend(cluster)
-    return await sums(client), await answers(client, PERIOD, DEVICES)
-
-
-async def total(cluster: TestCluster, query: str) -> int:
-    return sum([(await fetch(dsn, query))[0]["count"] for dsn in cluster.shards.values()])
-
-
 async def test_months_leave_and_come_back(client: httpx2.AsyncClient, cluster: TestCluster) -> None:
     of_hours, of_all = await packed(client, cluster)
     await left(cluster)
     assert await total(cluster, LEFT) == 0
-    assert {row["state"] for row in await fetch(cluster.catalog_dsn, LEDGER)} == {"dropped"}
+    assert await states(cluster) == {"dropped"}
     assert await sums(client) == of_hours
 
     for path, params in (
@@ -114,17 +55,16 @@ async def test_months_leave_and_come_back(client: httpx2.AsyncClient, cluster: T
     since = {"from": "2026-06-30T23:59:59.999999Z", **most}
     assert len((await client.get("/v1/vehicles/V-1/history", params=since)).json()["items"]) == len(last["items"])
 
-    outcome = await restored(cluster)
-    assert (outcome.failed, outcome.months > 0) == ({}, True)
+    await restored(cluster)
     assert await answers(client, PERIOD, DEVICES) == of_all
     assert await sums(client) == of_hours
     await left(cluster)
-    assert {row["state"] for row in await fetch(cluster.catalog_dsn, LEDGER)} == {"restored"}
+    assert await states(cluster) == {"restored"}
     await execute(cluster.catalog_dsn, "UPDATE archived_month SET restored_until = now()")
     await left(cluster)
     assert await total(cluster, LEFT) == 0
     assert await sums(client) == of_hours
-    assert {row["state"] for row in await fetch(cluster.catalog_dsn, LEDGER)} == {"dropped"}
+    assert await states(cluster) == {"dropped"}
 
 
 async def test_what_comes_too_late_is_refused(client: httpx2.AsyncClient, cluster: TestCluster) -> None:
@@ -159,6 +99,6 @@ async def test_months_are_dropped_for_good(client: httpx2.AsyncClient, cluster: 
     await left(cluster, policies=DROPPED)
     assert await total(cluster, LEFT) == 0
     assert await sums(client) == of_hours
-    assert {row["state"] for row in await fetch(cluster.catalog_dsn, LEDGER)} == {"expired"}
+    assert await states(cluster) == {"expired"}
     refused = await client.get("/v1/vehicles/V-0/history", params={"from": "2026-06-30T00:00:00Z"})
     assert refused.json()["type"] == "/problems/archived"

@@ -16,19 +16,17 @@ from shards.tiers.runner import Result
 from shards.tiers.watching import Watch, watch_nothing
 from tests.support.ledger import execute
 from tests.support.servers import TestCluster
-from tests.support.tiering import records_of
 
-ARCHIVED: Mapping[str, Policy] = {
-    kind.name: Policy(kind.name, timedelta(0), timedelta(microseconds=1)) for kind in KINDS
-}
-DROPPED: Mapping[str, Policy] = {
-    kind.name: Policy(kind.name, timedelta(0), None, timedelta(microseconds=1)) for kind in KINDS
-}
+AT_ONCE = timedelta(microseconds=1)
+ARCHIVED: Mapping[str, Policy] = {each.name: Policy(each.name, timedelta(0), AT_ONCE) for each in KINDS}
+DROPPED: Mapping[str, Policy] = {each.name: Policy(each.name, timedelta(0), None, AT_ONCE) for each in KINDS}
+BOTH: Mapping[str, Policy] = {each.name: Policy(each.name, timedelta(0), AT_ONCE, 2 * AT_ONCE) for each in KINDS}
+DAY = timedelta(days=1)
 
 
 @asynccontextmanager
-async def catalog_of(cluster: TestCluster) -> AsyncIterator[Catalog]:
-    catalog = Catalog(cluster.catalog_dsn)
+async def catalog_at(dsn: str) -> AsyncIterator[Catalog]:
+    catalog = Catalog(dsn)
     try:
         yield catalog
     finally:
@@ -37,7 +35,7 @@ async def catalog_of(cluster: TestCluster) -> AsyncIterator[Catalog]:
 
 async def use(cluster: TestCluster, url: str) -> None:
     """The cluster's archive is there from now on."""
-    async with catalog_of(cluster) as catalog:
+    async with catalog_at(cluster.catalog_dsn) as catalog:
         info = await catalog.info(deadline_in(10))
     await Store.open(url).claim(info.cluster_id)
     await execute(
@@ -46,34 +44,49 @@ async def use(cluster: TestCluster, url: str) -> None:
     )
 
 
-async def leave(
-    cluster: TestCluster, watch: Watch = watch_nothing, policies: Mapping[str, Policy] = ARCHIVED
+async def leave_from(
+    catalog: Catalog, watch: Watch = watch_nothing, policies: Mapping[str, Policy] = ARCHIVED
 ) -> list[Result]:
     """All that is due leaves its shard, one shard after the other."""
-    async with catalog_of(cluster) as catalog:
-        cluster_id = (await catalog.info(deadline_in(10))).cluster_id
-        store = await Store.of(catalog, cluster_id)
-        archivers = [
-            Archiver(record, catalog, cluster_id, policies, store, watch=watch) for record in await records_of(cluster)
-        ]
-        return [await each.run() for each in archivers]
+    deadline = deadline_in(10)
+    cluster_id = (await catalog.info(deadline)).cluster_id
+    store = await Store.of(catalog, cluster_id)
+    records = await catalog.shards(deadline)
+    archivers = [Archiver(record, catalog, cluster_id, policies, store, watch=watch) for record in records]
+    return [await each.run() for each in archivers]
 
 
-async def left(cluster: TestCluster, watch: Watch = watch_nothing, policies: Mapping[str, Policy] = ARCHIVED) -> None:
-    """The same, when nothing of it may fail, nor wait for a reader."""
-    while True:
-        results = await leave(cluster, watch, policies)
-        failed = {name: why for result in results for name, why in result.failed.items()}
-        assert failed == {}, failed
-        if not any(result.waiting for result in results):
-            return
+async def leave(
+    cluster: TestCluster, watch: Watch = watch_nothing, policies: Mapping[str, Policy] = ARCHIVED
+) -> dict[str, str]:
+    """The same, until nothing waits for a reader; what failed, and why."""
+    async with catalog_at(cluster.catalog_dsn) as catalog:
+        while True:
+            results = await leave_from(catalog, watch, policies)
+            failed = {name: why for result in results for name, why in result.failed.items()}
+            if failed or not any(result.waiting for result in results):
+                return failed
 
 
-async def restored(
-    cluster: TestCluster,
-    wanted: Wanted | None = None,
-    watch: Watch = watch_nothing,
-    keep: timedelta = timedelta(days=1),
+async def left(cluster: TestCluster, policies: Mapping[str, Policy] = ARCHIVED) -> None:
+    """The same, when nothing of it may fail."""
+    failed = await leave(cluster, policies=policies)
+    assert failed == {}, failed
+
+
+async def restore_from(
+    catalog: Catalog, watch: Watch = watch_nothing, wanted: Wanted | None = None, keep: timedelta = DAY
 ) -> Outcome:
-    async with catalog_of(cluster) as catalog:
-        return await operation.restore(catalog, wanted or Wanted(), keep, lambda _entry, _why: None, watch)
+    """Months come back; all of them."""
+    return await operation.restore(catalog, wanted or Wanted(), keep, lambda _entry, _why: None, watch)
+
+
+async def restore(cluster: TestCluster, wanted: Wanted | None = None) -> Outcome:
+    async with catalog_at(cluster.catalog_dsn) as catalog:
+        return await restore_from(catalog, wanted=wanted)
+
+
+async def restored(cluster: TestCluster, wanted: Wanted | None = None) -> None:
+    """The same, when nothing of it may fail."""
+    outcome = await restore(cluster, wanted)
+    assert (outcome.failed, outcome.months > 0) == ({}, True)
