@@ -121,13 +121,19 @@ def plan(data: DataOption = None, json: JsonOption = False) -> None:
     """What is due now, step by step; changes nothing."""
     found = with_catalog(data, operation.look)
     due = [(each.shard, tiers) for each in found for tiers in each.tiers if tiers.step is not None]
+    leaving = [(each.shard, *month) for each in found for month in each.leaving]
     if json:
-        print_json({"due": [{"shard": shard, **_told(tiers)} for shard, tiers in due]})
+        months = [
+            {"shard": shard, "bucket": bucket, "kind": kind, "month": f"{month:%Y-%m}"}
+            for shard, bucket, kind, month in leaving
+        ]
+        print_json({"due": [{"shard": shard, **_told(tiers)} for shard, tiers in due], "leaving": months})
         return
-    if not due:
+    if not due and not leaving:
         say("nothing is due")
         return
-    counted = Counter((shard, tiers.kind, tiers.step) for shard, tiers in due)
+    counted = Counter((shard, tiers.kind, str(tiers.step)) for shard, tiers in due)
+    counted += Counter((shard, kind, f"{month:%Y-%m} leaves") for shard, _, kind, month in leaving)
     rows = [(shard, kind, step, count) for (shard, kind, step), count in sorted(counted.items(), key=str)]
     print_table(("shard", "kind", "next step", "buckets"), rows)
     say("the leader does it by itself; `voltroute lifecycle run` does it now")

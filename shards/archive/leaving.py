@@ -8,6 +8,7 @@ and dropping hold the bucket, as every step of the lifecycle. Here the order of 
 
 import asyncio
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -94,9 +95,14 @@ class Leaving:
             State.VERIFIED: self._take,
             State.DROPPING: self._drop,
             State.RESTORED: self._again,
+            State.DROPPED: self._seal,  # it is there nevertheless: the shard is older than the ledger
+            State.EXPIRED: self._seal,
         }
-        while not self.waits and (step := following.get(self.entry.state)) is not None:
+        step = following.get(self.entry.state)
+        while step is not None:
             await step()
+            is_out = self.waits or self.entry.state in {State.DROPPED, State.EXPIRED}
+            step = None if is_out else following.get(self.entry.state)
 
     @property
     def _place(self) -> tuple[int, str]:
@@ -141,15 +147,25 @@ class Leaving:
                     raise NotYet("not all of it is packed")
                 await self._merge(tier["packed_until"])
                 if await self._close(past):
-                    columns = self._columns
-                    readings, fingerprint = await self.month.fingerprint(self.connection, columns)
-                    await self.at("after seal")
-                    # Empty: nothing is to be archived, and its partition goes.
-                    state = State.SEALED if readings and self.archives else State.VERIFIED
-                    changes = {"readings": readings, "columns": columns, "fingerprint": fingerprint, "object": None}
-                    await self._note(state, **changes)
+                    await self._sealed()
                     return
         raise NotYet("late readings keep coming")
+
+    async def _sealed(self) -> None:
+        if self.entry.object is not None:  # there are readings that only the object may have
+            await self._expect(self.entry.columns)
+            await self._note(State.UPLOADED)
+            return
+        readings, fingerprint = await self.month.fingerprint(self.connection, self._columns)
+        await self.at("after seal")
+        # Empty: nothing is to be archived, and its partition goes.
+        state = State.SEALED if readings and self.archives else State.VERIFIED
+        await self._note(state, readings=readings, columns=self._columns, fingerprint=fingerprint)
+
+    async def _expect(self, columns: Sequence[str]) -> None:
+        """NotYet unless what is packed is what the ledger says."""
+        if await self.month.fingerprint(self.connection, columns) != (self.entry.readings, self.entry.fingerprint):
+            raise NotYet(f"what the shard has is not what was archived in {self.entry.object}: see ArchiveFailing")
 
     @property
     def _columns(self) -> tuple[str, ...]:
@@ -217,7 +233,7 @@ class Leaving:
         return self.store, self.entry.object
 
     async def _verify(self) -> None:
-        """Read the object back, and compare it with what is packed, bit by bit. What differs is exported anew."""
+        """Read the object back, and compare it with what is packed, bit by bit. One that is damaged is written anew."""
         store, key = self._stored()
         try:
             await self._compare(store, key)
@@ -239,7 +255,7 @@ class Leaving:
         def compare(table: Any) -> None:
             nonlocal number
             if number >= reader.parts or not objects.same(reader.part(number), table):
-                raise StoreError(f"{store.url}/{key}: part {number} is not what is packed")
+                raise NotYet(f"part {number} of {key} is not what is packed: see ArchiveFailing")
             number += 1
 
         try:
@@ -247,7 +263,7 @@ class Leaving:
         finally:
             await asyncio.to_thread(reader.close)
         if number != reader.parts:
-            raise StoreError(f"{store.url}/{key} has {reader.parts} parts, and {number} are packed")
+            raise NotYet(f"{key} has {reader.parts} parts, and {number} are packed: see ArchiveFailing")
 
     async def _again(self) -> None:
         """It was restored, for long enough: the object is compared with it, as before the first time."""
@@ -269,14 +285,13 @@ class Leaving:
             if leaf and not leaf[0]["taken"]:
                 if tier["archived"]:
                     raise NotYet("it is archived, and being restored")
-                found = await self.month.fingerprint(self.connection, self.entry.columns)
-                if found != (self.entry.readings, self.entry.fingerprint):
-                    await self._note(State.PLANNED)
-                    raise NotYet("what is packed is not what was archived: it is archived anew")
+                await self._expect(self.entry.columns)
                 async with transaction(self.connection):
                     await self.connection.execute(LOCK_TIMEOUT)
                     if self.entry.readings:
-                        await self.connection.execute(_TAKE, *self._place, first, past, self.entry.readings)
+                        done = await self.connection.execute(_TAKE, *self._place, first, past, self.entry.readings)
+                        if done != "UPDATE 1":
+                            raise NotYet("it is not sealed: the shard is older than the ledger")
                     await self.connection.execute(_GOING, *self._place, leaf[0]["name"])
                     await self.at("inside take")
             await self.at("after take")
@@ -288,8 +303,8 @@ class Leaving:
                 raise NotYet("another step of its lifecycle is under way")
             leaf = await self.connection.fetch(_LEAF, *self._place, self._span[0])
             if leaf and not leaf[0]["taken"]:
-                # A shard that is older than the ledger, restored from a backup say: it is compared once more.
-                await self._note(State.UPLOADED if self.entry.object else State.PLANNED)
+                # A shard that is older than the ledger, restored from a backup say: from the beginning.
+                await self._note(State.PLANNED)
                 return
             _, self.waits = await steps.drop(self._kept)
         if not self.waits:

@@ -123,11 +123,10 @@ class Month:
         """Pack a part as it was; rows that are there already stay. The caller's transaction."""
         staged = quote_identifier(f"restoring_{self.kind}")
         history = quote_identifier(f"{self.kind}_telemetry_history")
-        columns = [self.shape.id_column, "tenant_id", "timestamp", *(each.name for each in self.shape.columns)]
-        listed = ", ".join(map(quote_identifier, columns))
+        columns = table.schema.names  # a column that was added since holds nothing
         await connection.execute(
-            f"CREATE TEMP TABLE IF NOT EXISTS {staged} ON COMMIT DELETE ROWS AS SELECT {listed}, bucket FROM {history} "
-            "WITH NO DATA"
+            f"CREATE TEMP TABLE IF NOT EXISTS {staged} ON COMMIT DELETE ROWS AS SELECT {self.shape.reading} "
+            f"FROM {history} WITH NO DATA"
         )
         await connection.execute(_IN_ORDER)
         await connection.execute(f"ALTER TABLE {staged} ALTER COLUMN bucket SET DEFAULT {self.bucket:d}")

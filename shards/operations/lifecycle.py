@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import date, timedelta
 from typing import Final
 
 from shards.archive.runner import Archiver
@@ -27,10 +27,14 @@ WAIT_TICK_S: Final = 1.0
 
 @dataclass(frozen=True)
 class OfShard:
-    """The tiers of every bucket of a shard that is in no move, each with the step that is due."""
+    """The tiers of every bucket of a shard that is in no move, each with the step that is due.
+
+    `leaving`: the months that are to leave it now, by bucket and kind.
+    """
 
     shard: str
     tiers: Sequence[Tiers]
+    leaving: Sequence[tuple[int, str, date]] = ()
 
 
 @dataclass(frozen=True)
@@ -114,8 +118,12 @@ async def remove_policy(catalog: Catalog, kind: str) -> None:
 async def look(catalog: Catalog) -> list[OfShard]:
     """Every shard's tiers. Refused without a policy; ShardError when one does not answer."""
     policies, records, _ = await _policies(catalog)
-    found = await asyncio.gather(*(Tender(record, policies).look() for record in records))
-    return [OfShard(record.name, tiers) for record, tiers in zip(records, found, strict=True)]
+
+    async def one(record: ShardRecord) -> OfShard:
+        tiers = await Tender(record, policies).look()
+        return OfShard(record.name, tiers, await Archiver(record, catalog, "", policies, None).look())
+
+    return await asyncio.gather(*(one(record) for record in records))
 
 
 async def run(catalog: Catalog, done: Mapping[str, Done] | None = None) -> dict[str, Result]:

@@ -1,19 +1,27 @@
 """Months that leave their shards: what is told of them, what is refused, and that all of it comes back."""
 
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import UTC, date, datetime
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest_asyncio
 
-from tests.support.archiving import DROPPED, left, restored, use
+from shards.kinds import Field
+from shards.operations import kinds
+from tests.integration.test_keys import until as until_status
+from tests.support.archiving import ARCHIVED, DROPPED, catalog_at, left, restored, use
+from tests.support.declared import CHARGER
+from tests.support.declaring import silently
 from tests.support.ledger import execute
 from tests.support.months import DAY, DEVICES, LEFT, PERIOD, packed, states, sums, total
-from tests.support.readings import ingest, vehicle
+from tests.support.readings import at, ingest, vehicle
 from tests.support.routers import in_process
 from tests.support.servers import TestCluster, new_cluster
-from tests.support.tiering import answers
+from tests.support.tenants import Made, new_tenant
+from tests.support.tiering import answers, as_if_made, tend
 
 
 @pytest_asyncio.fixture(loop_scope="session")
@@ -102,3 +110,46 @@ async def test_months_are_dropped_for_good(client: httpx2.AsyncClient, cluster: 
     assert await states(cluster) == {"expired"}
     refused = await client.get("/v1/vehicles/V-0/history", params={"from": "2026-06-30T00:00:00Z"})
     assert refused.json()["type"] == "/problems/archived"
+
+
+async def test_a_declared_kind_and_tenants(servers: list[str], tmp_path: Path) -> None:
+    """Fields of each type, missing ones, the same IDs in two tenants; a field that is added while they are away."""
+    async with new_cluster(servers, shards=2, buckets=4) as made:
+        await as_if_made(made, date(2026, 5, 1), "month")
+        await use(made, f"file://{tmp_path}/archive")
+        async with catalog_at(made.catalog_dsn) as catalog:
+            await kinds.create(catalog, CHARGER, silently)
+        keys = [await new_tenant(made, name) for name in ("one", "two")]
+        policies = {**ARCHIVED, "charger": replace(ARCHIVED["meter"], kind="charger")}
+        hot = {"charger": policies["charger"]}
+        async with in_process(made, runner=False) as client:
+            for each, key in enumerate(keys):
+                await until_status(client, 200, headers=key.headers)
+                sent = [charge(f"C-{n}", minute, each) for n in range(3) for minute in range(0, 40 * DAY, 701)]
+                told = (await client.post("/v1/ingest/charger", json=sent, headers=key.headers)).json()
+                assert told["accepted"] == len(sent), told
+            before = [await lines(client, key) for key in keys]
+            assert before[0] != before[1]
+            await tend(made, policies=hot)
+            await left(made, policies)
+            gone = await client.get("/v1/export/chargers", headers=keys[0].headers)
+            assert gone.status_code == 409, gone.text
+            async with catalog_at(made.catalog_dsn) as catalog:
+                await kinds.add(catalog, "charger", [Field("note", "note", "a number", kept=True)], silently)
+            await restored(made)
+            assert [await lines(client, key) for key in keys] == before
+
+
+def charge(device: str, minute: int, tenant: int) -> dict[str, Any]:
+    values: dict[str, Any] = {"kwh": minute % 7 / 8 + tenant, "state": ("idle", "charging")[minute % 2]}
+    if minute % 3:
+        values |= {"powerKw": -0.1 * (minute % 11), "phases": minute % 3, "plugged": minute % 2 == 0}
+    if minute % 5 == 0:
+        values["voltage"] = 400.25 + tenant
+    return {"chargerId": device, "timestamp": at(minute), **values}
+
+
+async def lines(client: httpx2.AsyncClient, key: Made) -> list[str]:
+    found = await client.get("/v1/export/chargers", headers=key.headers)
+    assert found.status_code == 200, found.text
+    return found.text.splitlines()

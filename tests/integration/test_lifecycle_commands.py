@@ -38,7 +38,7 @@ async def some(cluster: TestCluster) -> None:
 async def test_policies(cluster: TestCluster) -> None:
     for arguments, code, words in (
         (("plan",), 3, "no kind has a policy: `voltroute lifecycle policy set --hot 7d` makes one for all"),
-        (("policy", "set"), 2, "--hot or --leaf is needed"),
+        (("policy", "set"), 2, "--hot, --archive-after, --drop-after, --archive-to or --leaf is needed"),
         (("policy", "set", "--hot", "soon"), 2, "--hot soon: a number of hours, days or weeks is expected"),
         (("policy", "set", "--hot", "2h"), 2, "--hot 2h: from 1d to 3660d"),
         (("policy", "set", "--leaf", "year"), 2, "--leaf year: one of day, week, month"),
@@ -48,7 +48,12 @@ async def test_policies(cluster: TestCluster) -> None:
         refused = await lifecycle(cluster, *arguments)
         assert (refused.code, words in refused.err) == (code, True), refused
     made = await lifecycle(cluster, "policy", "set", "--hot", "7d", "--leaf", "day", "--json")
-    assert made.json == {"leaf": "day", "policies": [{"kind": "meter", "hot": "7d"}, {"kind": "vehicle", "hot": "7d"}]}
+    plain = {"hot": "7d", "archiveAfter": None, "dropAfter": None}
+    assert made.json == {
+        "leaf": "day",
+        "archive": None,
+        "policies": [{"kind": "meter", **plain}, {"kind": "vehicle", **plain}],
+    }
     assert (await lifecycle(cluster, "policy", "set", "vehicle", "--hot", "36h")).code == 0
     assert (await lifecycle(cluster, "policy", "remove", "meter")).code == 0
     shown = await lifecycle(cluster, "policy", "show")
