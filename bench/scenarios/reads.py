@@ -21,7 +21,11 @@ DEVICES: Final = 500  # of each kind
 HOURS: Final = 24
 ROWS: Final = 100
 READS: Final = ("status", "history", "activity")
-TARGETS: Final = [Target(f"reads: {read} / (its statement + an empty answer)", 2, 1.5, higher=False) for read in READS]
+POINTS: Final = "reads: 24 h as 300 points / status"
+TARGETS: Final = [
+    Target(POINTS, 3, 3, higher=False),
+    *(Target(f"reads: {read} / (its statement + an empty answer)", 2, 1.5, higher=False) for read in READS),
+]
 _NEWEST: Final = "SELECT * FROM {table} WHERE bucket = $1 AND {id} = $2"
 _HISTORY: Final = _NEWEST + " AND timestamp <= $3 ORDER BY timestamp DESC LIMIT 100"
 _ACTIVITY: Final = "SELECT * FROM {table} WHERE timestamp > $1 ORDER BY timestamp DESC, {id} DESC LIMIT 100"
@@ -71,6 +75,8 @@ def _over_http(
         "status": f"/v1/vehicles/{device}/status",
         "history": f"/v1/vehicles/{device}/history?limit={ROWS}",
         "activity": f"/v1/analytics/activity?since={since}&limit={ROWS}",
+        "points": f"/v1/vehicles/{device}/points?field=soc&points=300",
+        "series": f"/v1/vehicles/{device}/series?field=soc&interval=1h",
     }
 
     def read(name: str, url: str, path: str) -> Read:
@@ -124,7 +130,10 @@ async def _in_turns(reads: Mapping[str, Read], seconds: float) -> dict[str, floa
 
 
 def _ratios(found: Collected) -> list[Any]:
-    ratios = []
+    ratios = [
+        found.ratio(POINTS, "reads: points", "reads: status"),
+        found.ratio("reads: 24 h by the hour / status", "reads: series", "reads: status"),
+    ]
     for read in READS:
         bare, floor = f"reads: statement of {read}", "reads: an empty answer"
         both = [a + b for a, b in zip(found.values[bare], found.values[floor], strict=True)]

@@ -5,10 +5,11 @@ from collections.abc import Iterable
 import msgspec
 
 from router.http.endpoint import Call, Endpoint, Handler
-from router.reads import devices
+from router.reads import charts, devices
 from router.wire.answers import DeviceList, HistoryPage
+from router.wire.charts import ChartPoints, FleetSeries, Series
 from router.wire.openapi import Operation
-from router.wire.queries import DeviceQuery, DevicesQuery, HistoryQuery
+from router.wire.queries import DeviceQuery, DevicesQuery, FleetSeriesQuery, HistoryQuery, PointsQuery, SeriesQuery
 from router.wire.stored import history_type, status_type
 from shards.declaration import camel_case
 from shards.kinds import Kind
@@ -59,7 +60,36 @@ def _endpoints(kind: Kind) -> list[Endpoint]:
         HistoryPage[reading_of],  # type: ignore[valid-type]
         query=HistoryQuery,
     )
-    return [Endpoint(all_, _devices(kind)), Endpoint(status, _status(kind)), Endpoint(history, _history(kind))]
+    return [
+        Endpoint(all_, _devices(kind)),
+        Endpoint(status, _status(kind)),
+        Endpoint(history, _history(kind)),
+        *_charts(kind),
+    ]
+
+
+def _charts(kind: Kind) -> list[Endpoint]:
+    base, name = f"/v1/{kind.plural}/{{id}}", camel_case(kind.name)
+
+    async def series(call: Call) -> msgspec.Struct:
+        return await charts.series(call.scope_for(call.query.id), kind, call.query)
+
+    async def points(call: Call) -> msgspec.Struct:
+        return await charts.points(call.scope_for(call.query.id), kind, call.query)
+
+    async def fleet(call: Call) -> msgspec.Struct:
+        return await charts.fleet(call.scope_for(), kind, call.query)
+
+    told = (
+        (f"{base}/series", f"{name}Series", "One field by interval", Series, SeriesQuery, series),
+        (f"{base}/points", f"{name}Points", "One field as points for a chart", ChartPoints, PointsQuery, points),
+        (f"/v1/{kind.plural}/series", f"{name}sSeries", "One field of all of them by interval", FleetSeries,
+         FleetSeriesQuery, fleet),
+    )  # fmt: skip
+    return [
+        Endpoint(Operation("get", path, name, what, "charts", answer, query=query), handler)
+        for path, name, what, answer, query, handler in told
+    ]
 
 
 def endpoints(kinds: Iterable[Kind]) -> list[Endpoint]:

@@ -30,11 +30,12 @@ async def status(scope: Scope, kind: Kind, device_id: str) -> Answer:
     """Current status of a device. ProblemError 404 when it is unknown, 503 when its shard does not answer."""
     row = await find_status(scope, kind, device_id)
     if row is None:
-        raise _unknown(kind, device_id)
+        raise unknown(kind, device_id)
     return status_of(kind, row)
 
 
-def _unknown(kind: Kind, device_id: str) -> ProblemError:
+def unknown(kind: Kind, device_id: str) -> ProblemError:
+    """A 404 about a device."""
     return ProblemError(NOT_FOUND, f"no {kind.name} {device_id} has ever sent a reading")
 
 
@@ -94,7 +95,7 @@ async def history(scope: Scope, kind: Kind, query: HistoryQuery) -> HistoryPage[
     merged = await fan_out(scope, ask, buckets=[bucket])
     rows = [row for part in merged.parts for row in part.rows]
     if not rows and cursor is None and await find_status(scope, kind, query.id) is None:
-        raise _unknown(kind, query.id)
+        raise unknown(kind, query.id)
     until = next((part.archived_until for part in merged.parts), None)
     if until is not None and period.start > EVER:
         raise archived(kind.name, f"{until:%Y-%m-%d}")

@@ -23,6 +23,9 @@ LIMIT_MAX: Final = 1_000
 LINES_MAX: Final = 5_000
 PERIOD_DEFAULT: Final = timedelta(hours=24)
 SERIES_POINTS_MAX: Final = 1_000
+POINTS_DEFAULT: Final = 300
+POINTS_MIN: Final = 3
+POINTS_MAX: Final = 2_000
 INTERVAL_PATTERN: Final = "^([1-9][0-9]{0,5}[mhd]|day|week|month)$"
 _INTERVAL: Final = re.compile(r"([1-9][0-9]{0,5})(m|h|d)")
 
@@ -117,9 +120,14 @@ def read_lines(value: str, name: str) -> int:
     return _read_number(value, name, LINES_MAX)
 
 
-def _read_number(value: str, name: str, most: int) -> int:
-    if not (value.isascii() and value.isdigit() and len(value) <= 9 and 1 <= int(value) <= most):
-        raise invalid(name, f"must be a whole number from 1 to {most}", "out_of_range")
+def read_points(value: str, name: str) -> int:
+    """3 to 2,000."""
+    return _read_number(value, name, POINTS_MAX, POINTS_MIN)
+
+
+def _read_number(value: str, name: str, most: int, least: int = 1) -> int:
+    if not (value.isascii() and value.isdigit() and len(value) <= 9 and least <= int(value) <= most):
+        raise invalid(name, f"must be a whole number from {least} to {most}", "out_of_range")
     return int(value)
 
 

@@ -14,6 +14,9 @@ from router.wire.parameters import (
     LIMIT_DEFAULT,
     LIMIT_MAX,
     LINES_MAX,
+    POINTS_DEFAULT,
+    POINTS_MAX,
+    POINTS_MIN,
     Step,
     read_choice,
     read_device,
@@ -21,6 +24,7 @@ from router.wire.parameters import (
     read_limit,
     read_lines,
     read_moment,
+    read_points,
     read_zone,
 )
 from router.wire.readings import ID_PATTERN
@@ -79,6 +83,25 @@ Zone: TypeAlias = Annotated[
         description="Time zone of the series' days, weeks and months, as in Europe/Berlin. Default: UTC.",
         extra={"read": read_zone},
         extra_json_schema={"type": "string", "minLength": 1, "maxLength": 64},
+    ),
+]
+FieldName: TypeAlias = Annotated[
+    str,
+    Meta(description="A field of the kind that has numbers, by its name.", extra_json_schema={"type": "string"}),
+]
+Filling: TypeAlias = Annotated[
+    Literal["none", "null", "previous", "linear"],
+    Meta(
+        description="Intervals without readings: left out (none), null, the value before, or a line between.",
+        extra={"read": read_choice("none", "null", "previous", "linear")},
+    ),
+]
+PointCount: TypeAlias = Annotated[
+    int,
+    Meta(
+        description="Points at most.",
+        extra={"read": read_points},
+        extra_json_schema={"type": "integer", "minimum": POINTS_MIN, "maximum": POINTS_MAX},
     ),
 ]
 Include: TypeAlias = Annotated[
@@ -158,6 +181,40 @@ class FleetQuery(Struct, frozen=True):
     interval: Interval | None = None
     tz: Zone | None = None
     include: Include | None = None
+    partial: Partial | None = None
+
+
+class SeriesQuery(Struct, frozen=True):
+    """One field of a device over (from, to], by interval."""
+
+    id: Device
+    field: FieldName
+    start: From | None = msgspec.field(name="from", default=None)
+    end: To | None = msgspec.field(name="to", default=None)
+    interval: Interval | None = None
+    tz: Zone | None = None
+    fill: Filling | None = None
+
+
+class PointsQuery(Struct, frozen=True):
+    """One field of a device over (from, to], as points."""
+
+    id: Device
+    field: FieldName
+    start: From | None = msgspec.field(name="from", default=None)
+    end: To | None = msgspec.field(name="to", default=None)
+    points: PointCount = POINTS_DEFAULT
+
+
+class FleetSeriesQuery(Struct, frozen=True):
+    """One field of all devices of a kind over (from, to], by interval."""
+
+    field: FieldName
+    start: From | None = msgspec.field(name="from", default=None)
+    end: To | None = msgspec.field(name="to", default=None)
+    interval: Interval | None = None
+    tz: Zone | None = None
+    fill: Filling | None = None
     partial: Partial | None = None
 
 
