@@ -6,7 +6,10 @@ from datetime import datetime, timedelta
 from functools import cache
 from typing import Final
 
+import asyncpg
+
 from shards.kinds import Kind
+from shards.postgres.driver import ARCHIVED
 from shards.postgres.pools import Connection
 from shards.postgres.sql import for_kind
 from shards.ratings import Ratings
@@ -180,12 +183,21 @@ def counts(kind: Kind, rows: Rows) -> list[Record]:
 async def add_energies(
     reader: Reader, kind: Kind, place: tuple[int, str], counted: list[Record], ratings: Ratings
 ) -> None:
-    """Give each of a history's `counts` (at least one, newest first) the energy since the one before it."""
+    """Give each of a history's `counts` (at least one, newest first) the energy since the one before it.
+
+    That of the oldest one stays unknown when the one before it is archived.
+    """
     if kind.alternatives is None:
         raise AssertionError  # there are no counts of such a kind
     energy, _ = kind.alternatives
     window = Window(counted[-1]["timestamp"] - _TICK, counted[0]["timestamp"])
-    energies = await registers.each(reader, kind, place, window, ratings)
+    try:
+        energies = await registers.each(reader, kind, place, window, ratings)
+    except asyncpg.PostgresError as error:
+        if error.sqlstate != ARCHIVED:
+            raise
+        window = Window(counted[-1]["timestamp"], max(counted[0]["timestamp"], counted[-1]["timestamp"] + _TICK))
+        energies = await registers.each(reader, kind, place, window, ratings)
     for row in counted:
         row[energy] = energies.get(row["timestamp"])
 

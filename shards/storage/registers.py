@@ -12,7 +12,7 @@ from functools import cache
 from typing import Any, Final
 
 from shards.kinds import Kind
-from shards.postgres.sql import for_kind
+from shards.postgres.sql import for_kind, quote_identifier
 from shards.ratings import Ratings
 from shards.storage.packing import Column
 from shards.storage.rows import COVERED, Reader, Rows, fetch_rows
@@ -129,6 +129,26 @@ FROM (
 _EACH: Final = "SELECT " + COVERED + ", r.timestamp, r.energy FROM (SELECT) AS one LEFT JOIN reading AS r ON true"
 
 
+# The count before the first one may be archived: then that one's energy is not known, and the statement ends. Rollups
+# say whether the device counted there at all.
+_GUARD: Final = """(
+    SELECT NULL::timestamptz, NULL::float8 FROM tier AS ar
+    CROSS JOIN LATERAL (
+        SELECT max(upper(gone)) AS until FROM unnest(ar.archived) AS gone WHERE lower(gone) < $2
+    ) AS g
+    WHERE ar.kind = '{kind}' AND ar.bucket = d.bucket AND CASE
+        WHEN is_archived(ar.archived, NULL, $2::timestamptz)
+            AND NOT EXISTS (SELECT FROM ({found}) AS e WHERE timestamp >= g.until)
+            AND EXISTS (
+                SELECT FROM {daily} AS k
+                WHERE k.bucket = d.bucket AND k.{{id}} = d.device AND k.tenant_id = {{tenant}}
+                    AND k.registers IS NOT NULL AND ar.archived @> (k.day::timestamp AT TIME ZONE 'UTC')
+            )
+        THEN refuse_archived(ar.kind, ar.archived)
+    END
+)"""
+
+
 def _earlier(kind: Kind, columns: Sequence[Column]) -> str:
     """The newest counts of device `d` before the window, of each tier."""
     place = Place(_OF_DEVICE, until="$2", guarded=False)
@@ -141,7 +161,8 @@ def _earlier(kind: Kind, columns: Sequence[Column]) -> str:
         f"ORDER BY timestamp DESC LIMIT {LOOK_BACK})"
         for part in parts
     )
-    return " UNION ALL ".join(some)
+    found = " UNION ALL ".join(some)
+    return f"{found} UNION ALL {_GUARD.format(kind=kind.name, daily=quote_identifier(kind.daily), found=found)}"
 
 
 def _sql(devices: str, tail: str, kind: Kind) -> str:

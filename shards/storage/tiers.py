@@ -64,10 +64,12 @@ class Place:
         return " AND ".join(found)
 
     def of_tier(self, row: str) -> str:
-        """The condition on a bucket's `tier` row of which some time of the place is archived."""
+        """A condition on a bucket's row of `tier` that is never true: an error, where some of the place is archived."""
         bucket = self.which.partition(" AND ")[0].replace("{row}", row)
         after, until = (f"{each}::timestamptz" if each else "NULL" for each in (self.after, self.until))
-        return f"{bucket} AND is_archived({row}.archived, {after}, {until})"
+        # CASE: in this order, whatever the planner takes for cheap.
+        refused = f"refuse_archived({row}.kind, {row}.archived)"
+        return f"{bucket} AND CASE WHEN is_archived({row}.archived, {after}, {until}) THEN {refused} END"
 
 
 ONE: Final = "{row}.bucket = $1 AND {row}.{id} = $2 AND {row}.tenant_id = {tenant}"
@@ -101,7 +103,7 @@ def days(kind: Kind, place: Place) -> str:
     if place.guarded:
         found += (
             f" UNION ALL SELECT (NULL::{packed_root}).* FROM tier AS ar WHERE ar.kind = '{kind.name}' "
-            f"AND {place.of_tier('ar')} AND refuse_archived(ar.kind, ar.archived)"
+            f"AND {place.of_tier('ar')}"
         )
     return f"({found})"
 

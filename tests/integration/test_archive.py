@@ -17,7 +17,8 @@ from tests.support.declared import CHARGER
 from tests.support.declaring import silently
 from tests.support.ledger import execute
 from tests.support.months import DAY, DEVICES, LEFT, PERIOD, packed, states, sums, total
-from tests.support.readings import at, ingest, vehicle
+from tests.support.readings import at, ingest, register, vehicle
+from tests.support.rolling import roll
 from tests.support.routers import in_process
 from tests.support.servers import TestCluster, new_cluster
 from tests.support.tenants import Made, new_tenant
@@ -110,6 +111,43 @@ async def test_months_are_dropped_for_good(client: httpx2.AsyncClient, cluster: 
     assert await states(cluster) == {"expired"}
     refused = await client.get("/v1/vehicles/V-0/history", params={"from": "2026-06-30T00:00:00Z"})
     assert refused.json()["type"] == "/problems/archived"
+
+
+async def test_registers_at_the_edge(client: httpx2.AsyncClient, cluster: TestCluster) -> None:
+    """A count whose predecessor is archived has an energy that nobody knows; others have theirs."""
+    await as_if_made(cluster, date(2026, 5, 1), "week")
+    counted = [register("R-0", minute, 100 + minute / 64) for minute in range(30 * DAY + 60, 63 * DAY, 180)]
+    await ingest(client, [*counted, register("R-1", 61 * DAY + 90, 5), register("R-1", 62 * DAY, 9)])
+    await roll(cluster)
+    periods = [
+        {"from": "2026-07-01T06:00:00Z", "to": "2026-07-02T00:00:00Z"},
+        {"from": "2026-07-01T00:00:00Z", "to": "2026-07-02T12:00:00Z"},
+        {"from": "2026-06-30T23:00:00Z", "to": "2026-07-02T12:00:00Z"},
+    ]
+
+    async def told(period: dict[str, str]) -> Any:
+        answer = await client.get("/v1/analytics/fleet", params=period)
+        return answer.json()["totalEnergyConsumedAc"] if answer.status_code == 200 else answer.json()["type"]
+
+    history = {**periods[0], "limit": "2"}
+    first = (await client.get("/v1/meters/R-0/history", params=history)).json()["items"]
+    before = [await told(period) for period in periods]
+    assert all(isinstance(each, float) for each in before)
+    await tend(cluster)
+    assert [await told(period) for period in periods] == before
+    await left(cluster)
+    assert [await told(period) for period in periods] == [before[0], "/problems/archived", "/problems/archived"]
+    again = (await client.get("/v1/meters/R-0/history", params=history)).json()["items"]
+    assert [each["kwhConsumedAc"] for each in again] == [each["kwhConsumedAc"] for each in first]
+    page = (await client.get("/v1/meters/R-0/history", params={"limit": "1000"})).json()
+    assert (page["items"][-1]["timestamp"], page["archivedUntil"]) == ("2026-07-01T01:00:00Z", "2026-07-01T00:00:00Z")
+    energies = [each["kwhConsumedAc"] for each in page["items"]]
+    assert (energies[-1], set(energies[:-1])) == (None, {180 / 64})
+    only = {"from": "2026-07-01T00:30:00Z", "to": "2026-07-01T01:00:00Z"}
+    (one,) = (await client.get("/v1/meters/R-0/history", params=only)).json()["items"]
+    assert one["kwhConsumedAc"] is None
+    await restored(cluster)
+    assert [await told(period) for period in periods] == before
 
 
 async def test_a_declared_kind_and_tenants(servers: list[str], tmp_path: Path) -> None:
