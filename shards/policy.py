@@ -21,13 +21,15 @@ _UNITS: Final = {"h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta
 class Policy:
     """How long readings of a kind stay hot: a leaf is frozen when all of it is older.
 
-    `archive`: when all of a month is older, it goes from its shard to the archive; `drop`: for good. None: never.
+    `archive`: when all of a month is older, it goes from its shard to the archive; `drop`: for good; `rollups`: its
+    sums go. None: never.
     """
 
     kind: str
     hot: timedelta
     archive: timedelta | None = None
     drop: timedelta | None = None
+    rollups: timedelta | None = None
 
     def check(self) -> None:
         """InvalidArgument when a later step would come before an earlier one."""
@@ -35,13 +37,23 @@ class Policy:
         given = [(name, span) for name, span in steps if span is not None]
         for (name, span), (following, later) in pairwise(given):
             if later <= span:
-                raise InvalidArgument(
-                    f"{following} {duration_text(later)} must be more than {name} {duration_text(span)} ({self.kind})"
-                )
+                raise _out_of_order(self.kind, (following, later), "more than", (name, span))
+        if self.rollups is not None:
+            name, span = given[-1]
+            if self.rollups < span or (self.rollups == span and name != "--drop-after"):
+                words = "at least" if name == "--drop-after" else "more than"
+                raise _out_of_order(self.kind, ("--rollups-for", self.rollups), words, (name, span))
 
     def leaves_after(self) -> timedelta | None:
         """How old a month is when it leaves its shard."""
         return self.drop if self.archive is None else self.archive
+
+
+def _out_of_order(
+    kind: str, later: tuple[str, timedelta], words: str, earlier: tuple[str, timedelta]
+) -> InvalidArgument:
+    (following, long), (name, short) = later, earlier
+    return InvalidArgument(f"{following} {duration_text(long)} must be {words} {name} {duration_text(short)} ({kind})")
 
 
 def read_duration(text: str, name: str) -> timedelta:

@@ -1,7 +1,10 @@
 """`storage`: bytes of a reading hot, packed, and in the seed's schema; what packing costs, and reading it then."""
 
+import asyncio
+import tempfile
 import time
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any, Final
 
 import asyncpg
@@ -109,11 +112,40 @@ async def _one(context: Context, system: System, telemetry: Telemetry, devices: 
         if telemetry.name in {"vehicle", "meter"}:
             await _time_reads(found, f"{name}, packed", answers)
             await _late(found, web, system, telemetry, devices, start)
+            made += 2 * len(_late_days(devices))
+            before = [await _get(*each) for each in answers]
+        await _archive(context, system, telemetry, made, found)
+        if [await _get(*each) for each in answers] != before:
+            raise MeasurementError(f"{telemetry.name}: an answer is not what it was before it was archived")
     finally:
         web.close()
         for each in shards.values():
             await each.close()
     return made
+
+
+async def _archive(context: Context, system: System, telemetry: Telemetry, made: int, found: Collected) -> None:
+    """Into a folder, and back: bytes of its objects, and what writing, comparing and restoring take."""
+    name, kind = f"storage: {telemetry.name}", telemetry.kind.name
+    with tempfile.TemporaryDirectory(prefix="voltroute-bench-") as folder:
+        context.step(f"{telemetry.name}: archiving")
+        await command(
+            system, "lifecycle", "policy", "set", "--archive-after", "2d", "--archive-to", f"file://{folder}/archive"
+        )
+        started, cpu = time.perf_counter(), system.ended_cpu()
+        await command(system, "lifecycle", "run", "--wait")
+        found.add(f"{name}, archiving", "us of PostgreSQL/reading", (system.ended_cpu() - cpu) * 1e6 / made)
+        found.add(f"{name}, archived a second", "readings/s", made / (time.perf_counter() - started))
+        size = await asyncio.to_thread(_objects, Path(folder))
+        found.add(f"{name}, Parquet", "B/reading", size / made)
+        started = time.perf_counter()
+        await command(system, "archive", "restore", kind, "--from", "2000-01-01", "--to", "2100-01-01")
+        found.add(f"{name}, restored a second", "readings/s", made / (time.perf_counter() - started))
+
+
+def _objects(folder: Path) -> int:
+    """Bytes of all objects."""
+    return sum(each.stat().st_size for each in folder.rglob("*.parquet"))
 
 
 async def _size(shards: dict[str, Any], root: str, *, rows: bool = False) -> int:
@@ -183,12 +215,17 @@ async def _time_reads(found: Collected, name: str, answers: list[tuple[Connectio
         found.add(f"{name}: {sort} of 24 h", "ms", sorted(taken)[len(taken) // 2])
 
 
+def _late_days(devices: int) -> list[tuple[int, int]]:
+    """(device, day) of the late readings of one batch."""
+    return [(n, day) for day in range(DAYS) for n in range(devices)][:LATE]
+
+
 async def _late(
     found: Collected, web: Connection, system: System, telemetry: Telemetry, devices: int, start: datetime
 ) -> None:
     """A reading for each of at most LATE packed days, and again: the minutes have readings, so each day is unpacked."""
     kind = telemetry.kind
-    days = [(n, day) for day in range(DAYS) for n in range(devices)][:LATE]
+    days = _late_days(devices)
 
     def batch(hour: int) -> bytes:
         rows = []

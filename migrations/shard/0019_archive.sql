@@ -3,7 +3,8 @@
 -- that is restored leaves it. Rollups of what is sealed stay, and are never made anew: nobody could.
 ALTER TABLE tier
 ADD COLUMN sealed_until timestamptz NOT NULL DEFAULT '0001-01-02 00:00:00+00',
-ADD COLUMN archived tstzmultirange NOT NULL DEFAULT '{}';
+ADD COLUMN archived tstzmultirange NOT NULL DEFAULT '{}',
+ADD COLUMN summed_since timestamptz NOT NULL DEFAULT '0001-01-02 00:00:00+00'; -- older rollups are none, whatever is there
 
 -- Whether some time after `after` up to `until` is archived; NULL: no limit.
 CREATE FUNCTION is_archived(archived tstzmultirange, after timestamptz, until timestamptz) RETURNS boolean

@@ -51,6 +51,9 @@ def set_policy(
     drop_after: Annotated[
         str | None, typer.Option(help="How old a month is when it is dropped for good, also there; or never.")
     ] = None,
+    rollups_for: Annotated[
+        str | None, typer.Option(help="How long sums by minute, hour and day are kept, as in 4000d; or never dropped.")
+    ] = None,
     archive_to: Annotated[
         str | None, typer.Option(help="Where the archive is: file:///folder, s3://bucket/prefix, gs://..., az://...")
     ] = None,
@@ -63,11 +66,15 @@ def set_policy(
     What gives access to the archive comes from the environment of each router, and of this command.
     """
     spans: dict[str, timedelta | None] = {} if hot is None else {"hot": read_hot(hot)}
-    for name, text in (("archive", archive_after), ("drop", drop_after)):
+    for name, option, text in (
+        ("archive", "--archive-after", archive_after),
+        ("drop", "--drop-after", drop_after),
+        ("rollups", "--rollups-for", rollups_for),
+    ):
         if text is not None:
-            spans[name] = read_after(text, f"--{name}-after")
+            spans[name] = read_after(text, option)
     if not spans and leaf is None and archive_to is None:
-        raise InvalidArgument("--hot, --archive-after, --drop-after, --archive-to or --leaf is needed")
+        raise InvalidArgument("--hot, --archive-after, --drop-after, --rollups-for, --archive-to or --leaf is needed")
     change = operation.Change(spans, leaf, None if archive_to is None else check_url(archive_to))
 
     async def work(catalog: Catalog) -> _Policies:
@@ -104,15 +111,15 @@ def _show(policies: dict[str, Policy], width: str, archive: str | None, *, json:
     if json:
         print_json({"leaf": width, "archive": archive, "policies": spans})
         return
-    rows = [(each["kind"], each["hot"], each["archiveAfter"] or NEVER_, each["dropAfter"] or NEVER_) for each in spans]
-    print_table(("kind", "hot", "archive after", "drop after"), rows)
+    rows = [tuple(value or NEVER_ for value in each.values()) for each in spans]
+    print_table(("kind", "hot", "archive after", "drop after", "rollups for"), rows)
     say(f"new partitions hold a {width}; a partition is packed when all of it is older than what stays hot")
     if archive is not None:
         say(f"the archive is in {archive}")
 
 
 def _spans(policy: Policy) -> dict[str, str | None]:
-    spans = {"hot": policy.hot, "archiveAfter": policy.archive, "dropAfter": policy.drop}
+    spans = {"hot": policy.hot, "archiveAfter": policy.archive, "dropAfter": policy.drop, "rollupsFor": policy.rollups}
     return {name: None if span is None else duration_text(span) for name, span in spans.items()}
 
 

@@ -7,14 +7,15 @@ from shards.policy import Policy
 from shards.postgres.pools import Connection
 
 _ALL: Final = """
-SELECT k.name, p.hot, p.archive_after, p.drop_after
+SELECT k.name, p.hot, p.archive_after, p.drop_after, p.rollups_for
 FROM lifecycle_policy AS p JOIN kind AS k USING (kind_id) WHERE k.state = 'active' ORDER BY kind_id
 """
 _SET: Final = """
-INSERT INTO lifecycle_policy (kind_id, hot, archive_after, drop_after)
-SELECT kind_id, $2, $3, $4 FROM kind WHERE name = $1
+INSERT INTO lifecycle_policy (kind_id, hot, archive_after, drop_after, rollups_for)
+SELECT kind_id, $2, $3, $4, $5 FROM kind WHERE name = $1
 ON CONFLICT (kind_id) DO UPDATE
-SET hot = excluded.hot, archive_after = excluded.archive_after, drop_after = excluded.drop_after, set_at = now()
+SET hot = excluded.hot, archive_after = excluded.archive_after, drop_after = excluded.drop_after,
+    rollups_for = excluded.rollups_for, set_at = now()
 """
 _REMOVE: Final = (
     "DELETE FROM lifecycle_policy USING kind AS k WHERE k.kind_id = lifecycle_policy.kind_id AND k.name = $1"
@@ -35,7 +36,7 @@ async def policies_in(connection: Connection) -> dict[str, Policy]:
 
 async def set_policy(connection: Connection, policy: Policy) -> None:
     """From now on; the leader finds it in its next round."""
-    await connection.execute(_SET, policy.kind, policy.hot, policy.archive, policy.drop)
+    await connection.execute(_SET, policy.kind, policy.hot, policy.archive, policy.drop, policy.rollups)
 
 
 async def remove_policy(connection: Connection, kind: str) -> bool:

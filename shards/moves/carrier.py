@@ -27,15 +27,6 @@ _UNSUM: Final = """
 UPDATE tier SET rolled_of = NULL WHERE bucket = $1 AND rolled_until > $2 AND rolled_of IS NOT NULL
 """
 _MAKE_LEAF: Final = "SELECT make_leaf($1, $2, $3, $4)"
-_TIER: Final = (
-    "bucket", "kind", "frozen_until", "frozen_at", "packed_until", "packed_at", "packed_readings", "rolled_until",
-    "rolled_of", "sealed_until", "archived",
-)  # fmt: skip
-_HORIZONS: Final = """
-SELECT kind, frozen_until, packed_until, sealed_until, archived::text FROM tier WHERE bucket = $1 ORDER BY kind
-"""
-_SEALED: Final = "SELECT sealed_until FROM tier WHERE bucket = $1 AND kind = $2 AND sealed_until > '1000-01-01'"
-_INSERT_TIER: Final = f"INSERT INTO tier ({', '.join(_TIER)}) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)"
 _WEIGHT: Final = """
 SELECT pg_stat_get_live_tuples(c.oid), pg_relation_size(c.oid) FROM pg_class AS c
 WHERE c.oid = to_regclass(format('public.%I', $1::text))
@@ -129,7 +120,8 @@ async def make_leaves(direction: Direction) -> list[Leaf]:
     return wanted
 
 
-def _listed(names: Iterable[str]) -> str:
+def listed(names: Iterable[str]) -> str:
+    """Columns, quoted."""
     return ", ".join(map(quote_identifier, names))
 
 
@@ -139,7 +131,7 @@ async def copy_leaf(direction: Direction, leaf: Leaf, token: Token, passed: Pass
     async with transaction(direction.taker):
         await token.hold(direction.taker, Recorded.COPYING)
         await direction.taker.execute(f"TRUNCATE {quote_identifier(target)}")
-        query = f"SELECT {_listed(columns)} FROM {quote_identifier(leaf.name)}"
+        query = f"SELECT {listed(columns)} FROM {quote_identifier(leaf.name)}"
         rows = await pipe(direction.giver, query, (), direction.taker, target, columns, passed)
         await token.set_copied(direction.taker, target)
     return rows
@@ -159,65 +151,27 @@ async def copy_status(direction: Direction, kind: StoredKind, token: Token, pass
     async with transaction(direction.taker):
         await token.hold(direction.taker, Recorded.COPYING)
         await direction.taker.execute(_EMPTY.format(table=table), direction.bucket)
-        query = f"SELECT {_listed(columns)} FROM {table} WHERE bucket = $1"
+        query = f"SELECT {listed(columns)} FROM {table} WHERE bucket = $1"
         rows = await pipe(direction.giver, query, (direction.bucket,), direction.taker, kind.status, columns, passed)
         await token.set_copied(direction.taker, statuses_of(kind, direction.bucket))
     return rows
-
-
-async def carry_horizons(bucket: int, giver: Connection, taker: Connection) -> None:
-    """What is frozen and packed of a bucket, inside the taker's transaction. It does not change during a move."""
-    await taker.execute("DELETE FROM tier WHERE bucket = $1", bucket)
-    for record in await giver.fetch("SELECT * FROM tier WHERE bucket = $1", bucket):
-        await taker.execute(_INSERT_TIER, *(record[name] for name in _TIER))
-
-
-async def carry_sealed(direction: Direction, passed: Passed = at_full_speed) -> None:
-    """Sums of sealed time that the taker lacks, inside its transaction: of those nobody could make any anew."""
-    giver, taker, bucket = direction.giver, direction.taker, direction.bucket
-    for kind in direction.kinds:
-        sealed_until = await giver.fetchval(_SEALED, bucket, kind.name)
-        if sealed_until is None:
-            continue
-        for each in kind.as_rollups:
-            columns, table = _listed(each.status_columns), quote_identifier(each.status)
-            staged = _staged(each.status)
-            await taker.execute(f"CREATE TEMP TABLE IF NOT EXISTS {staged} (LIKE {table}) ON COMMIT DELETE ROWS")
-            time = "day::timestamp AT TIME ZONE 'UTC'" if "day" in each.status_columns else "at"
-            query = f"SELECT {columns} FROM {table} WHERE bucket = $1 AND {time} < $2"
-            await pipe(giver, query, (bucket, sealed_until), taker, staged, each.status_columns, passed)
-            await taker.execute(
-                f"INSERT INTO {table} ({columns}) SELECT {columns} FROM {staged} ON CONFLICT DO NOTHING"
-            )
-            await taker.execute(f"TRUNCATE {staged}")
-
-
-async def forget_rollups(bucket: int, connection: Connection) -> None:
-    """What came by key and content, whatever its `ingested_at`, may not be in the sums there: they are made anew."""
-    await connection.execute("UPDATE tier SET rolled_of = NULL WHERE bucket = $1", bucket)
 
 
 async def carry_days(direction: Direction, days: Iterable[tuple[StoredKind, date]], passed: Passed) -> int:
     """Packed days, by device: those that are there already stay as they are. Returns how many were new."""
     new, taker = 0, direction.taker
     for kind, day in days:
-        columns, staged = _listed(kind.columns), quote_identifier(_staged(kind.history))
+        columns, staged = listed(kind.columns), quote_identifier(staging_of(kind.history))
         ours = quote_identifier(direction.ours[kind.history])
         await taker.execute(f"CREATE TEMP TABLE IF NOT EXISTS {staged} (LIKE {ours}) ON COMMIT DELETE ROWS")
         query = f"SELECT {columns} FROM {quote_identifier(direction.theirs[kind.history])} WHERE day = $1"
-        await pipe(direction.giver, query, (day,), taker, _staged(kind.history), kind.columns, passed)
+        await pipe(direction.giver, query, (day,), taker, staging_of(kind.history), kind.columns, passed)
         done = await taker.execute(
             f"INSERT INTO {ours} ({columns}) SELECT {columns} FROM {staged} ON CONFLICT DO NOTHING"
         )
         await taker.execute(f"TRUNCATE {staged}")
         new += int(done.rpartition(" ")[2])
     return new
-
-
-async def have_same_horizons(bucket: int, giver: Connection, taker: Connection) -> bool:
-    """Whether both sides have frozen and packed the same of a bucket, as they have while its move is recorded."""
-    sides = [await connection.fetch(_HORIZONS, bucket) for connection in (giver, taker)]
-    return [tuple(record) for record in sides[0]] == [tuple(record) for record in sides[1]]
 
 
 async def late_of(direction: Direction) -> list[Leaf]:
@@ -234,11 +188,13 @@ async def prepare_delta(taker: Connection) -> None:
     """Make the session's staging tables."""
     for kind in await stored_kinds(taker):
         for root in (kind.history, kind.late, kind.status):
-            await taker.execute(f"CREATE TEMP TABLE IF NOT EXISTS {_staged(root)} (LIKE {root}) ON COMMIT DELETE ROWS")
+            await taker.execute(
+                f"CREATE TEMP TABLE IF NOT EXISTS {staging_of(root)} (LIKE {root}) ON COMMIT DELETE ROWS"
+            )
 
 
-def _staged(root: str) -> str:
-    """By the root's name, which no other root has."""
+def staging_of(root: str) -> str:
+    """The name of a staging table: by the root's name, which no other root has."""
     return f"delta_{root}"
 
 
@@ -263,14 +219,14 @@ async def _carry(
 ) -> int:
     """Readings that fit `which`, and the statuses of the devices `whose` readings they are."""
     giver, taker = direction.giver, direction.taker
-    columns, staged = kind.columns, _staged(kind.history)
+    columns, staged = kind.columns, staging_of(kind.history)
     table = quote_identifier(direction.theirs[kind.history])
-    query = f"SELECT {_listed(columns)} FROM {table} WHERE {which}"
+    query = f"SELECT {listed(columns)} FROM {table} WHERE {which}"
     if not await pipe(giver, query, (argument,), taker, staged, columns, passed):
         return 0
     ours = quote_identifier(direction.ours[kind.history])
     await taker.execute(_CARRIES)
-    new = f"INSERT INTO {ours} ({_listed(columns)}) SELECT {_listed(columns)} FROM {staged} ON CONFLICT DO NOTHING"
+    new = f"INSERT INTO {ours} ({listed(columns)}) SELECT {listed(columns)} FROM {staged} ON CONFLICT DO NOTHING"
     count, first = (
         await taker.fetch(f"WITH n AS ({new} RETURNING ingested_at) SELECT count(*), min(ingested_at) FROM n")
     )[0]
@@ -278,7 +234,7 @@ async def _carry(
         await _check_rollups(direction, first)
     devices = whose.format(id=quote_identifier(kind.id_column), history=table)
     await _carry_status(direction, kind, devices, (argument,), passed)
-    await taker.execute(f"TRUNCATE {staged}, {_staged(kind.status)}")
+    await taker.execute(f"TRUNCATE {staged}, {staging_of(kind.status)}")
     return int(count)
 
 
@@ -292,7 +248,7 @@ async def carry_all_status(direction: Direction, passed: Passed = at_full_speed)
     """Every status that is newer at the giver."""
     for kind in direction.kinds:
         await _carry_status(direction, kind, "true", (), passed)
-        await direction.taker.execute(f"TRUNCATE {_staged(kind.status)}")
+        await direction.taker.execute(f"TRUNCATE {staging_of(kind.status)}")
 
 
 async def _carry_status(
@@ -302,14 +258,14 @@ async def _carry_status(
 
     Of a value that a status keeps, the newer one stays, whichever side has it.
     """
-    columns, staged = kind.status_columns, _staged(kind.status)
+    columns, staged = kind.status_columns, staging_of(kind.status)
     table, key = quote_identifier(kind.status), quote_identifier(kind.id_column)
     arguments = (*arguments, direction.bucket)
-    query = f"SELECT {_listed(columns)} FROM {table} WHERE bucket = ${len(arguments)} AND {which}"
+    query = f"SELECT {listed(columns)} FROM {table} WHERE bucket = ${len(arguments)} AND {which}"
     await pipe(direction.giver, query, arguments, direction.taker, staged, columns, passed)
     changed, newer = _merged(kind)
     await direction.taker.execute(
-        f"INSERT INTO {table} AS known ({_listed(columns)}) SELECT {_listed(columns)} FROM {staged} "
+        f"INSERT INTO {table} AS known ({listed(columns)}) SELECT {listed(columns)} FROM {staged} "
         f"ON CONFLICT ({key}, tenant_id, bucket) DO UPDATE SET {changed} WHERE {newer}"
     )
 

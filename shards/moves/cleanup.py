@@ -5,7 +5,7 @@ Nothing is dropped before the side that stays was found to hold all of it; what 
 
 from typing import Final
 
-from shards.moves import carrier, rebalances
+from shards.moves import carrier, horizons, rebalances
 from shards.moves.carrier import Direction
 from shards.moves.differences import Difference, difference
 from shards.moves.fingerprints import Different
@@ -135,7 +135,7 @@ async def _make_superset(work: Work, move: Move, sides: tuple[Connection, Connec
             healed = await carrier.carry_hours(direction, found.hours, work.throttle.passed)
             await carrier.carry_days(direction, found.days, work.throttle.passed)
             await carrier.carry_all_status(direction, work.throttle.passed)
-            await carrier.forget_rollups(move.bucket, direction.taker)
+            await horizons.forget_rollups(move.bucket, direction.taker)
         await rebalances.healed(work.catalog, move.move_id, work.runner, healed, work.deadline())
         found = await difference(direction, work.throttle.passed)
     # What an operator accepted is that values differ, never that something is missing.

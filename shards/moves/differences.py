@@ -10,11 +10,10 @@ from shards.moves.carrier import (
     carry_all_status,
     carry_days,
     carry_hours,
-    carry_sealed,
-    have_same_horizons,
     make_leaves,
 )
 from shards.moves.fingerprints import ANY_MAJOR, Different, hash_of
+from shards.moves.horizons import carry_sealed, have_same_horizons
 from shards.moves.pipe import pipe
 from shards.moves.throttle import Passed, at_full_speed
 from shards.postgres.sql import quote_identifier

@@ -6,7 +6,7 @@ bucket, then the map says so. From there the ordinary cleanup continues, which c
 
 from typing import Final
 
-from shards.moves import carrier, decisions, rebalances
+from shards.moves import carrier, decisions, horizons, rebalances
 from shards.moves.carrier import Direction
 from shards.moves.cleanup import finish_detaches
 from shards.moves.differences import carry_difference, difference
@@ -120,7 +120,7 @@ async def _own(work: Work, move: Move, connection: Connection, keeper: Role) -> 
         await work.token(move, keeper).force(connection, state)
         await connection.execute(_OPEN, move.move_id)
         await connection.execute(_ADOPT, move.bucket, move.move_id, month)
-        await carrier.forget_rollups(move.bucket, connection)  # whatever of them was carried, and when
+        await horizons.forget_rollups(move.bucket, connection)  # whatever of them was carried, and when
 
 
 async def _publish(work: Work, move: Move, owner: str | None, phase: Phase) -> Move:

@@ -3,7 +3,7 @@
 import time
 from typing import Final
 
-from shards.moves import carrier, rebalances
+from shards.moves import carrier, horizons, rebalances
 from shards.moves.fence import CLOSE_GOOD_S, CLOSE_PASSES_MAX, FENCE_MAX_S, close
 from shards.moves.passes import backward
 from shards.moves.phases import Move, Phase, Recorded, Role, Step
@@ -71,7 +71,7 @@ async def _give_back(sides: Sides) -> Move:
             # Only after the target's fence has committed: from this COMMIT on the source takes writes.
             await sides.token(Role.SOURCE).change(source, Recorded.FENCED, Recorded.RETURNED)
             await source.execute(_OPEN, move.move_id)
-            await carrier.forget_rollups(move.bucket, source)
+            await horizons.forget_rollups(move.bucket, source)
         await work.at(move, Step.AFTER_RETURN)
     moved = await rebalances.hand_over(
         work.catalog, move, (move.target, move.source), Phase.ROLLBACK_CLEANUP, work.runner, work.deadline()

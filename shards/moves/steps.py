@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from shards.errors import Cause, ShardError, ShardUnavailable
-from shards.moves import carrier, fingerprints, preflight, rebalances
+from shards.moves import carrier, fingerprints, horizons, preflight, rebalances
 from shards.moves.carrier import Direction
 from shards.moves.fingerprints import Different
 from shards.moves.passes import Passes, forward
@@ -66,7 +66,7 @@ async def _prepare(work: Work, move: Move, source: Connection, target: Connectio
         await token.claim(target)
         tiered = [record["kind"] for record in await source.fetch(_TIERED, move.bucket)]
         await target.execute(_PREPARE, move.bucket, move.move_id, tiered)
-        await carrier.carry_horizons(move.bucket, source, target)
+        await horizons.carry_horizons(move.bucket, source, target)
     await work.at(move, Step.AFTER_PREPARE)
 
 

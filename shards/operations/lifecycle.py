@@ -23,6 +23,7 @@ from shards.tiers.runner import Done, Result, Tender, nobody
 
 TIMEOUT_S: Final = 10.0
 WAIT_TICK_S: Final = 1.0
+LATER: Final = ("archive", "drop", "rollups")  # spans of a policy
 
 
 @dataclass(frozen=True)
@@ -93,8 +94,7 @@ def _changed(known: Mapping[str, Policy], names: Sequence[str], spans: Mapping[s
             raise Refused(f"{', '.join(missing)} has no policy yet: --hot is needed, too")
     bases = (known.get(name) or Policy(name, hot or timedelta(0)) for name in names)
     return [
-        Policy(base.kind, hot or base.hot, spans.get("archive", base.archive), spans.get("drop", base.drop))
-        for base in bases
+        Policy(base.kind, hot or base.hot, *(spans.get(name, getattr(base, name)) for name in LATER)) for base in bases
     ]
 
 

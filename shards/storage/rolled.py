@@ -21,7 +21,7 @@ _INGESTED: Final = ", h.ingested_at"
 _MARK: Final = """
 WITH mark AS MATERIALIZED (
     SELECT bucket, rolled_until AS since FROM tier
-    WHERE kind = {kind} AND bucket = ANY($1::smallint[]) AND rolled_of = '{roles}'
+    WHERE kind = {kind} AND bucket = ANY($1::smallint[]) AND rolled_of = '{roles}' AND summed_since <= {begins}
 )"""
 _ROLLED: Final = "ARRAY(SELECT bucket FROM mark)"
 _COVERED: Final = COVERED.replace("ANY($1::smallint[])", f"ANY({_ROLLED})")
@@ -183,6 +183,7 @@ _OF_PIECE: Final = (
 )
 # Not found by the device: it has a reading in a minute, and what is fresh is of a minute or two.
 _OF_ONE: Final = "{row}.bucket = ($1::smallint[])[1] AND ({row}.{id} = $2) IS TRUE AND {row}.tenant_id = {tenant}"
+_BEGIN_OF_SEGMENTS: Final = "($3::timestamptz[])[1]"
 _AN_HOUR: Final = "interval '1 hour'"
 
 
@@ -293,14 +294,23 @@ def _texts(name: str, kind: Kind, *, judged: bool) -> tuple[str, dict[str, str],
         return _SERIES, {"{spots}": _spots(readings, "$2", "$3", judged=judged), **of_period}, "$5"
     if name in {"paired", "whole paired"}:
         return _PAIRED, {**_pieces(readings, name, _ENTRIES, ("$2", "$3")), **of_period}, "$8"
-    period = "($3::timestamptz[])[1]", "($4::timestamptz[])[cardinality($4::timestamptz[])]"
+    period = _BEGIN_OF_SEGMENTS, "($4::timestamptz[])[cardinality($4::timestamptz[])]"
     of_one = readings.fresh(_OF_ONE, *period)
     return _DEVICE, {**_pieces(readings, name, _SEGMENTS, period), "{fresh}": of_one}, "$6"
 
 
-def filled(template: str, texts: Mapping[str, str], kind: Kind, ratings: str = "", *, judged: bool = False) -> str:
-    """A statement that begins with `FRESH`, of one kind; `texts`: what is put into it first."""
+def filled(
+    template: str,
+    texts: Mapping[str, str],
+    kind: Kind,
+    ratings: str = "",
+    *,
+    begins: str = "$2::timestamptz",
+    judged: bool = False,
+) -> str:
+    """A statement that begins with `FRESH`, of one kind. `texts`: put into it first; `begins`: of its period."""
     known = {
+        "{begins}": begins,
         "{covered}": _COVERED,
         "{sums}": _SUMS,
         "{of_rollup}": _OF_ROLLUP,
@@ -334,4 +344,5 @@ def statement(name: str, kind: Kind, *, judged: bool) -> str:
     "whole paired": all windows are of whole hours.
     """
     template, texts, ratings = _texts(name, kind, judged=judged)
-    return filled(template, texts, kind, ratings, judged=judged)
+    begins = _BEGIN_OF_SEGMENTS if name == "device" else "$2::timestamptz"
+    return filled(template, texts, kind, ratings, begins=begins, judged=judged)

@@ -44,6 +44,11 @@ INSERT INTO {minutely} AS k (at, bucket, tenant_id, {listed})
 SELECT date_bin('1 minute', before, {origin}) AS at, bucket, tenant_id, {sums} FROM new GROUP BY 1, 2, 3
 ON CONFLICT (bucket, tenant_id, at) DO UPDATE SET {added}, most = greatest(k.most, excluded.most)"""
 _FORGET: Final = "DELETE FROM {table} WHERE bucket = $1 AND {at} >= $2"
+_DAY_BEFORE: Final = "day < ($2::timestamptz AT TIME ZONE 'UTC')::date"
+_DROP_OLD: Final = """
+DELETE FROM {table}
+WHERE ctid = ANY(ARRAY(SELECT ctid FROM {table} WHERE bucket = $1::smallint AND {which} LIMIT 20000))
+"""
 _FORGET_HOUR: Final = "DELETE FROM {hourly} WHERE bucket = $1 AND {id} = $2 AND at = $3 AND tenant_id = {tenant}"
 _FORGET_MINUTE: Final = "DELETE FROM {minutely} WHERE bucket = $1 AND at = $2 AND tenant_id = {tenant}"
 _AT: Final = "(d.day::timestamp AT TIME ZONE 'UTC') + (n - 1) * interval '1 hour'"
@@ -192,6 +197,12 @@ def forget(kind: Kind) -> list[str]:
     """Remove the rollups of a bucket ($1) from a day on ($2): older readings may not be there to be added again."""
     tables = ((kind.hourly, "at"), (kind.minutely, "at"), (kind.daily, "day::timestamp AT TIME ZONE 'UTC'"))
     return [_FORGET.format(table=quote_identifier(name), at=at) for name, at in tables]
+
+
+def drop_old(kind: Kind) -> list[str]:
+    """Remove some rollups of a bucket ($1) from before a day ($2), where there are any."""
+    tables = ((kind.hourly, "at < $2"), (kind.minutely, "at < $2"), (kind.daily, _DAY_BEFORE))
+    return [_DROP_OLD.format(table=quote_identifier(name), which=which) for name, which in tables]
 
 
 def hours(which: str, first: str, past: str) -> str:

@@ -25,7 +25,8 @@ from shards.window import Window
 LONG: Final = timedelta(days=4)  # a period of one device
 Entry = tuple[int, str, Window]  # bucket, device, when
 _ARE_ROLLED: Final = """
-SELECT count(*) FROM tier WHERE kind = $1 AND bucket = ANY($2::smallint[]) AND rolled_of = $3
+SELECT count(*) FROM tier
+WHERE kind = $1 AND bucket = ANY($2::smallint[]) AND rolled_of = $3 AND summed_since <= $4
 """
 
 
@@ -70,10 +71,10 @@ class FleetSums:
     rolled: bool
 
 
-async def are_rolled(reader: Reader, kind: Kind, buckets: Sequence[int]) -> bool:
-    """Whether rollups say most; what they do not say, their statements find."""
+async def are_rolled(reader: Reader, kind: Kind, buckets: Sequence[int], since: datetime) -> bool:
+    """Whether rollups say most of what was since then; what they do not say, their statements find."""
     return parts.are_whole(kind) and bool(
-        await reader.connection.fetchval(_ARE_ROLLED, kind.name, buckets, roles(kind)) == len(buckets)
+        await reader.connection.fetchval(_ARE_ROLLED, kind.name, buckets, roles(kind), since) == len(buckets)
     )
 
 
@@ -108,7 +109,7 @@ async def device(
     # A slot is a minute of the clock, as rollups have them. A few days are read faster than rollups are asked.
     is_long = window.end - window.start >= LONG
     by_minute = interval_s == INTERVAL_S and window.start == floor(window.start, MINUTE)
-    if by_minute and is_long and await are_rolled(reader, kind, [bucket]):
+    if by_minute and is_long and await are_rolled(reader, kind, [bucket], window.start):
         found = await _device_rolled(reader, kind, place, window, paired, ratings)
         if found is not None:
             return found
@@ -116,7 +117,12 @@ async def device(
         return await _device_read(reader, kind, place, window, paired, ratings)
     except asyncpg.PostgresError as error:
         # Of archived time rollups alone are left.
-        if error.sqlstate != ARCHIVED or not by_minute or is_long or not await are_rolled(reader, kind, [bucket]):
+        if (
+            error.sqlstate != ARCHIVED
+            or not by_minute
+            or is_long
+            or not await are_rolled(reader, kind, [bucket], window.start)
+        ):
             raise
         found = await _device_rolled(reader, kind, place, window, paired, ratings)
         if found is None:
@@ -169,7 +175,7 @@ def _segments(window: Window, paired: Sequence[Window]) -> tuple[list[datetime],
 async def fleet(reader: Reader, kind: Kind, buckets: Sequence[int], window: Window, ratings: Ratings) -> FleetSums:
     """Sums over all devices in `buckets`."""
     first, last = ceil(window.start, HOUR), floor(window.end, HOUR)
-    from_rollups = await are_rolled(reader, kind, buckets)
+    from_rollups = await are_rolled(reader, kind, buckets, window.start)
     if first < last and from_rollups:
         edges = (first, last, ceil(window.start, MINUTE), floor(window.end, MINUTE))
         bounds = (window.start, window.end, *edges)

@@ -76,7 +76,7 @@ async def by_day(reader: Reader, kind: Kind, buckets: Sequence[int], bounds: Seq
 
     The bounds are whole hours.
     """
-    from_rollups = parts.are_whole(kind) and await sums.are_rolled(reader, kind, buckets)
+    from_rollups = parts.are_whole(kind) and await sums.are_rolled(reader, kind, buckets, bounds[0])
     statement = _statement(kind, from_rollups=from_rollups)
     arguments = (bounds[0], bounds[-1], bounds)
     return await fetch_rows(reader, statement, "bin", buckets, *arguments, anew=True)

@@ -32,13 +32,16 @@ SELECT EXISTS (SELECT FROM owned_bucket WHERE bucket = $1)
 """
 _BEGIN: Final = "INSERT INTO tier (bucket, kind, frozen_until) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING"
 _KNOWN: Final = """
-SELECT rolled_until, rolled_of, packed_until, sealed_until, clock_timestamp() AS clock
+SELECT rolled_until, rolled_of, packed_until, sealed_until, summed_since, clock_timestamp() AS clock
 FROM tier WHERE bucket = $1 AND kind = $2
 """
 _ROLLED: Final = "UPDATE tier SET rolled_until = $3, rolled_of = $4 WHERE bucket = $1 AND kind = $2"
 _FORGOTTEN: Final = "UPDATE tier SET rolled_of = NULL WHERE bucket = $1 AND kind = $2"
 _IS_ROLLED: Final = "SELECT EXISTS (SELECT FROM tier WHERE bucket = $1 AND kind = $2 AND rolled_of = $3)"
 _OF_OTHERS: Final = "UPDATE tier SET rolled_of = NULL WHERE bucket = $1 AND kind = $2 AND rolled_of <> $3"
+_SUMMED_SINCE: Final = """
+UPDATE tier SET summed_since = $3 WHERE bucket = $1 AND kind = $2 AND summed_since < $3
+"""
 _PAGES: Final = """
 SELECT x.oid, upper(l.span) <= now() AS closed,
     coalesce(pg_relation_size(l.leaf_oid), 0) / current_setting('block_size')::integer / coalesce((
@@ -105,7 +108,7 @@ async def roll(
     since = known["rolled_until"]
     # A clock behind the mark was set back: what is ingested now may lie before it, and would never be added.
     if known["rolled_of"] != rollups.roles(kind) or known["clock"] < since:
-        bounds = (mark, known["packed_until"], known["sealed_until"])
+        bounds = (mark, known["packed_until"], max(known["sealed_until"], known["summed_since"]))
         return await _make_anew(connection, kind, bucket, bounds, at), False
     if mark <= since:
         return 0, False
@@ -122,15 +125,15 @@ async def _make_anew(
 ) -> int:
     """All of a bucket, a day at a time. Until the end readers take none of it, and whoever comes next begins anew.
 
-    `bounds`: the mark, up to where the bucket is packed, and up to where it is sealed: that stays as it is, for good.
+    `bounds`: the mark, up to where the bucket is packed, and from where on it is made: what is sealed stays for good.
     """
-    mark, packed_until, sealed_until = bounds
+    mark, packed_until, since = bounds
     async with transaction(connection):
         await connection.execute(_FORGOTTEN, bucket, kind.name)
         for statement in rollups.forget(kind):
-            await connection.execute(statement, bucket, sealed_until)
+            await connection.execute(statement, bucket, since)
     total = 0
-    for record in await connection.fetch(rollups.days(kind), bucket, sealed_until):
+    for record in await connection.fetch(rollups.days(kind), bucket, since):
         day: datetime = record["day"]
         total += int(await connection.fetchval(rollups.fill(kind), bucket, mark, day, day + DAY))
         await at("inside roll")
@@ -154,6 +157,21 @@ async def fold(connection: Connection, kind: Kind, bucket: int, packed_until: da
     """Fold the hours of a bucket that are packed, if it has rollups."""
     if await connection.fetchval(_IS_ROLLED, bucket, kind.name, rollups.roles(kind)):
         await _fold(connection, kind, bucket, _whole_until(packed_until))
+
+
+async def drop_old(connection: Connection, kind: Kind, bucket: int, before: datetime) -> int:
+    """Remove rollups of a bucket from before a day; how many rows. The bucket is held.
+
+    First nobody believes them any more; then they go, some at a time.
+    """
+    if not await connection.fetchval(_IS_HERE, bucket):
+        return 0
+    await connection.execute(_SUMMED_SINCE, bucket, kind.name, before)
+    count = 0
+    for statement in rollups.drop_old(kind):
+        while gone := int((await connection.execute(statement, bucket, before)).rpartition(" ")[2]):
+            count += gone
+    return count
 
 
 async def check_known(connection: Connection, bucket: int, name: str, kind: Kind | None) -> None:

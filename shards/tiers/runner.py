@@ -10,6 +10,7 @@ from typing import Final, TypeAlias
 
 import asyncpg
 
+from shards.bins import DAY, floor
 from shards.errors import ClusterError, ShardError
 from shards.kinds import BUILT_IN, LATE, Kind, Kinds
 from shards.policy import Policy
@@ -123,6 +124,7 @@ class Tender:
             for bucket in await rolling.buckets(connection, kind):
                 try:
                     await self._roll_one(connection, kind, bucket, mark, result)
+                    await self._drop_old(connection, kind, bucket, mark)
                 except _FAILURES as error:
                     if connection.is_closed():
                         raise
@@ -143,6 +145,15 @@ class Tender:
                 self.done(bucket, kind.name, Step.ROLL, count, seconds)
             await self.watch("after roll")
             await self.pause(seconds)
+
+    async def _drop_old(self, connection: Connection, kind: Kind, bucket: int, now: datetime) -> None:
+        """Rollups that are older than the policy keeps them, by whole days."""
+        kept = self.policies[kind.name].rollups
+        if kept is None:
+            return
+        async with held(connection, bucket) as is_ours:
+            if is_ours:
+                await rolling.drop_old(connection, kind, bucket, floor(now - kept, DAY))
 
     async def _look(self, connection: Connection, of: Tiers | None = None) -> list[Tiers]:
         if of is not None:

@@ -56,6 +56,12 @@ async def test_policies_that_are_refused(cluster: TestCluster, servers: list[str
             "--drop-after 90d must be more than --archive-after 90d (meter)",
         ),
         ((*hot, "--drop-after", "6d"), 2, "--drop-after 6d must be more than --hot 7d"),
+        (
+            (*hot, "--drop-after", "90d", "--rollups-for", "89d"),
+            2,
+            "--rollups-for 89d must be at least --drop-after 90d",
+        ),
+        ((*hot, "--rollups-for", "7d"), 2, "--rollups-for 7d must be more than --hot 7d (meter)"),
         (("--archive-to", "ftp://there"), 2, "--archive-to ftp://there: one of file://, s3://"),
         (("--archive-to", "file://there"), 2, "an absolute path is expected"),
         (("--archive-to", "s3://"), 2, "a bucket is expected, as in s3://bucket/prefix"),
@@ -73,9 +79,15 @@ async def test_policies_that_are_refused(cluster: TestCluster, servers: list[str
     made = await voltroute(
         cluster, "lifecycle", "policy", "set", *hot, "--archive-to", folder, "--archive-after", "90d", "--json"
     )
-    assert made.json["policies"][0] == {"kind": "meter", "hot": "7d", "archiveAfter": "90d", "dropAfter": None}
+    assert made.json["policies"][0] == {
+        "kind": "meter",
+        "hot": "7d",
+        "archiveAfter": "90d",
+        "dropAfter": None,
+        "rollupsFor": None,
+    }
     changed = await voltroute(cluster, "lifecycle", "policy", "set", "vehicle", "--drop-after", "400d")
-    assert "vehicle  7d   90d            400d" in changed.out
+    assert "vehicle  7d   90d            400d        never" in changed.out
     assert f"the archive is in {folder}" in changed.out
     back = await voltroute(
         cluster, "lifecycle", "policy", "set", "--archive-after", "never", "--drop-after", "never", "--json"

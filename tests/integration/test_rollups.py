@@ -306,3 +306,28 @@ async def test_a_leaf_that_is_gone_is_not_summarized(
     assert summaries.known == {}
     assert await session.fetchval("SELECT 1") == 1
     await session.close()
+
+
+async def test_sums_are_kept_for_so_long(client: httpx2.AsyncClient, cluster: TestCluster) -> None:
+    """Periods from before are read one by one while the readings are there; what is left is as it was."""
+    await ingest(client, [vehicle(f"V-{n}", minute) for n in range(4) for minute in range(0, 3 * DAY, 7)])
+    assert await roll(cluster) > 0
+    await tend(cluster)
+    whole = {"from": at(0), "to": at(3 * DAY), "interval": "1h"}
+    later = {**whole, "from": at(2 * DAY)}
+    before = [(await client.get("/v1/analytics/fleet", params=params)).json() for params in (whole, later)]
+    assert [each.pop("tiers") for each in before] == [["rollups"], ["rollups"]]
+    kept = datetime.now(UTC) - datetime.fromisoformat(at(2 * DAY)) - timedelta(hours=3)
+    await tend(cluster, policies={"vehicle": replace(HOT["vehicle"], rollups=kept)})
+    for dsn in cluster.shards.values():
+        for table, first in (("hourly", "at"), ("minutely", "at"), ("daily", "day")):
+            found = await fetch(dsn, f"SELECT min({first}) AS first FROM vehicle_telemetry_{table}")
+            assert str(found[0]["first"] or "9")[:10] >= at(2 * DAY)[:10]
+    again = [(await client.get("/v1/analytics/fleet", params=params)).json() for params in (whole, later)]
+    assert [each.pop("tiers") for each in again] == [["packed"], ["rollups"]]
+    assert again == before
+    for dsn in cluster.shards.values():
+        await execute(dsn, "UPDATE tier SET rolled_of = NULL")  # made anew, and no further back
+    await roll(cluster)
+    once_more = (await client.get("/v1/analytics/fleet", params=later)).json()
+    assert (once_more.pop("tiers"), once_more) == (["rollups"], before[1])
