@@ -24,6 +24,7 @@ CREATE TABLE archived_month (
     )),
     packed_columns text [] NOT NULL DEFAULT '{}', -- of the packed rows, over which their fingerprint is
     fingerprint text,
+    store text, -- where the object is
     object text,
     sha256 text,
     UNIQUE (kind_id, bucket, month)

@@ -6,12 +6,12 @@ ADD COLUMN sealed_until timestamptz NOT NULL DEFAULT '0001-01-02 00:00:00+00',
 ADD COLUMN archived tstzmultirange NOT NULL DEFAULT '{}',
 ADD COLUMN summed_since timestamptz NOT NULL DEFAULT '0001-01-02 00:00:00+00'; -- older rollups are none, whatever is there
 
--- Whether some time after `after` up to `until` is archived; NULL: no limit.
+-- Whether some time after `after` up to `until` is archived; NULL: no limit. Times are whole microseconds.
 CREATE FUNCTION is_archived(archived tstzmultirange, after timestamptz, until timestamptz) RETURNS boolean
 LANGUAGE sql IMMUTABLE
 SET search_path = public, pg_temp AS $$
     SELECT archived <> '{}' AND CASE
-        WHEN after IS NULL OR until IS NULL OR after < until THEN archived && tstzrange(after, until, '(]')
+        WHEN after IS NULL OR until IS NULL OR after < until THEN archived && tstzrange(after + interval '1 microsecond', until, '[]')
         ELSE false
     END
 $$;

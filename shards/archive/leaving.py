@@ -8,7 +8,7 @@ and dropping hold the bucket, as every step of the lifecycle. Here the order of 
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,10 +16,9 @@ from typing import Any, Final
 
 from shards.archive import objects
 from shards.archive.rows import Month
-from shards.archive.store import CATALOG_TIMEOUT_S, Store, StoreError
+from shards.archive.store import CATALOG_TIMEOUT_S, Archive, Damaged, Store
 from shards.catalog import archive as ledger
 from shards.catalog.archive import Entry, State
-from shards.catalog.database import Catalog
 from shards.clock import deadline_in
 from shards.errors import ClusterError
 from shards.kinds import Kind
@@ -69,18 +68,17 @@ class NotYet(ClusterError):
 class Leaving:
     """One month of a bucket and kind on its way, in a session of its shard. `summed`: the kind whose rollups stay.
 
-    `archives`: by the policy it goes to the store; else it is dropped for good.
+    `archives`: by the policy it goes to the store; else it is dropped for good. `is_wanted` looks at the policy again.
     """
 
     connection: Connection
-    catalog: Catalog
-    cluster_id: str
+    archive: Archive
     month: Month
     entry: Entry
-    store: Store | None
     archives: bool
     summed: Kind | None
     folder: Path
+    is_wanted: Callable[[], Awaitable[bool]]
     at: Watch = watch_nothing
     pause: Pause = no_pause
     waits: int = field(default=0, init=False)  # whether somebody may still read it
@@ -95,14 +93,11 @@ class Leaving:
             State.VERIFIED: self._take,
             State.DROPPING: self._drop,
             State.RESTORED: self._again,
-            State.DROPPED: self._seal,  # it is there nevertheless: the shard is older than the ledger
-            State.EXPIRED: self._seal,
         }
-        step = following.get(self.entry.state)
-        while step is not None:
+        if self.entry.state in {State.DROPPED, State.EXPIRED}:
+            await self._begin_anew()
+        while not self.waits and (step := following.get(self.entry.state)) is not None:
             await step()
-            is_out = self.waits or self.entry.state in {State.DROPPED, State.EXPIRED}
-            step = None if is_out else following.get(self.entry.state)
 
     @property
     def _place(self) -> tuple[int, str]:
@@ -124,7 +119,7 @@ class Leaving:
 
     async def _note(self, state: State, **changes: Any) -> None:
         deadline = deadline_in(CATALOG_TIMEOUT_S)
-        self.entry = await ledger.move_on(self.catalog, self.entry, deadline, state=state, **changes)
+        self.entry = await ledger.move_on(self.archive.catalog, self.entry, deadline, state=state, **changes)
 
     async def _tier(self) -> Any:
         """The bucket's row, when it is here, in no move, and its sums hold everything. NotYet otherwise."""
@@ -134,6 +129,13 @@ class Leaving:
         if self.summed is not None and tier["rolled_of"] != roles(self.summed):
             raise NotYet("its rollups are being made anew")
         return tier
+
+    async def _begin_anew(self) -> None:
+        """It is there, and the ledger says that it left: the shard is older. Or it did, as somebody else was faster."""
+        leaf = await self.connection.fetch(_LEAF, *self._place, self._span[0])
+        if leaf and not leaf[0]["taken"]:
+            gone = {"store": None, "object": None} if self.entry.state is State.EXPIRED else {}
+            await self._note(State.PLANNED, **gone)
 
     async def _seal(self) -> None:
         """From this COMMIT on no late reading is taken, and all that were are packed."""
@@ -197,7 +199,10 @@ class Leaving:
         return True
 
     async def _export(self) -> None:
-        metadata = objects.described(self.month, self.cluster_id, self.entry.readings)
+        store = self.archive.current
+        if store is None:
+            raise NotYet("there is no archive any more: `voltroute lifecycle policy set --archive-to URL`")
+        metadata = objects.described(self.month, self.archive.cluster_id, self.entry.readings)
         writer = await asyncio.to_thread(objects.Writer, self._path, self.month, metadata)
         try:
             await self._each_part(writer.write)
@@ -208,7 +213,7 @@ class Leaving:
         size, sha256 = await asyncio.to_thread(objects.digest, self._path)
         await self.at("after export")
         key = objects.key_of(self.month, sha256)
-        await self._note(State.EXPORTED, object=key, bytes=size, sha256=sha256)
+        await self._note(State.EXPORTED, store=store.url, object=key, bytes=size, sha256=sha256)
 
     async def _each_part(self, work: Any) -> None:
         started = time.monotonic()
@@ -218,8 +223,10 @@ class Leaving:
             started = time.monotonic()
 
     async def _upload(self) -> None:
-        store, key = self._stored()
-        if not self._path.exists():  # exported by somebody who ended since
+        store, key = await self._stored()
+        if (
+            not self._path.exists() or store is not self.archive.current
+        ):  # somebody ended since; the place was put right
             await self._note(State.SEALED)
             return
         await store.put(key, self._path)
@@ -227,17 +234,17 @@ class Leaving:
         await self.at("after upload")
         await self._note(State.UPLOADED)
 
-    def _stored(self) -> tuple[Store, str]:
-        if self.store is None or self.entry.object is None:
-            raise NotYet("there is no archive any more: `voltroute lifecycle policy set --archive-to URL`")
-        return self.store, self.entry.object
+    async def _stored(self) -> tuple[Store, str]:
+        if self.entry.store is None or self.entry.object is None:
+            raise AssertionError  # it was exported
+        return await self.archive.at(self.entry.store), self.entry.object
 
     async def _verify(self) -> None:
         """Read the object back, and compare it with what is packed, bit by bit. One that is damaged is written anew."""
-        store, key = self._stored()
+        store, key = await self._stored()
         try:
             await self._compare(store, key)
-        except StoreError:
+        except Damaged:
             await self._note(State.SEALED)
             raise
         finally:
@@ -248,7 +255,7 @@ class Leaving:
     async def _compare(self, store: Store, key: str) -> None:
         size, sha256 = await store.fetch(key, self._path)
         if (size, sha256) != (self.entry.bytes, self.entry.sha256):
-            raise StoreError(f"{store.url}/{key} is not what was put there: {size} bytes, and {self.entry.bytes} were")
+            raise Damaged(f"{store.url}/{key} is not what was put there: {size} bytes, and {self.entry.bytes} were")
         reader = await asyncio.to_thread(objects.Reader, self._path, key)
         number = 0
 
@@ -286,6 +293,8 @@ class Leaving:
                 if tier["archived"]:
                     raise NotYet("it is archived, and being restored")
                 await self._expect(self.entry.columns)
+                if not await self.is_wanted():
+                    raise NotYet("the policy was changed: it stays")
                 async with transaction(self.connection):
                     await self.connection.execute(LOCK_TIMEOUT)
                     if self.entry.readings:

@@ -12,7 +12,7 @@ from typing import Any, Final
 import orjson
 
 from shards.archive.rows import Month, arrow
-from shards.archive.store import StoreError
+from shards.archive.store import Damaged
 
 METADATA: Final = b"voltroute"
 FORMAT: Final = 1
@@ -72,7 +72,7 @@ class Writer:
 
 
 class Reader:
-    """Reads a file that came from the store, every page checked. StoreError when it is no such object, or broken."""
+    """Reads a file that came from the store, every page checked. Damaged when it is no such object, or broken."""
 
     def __init__(self, path: Path, key: str) -> None:
         pa = arrow()
@@ -81,7 +81,7 @@ class Reader:
             self._file = pa.parquet.ParquetFile(path, page_checksum_verification=True)
             told = orjson.loads((self._file.schema_arrow.metadata or {})[METADATA])
         except (pa.ArrowException, OSError, ValueError, KeyError) as error:
-            raise StoreError(f"{key} is no object of an archive: {_first_line(error)}") from error
+            raise Damaged(f"{key} is no object of an archive: {_first_line(error)}") from error
         self.told: dict[str, Any] = told
         self.readings = int(self._file.metadata.num_rows)
 
@@ -102,7 +102,7 @@ class Reader:
         try:
             return self._file.read_row_group(number)
         except (pa.ArrowException, OSError) as error:
-            raise StoreError(f"{self._key} is broken: {_first_line(error)}") from error
+            raise Damaged(f"{self._key} is broken: {_first_line(error)}") from error
 
     def check(self) -> None:
         """Read all of it."""

@@ -14,10 +14,9 @@ from typing import Any, Final
 from shards.archive import objects
 from shards.archive.leaving import NotYet
 from shards.archive.rows import Month
-from shards.archive.store import CATALOG_TIMEOUT_S, Store, StoreError
+from shards.archive.store import CATALOG_TIMEOUT_S, Archive, Damaged
 from shards.catalog import archive as ledger
 from shards.catalog.archive import Entry, State
-from shards.catalog.database import Catalog
 from shards.clock import deadline_in
 from shards.errors import Refused
 from shards.postgres.pools import Connection
@@ -43,22 +42,22 @@ WHERE bucket = $1 AND kind = $2
 """
 
 
-async def fetch(store: Store, entry: Entry, cluster_id: str, path: Path) -> objects.Reader:
-    """The object of an entry, read whole into a file. StoreError when it is not what was archived.
+async def fetch(archive: Archive, entry: Entry, path: Path) -> objects.Reader:
+    """The object of an entry, read whole into a file. Damaged when it is not what was archived.
 
     Refused when it is another cluster's.
     """
-    key = entry.object or ""
+    key, store = entry.object or "", await archive.at(entry.store or "")
     size, sha256 = await store.fetch(key, path)
     if (size, sha256) != (entry.bytes, entry.sha256):
-        raise StoreError(f"{store.url}/{key} is not what was put there: {size} bytes, and {entry.bytes} were")
+        raise Damaged(f"{store.url}/{key} is not what was put there: {size} bytes, and {entry.bytes} were")
     reader = await asyncio.to_thread(objects.Reader, path, key)
     told = reader.told
-    if told.get("cluster") != cluster_id:
+    if told.get("cluster") != archive.cluster_id:
         raise Refused(f"{store.url}/{key} is of another cluster, {told.get('cluster')}")
     named = (told.get("kind"), told.get("bucket"), told.get("month"), reader.readings)
     if named != (entry.kind, entry.bucket, f"{entry.month:%Y-%m}", entry.readings):
-        raise StoreError(f"{store.url}/{key} is not {entry.name} with {entry.readings} readings")
+        raise Damaged(f"{store.url}/{key} is not {entry.name} with {entry.readings} readings")
     return reader
 
 
@@ -67,19 +66,17 @@ class Returning:
     """One month of a bucket and kind on its way back, in a session of its shard."""
 
     connection: Connection
-    catalog: Catalog
-    cluster_id: str
+    archive: Archive
     month: Month
     entry: Entry
-    store: Store
     until: datetime
     at: Watch = watch_nothing
 
     async def come(self, path: Path) -> None:
-        """Refused when the shard has it; NotYet, StoreError. A rerun goes on; rows that are there stay."""
+        """Refused when the shard has it; NotYet, StoreError, Damaged. A rerun goes on; rows that are there stay."""
         if await self._is_back():
             return
-        reader = await fetch(self.store, self.entry, self.cluster_id, path)
+        reader = await fetch(self.archive, self.entry, path)
         try:
             if self.entry.state is not State.RESTORING:
                 await self._note(State.RESTORING)
@@ -102,7 +99,7 @@ class Returning:
 
     async def _note(self, state: State, **changes: Any) -> None:
         deadline = deadline_in(CATALOG_TIMEOUT_S)
-        self.entry = await ledger.move_on(self.catalog, self.entry, deadline, state=state, **changes)
+        self.entry = await ledger.move_on(self.archive.catalog, self.entry, deadline, state=state, **changes)
 
     async def _is_archived(self) -> bool:
         found = (await self.connection.fetch(_STATE, *self._place, self._span[0]))[0]
@@ -153,7 +150,7 @@ class Returning:
             await self._check()
             found = await self.month.fingerprint(self.connection, self.entry.columns)
             if found != (self.entry.readings, self.entry.fingerprint):
-                raise StoreError(f"{self.entry.name}: what was restored is not what was archived; nobody reads it")
+                raise Damaged(f"{self.entry.name}: what was restored is not what was archived; nobody reads it")
             async with transaction(self.connection):
                 await self.connection.execute(LOCK_TIMEOUT)
                 await self.connection.execute(_GIVE, *self._place, *self._span, self.entry.readings)

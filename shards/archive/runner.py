@@ -3,22 +3,20 @@
 import asyncio
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import Final
-
-import asyncpg
+from typing import Final, TypeAlias
 
 from shards.archive.leaving import Leaving
 from shards.archive.rows import Month
-from shards.archive.store import CATALOG_TIMEOUT_S, Store
+from shards.archive.store import CATALOG_TIMEOUT_S, Archive
 from shards.catalog import archive as ledger
 from shards.catalog.archive import Entry, State
-from shards.catalog.database import Catalog
 from shards.clock import deadline_in
-from shards.errors import ClusterError, ShardError
+from shards.errors import ShardError
 from shards.kinds import BUILT_IN, Kind, Kinds
 from shards.policy import Policy
 from shards.postgres.pools import Connection
@@ -32,7 +30,6 @@ from shards.tiers.watching import Watch, watch_nothing
 
 APPLICATION: Final = f"{MOVER} of the archive"  # as a mover's, it inserts nothing that a move's mark must wait for
 LIMITS: Final = SessionLimits(statement_timeout_s=120.0, lock_timeout_s=2.0)
-_FAILURES: Final = (ClusterError, ShardError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError, OSError)
 # Of one bucket and kind one archiver at a time: what two of them export they would only overtake each other with.
 _ALONE: Final = "SELECT pg_try_advisory_lock(hashtext('voltroute.archive of ' || $2), $1::integer)"
 _LET_GO: Final = "SELECT pg_advisory_unlock(hashtext('voltroute.archive of ' || $2), $1::integer)"
@@ -47,9 +44,14 @@ JOIN LATERAL leaves_of(b.name) AS l ON upper(l.span) <= t.packed_until
 WHERE b.role = 'packed' AND NOT b.detaching AND NOT EXISTS (SELECT FROM bucket_move AS m WHERE m.bucket = b.bucket)
 ORDER BY month, b.kind, b.bucket
 """
+_GONE: Final = """
+SELECT archived @> ($3::date::timestamp AT TIME ZONE 'UTC') FROM tier WHERE bucket = $1 AND kind = $2
+"""
 _OWNED: Final = """
 SELECT o.bucket FROM owned_bucket AS o WHERE NOT EXISTS (SELECT FROM bucket_move AS m WHERE m.bucket = o.bucket)
 """
+
+Policies: TypeAlias = Callable[[], Awaitable[Mapping[str, Policy]]]
 
 
 def end_of(month: date) -> datetime:
@@ -58,25 +60,26 @@ def end_of(month: date) -> datetime:
     return datetime(following.year, following.month, 1, tzinfo=UTC)
 
 
-def leaves_now(policy: Policy, month: date, entry: Entry | None, now: datetime) -> bool:
-    """Whether a month that is packed on its shard is to leave it."""
-    if entry is not None and entry.state is State.RESTORED:
+def leaves_now(policy: Policy | None, month: date, entry: Entry | None, now: datetime) -> bool:
+    """Whether a month that is packed on its shard is to leave it. What was restored leaves whatever the policy is."""
+    state = None if entry is None else entry.state
+    if entry is not None and state is State.RESTORED:
         return entry.restored_until is not None and entry.restored_until <= now
-    if entry is not None and entry.state in {State.RESTORING, State.EXPIRING}:
+    if state in {State.RESTORING, State.EXPIRING}:
         return False
-    after = policy.leaves_after()
+    if state is State.DROPPING:  # readers were told
+        return True
+    after = None if policy is None else policy.leaves_after()
     return after is not None and end_of(month) <= now - after
 
 
 @dataclass(frozen=True)
 class Archiver:
-    """Takes what is due of one shard out of it."""
+    """Takes what is due of one shard out of it. `policies` are asked for again before each step that is for good."""
 
     record: ShardRecord
-    catalog: Catalog
-    cluster_id: str
-    policies: Mapping[str, Policy]
-    store: Store | None
+    archive: Archive
+    policies: Policies
     kinds: Kinds = BUILT_IN
     done: Done = nobody
     pause: Pause = no_pause
@@ -98,32 +101,28 @@ class Archiver:
             for bucket, kind, first in await self._due(connection):
                 if (bucket, kind) in stuck:
                     continue
-                try:
-                    if not await self._leave(
-                        connection, Month(kind, bucket, first, await shape_on(connection, kind)), result
-                    ):
-                        stuck.add((bucket, kind))
-                except _FAILURES as error:
-                    if connection.is_closed():
-                        raise
-                    stuck.add((bucket, kind))
-                    result.failed[f"{first:%Y-%m} of bucket {bucket} of {kind}"] = _detail(error)
-            await self._settle(connection)
+                name = f"{first:%Y-%m} of bucket {bucket} of {kind}"
+                async with _failing_alone(connection, name, result):
+                    month = Month(kind, bucket, first, await shape_on(connection, kind))
+                    if await self._leave(connection, month, result):
+                        continue
+                stuck.add((bucket, kind))
+            await self._settle(connection, result)
             await self._expire(connection, result)
         return result
 
     async def _learn(self) -> None:
         self.known.clear()
-        for entry in await ledger.entries(self.catalog, deadline_in(CATALOG_TIMEOUT_S)):
+        for entry in await ledger.entries(self.archive.catalog, deadline_in(CATALOG_TIMEOUT_S)):
             self.known[entry.kind, entry.bucket, entry.month] = entry
 
     async def _due(self, connection: Connection) -> list[tuple[int, str, date]]:
         now = await connection.fetchval(_NOW)
+        policies = await self.policies()
         return [
             (bucket, kind, month)
             for bucket, kind, month in await connection.fetch(_MONTHS)
-            if kind in self.policies
-            and leaves_now(self.policies[kind], month, self.known.get((kind, bucket, month)), now)
+            if leaves_now(policies.get(kind), month, self.known.get((kind, bucket, month)), now)
         ]
 
     async def _leave(self, connection: Connection, month: Month, result: Result) -> bool:
@@ -133,10 +132,9 @@ class Archiver:
         started = time.monotonic()
         try:
             with tempfile.TemporaryDirectory(prefix="voltroute-archive-") as folder:
-                entry = await ledger.planned(
-                    self.catalog, month.kind, month.bucket, month.first, deadline_in(CATALOG_TIMEOUT_S)
-                )
-                leaving = self._leaving(connection, month, entry, Path(folder))
+                leaving = await self._leaving(connection, month, Path(folder))
+                if leaving is None:
+                    return True
                 await leaving.go()
         finally:
             if not connection.is_closed():
@@ -147,50 +145,80 @@ class Archiver:
             self.done(month.bucket, month.kind, Step.ARCHIVE, leaving.entry.readings, time.monotonic() - started)
         return not leaving.waits
 
-    def _leaving(self, connection: Connection, month: Month, entry: Entry, folder: Path) -> Leaving:
+    async def _leaving(self, connection: Connection, month: Month, folder: Path) -> Leaving | None:
+        """None when it is not due any more: the policy was changed, it is kept longer, somebody else was faster."""
+        catalog, deadline = self.archive.catalog, deadline_in(CATALOG_TIMEOUT_S)
+        entry = await ledger.planned(catalog, month.kind, month.bucket, month.first, deadline)
+        if not await self._is_due(connection, month, entry):
+            return None
+        await self.archive.follow()
+        policy = (await self.policies()).get(month.kind)
+
+        async def is_wanted() -> bool:
+            known = await ledger.planned(catalog, month.kind, month.bucket, month.first, deadline_in(CATALOG_TIMEOUT_S))
+            return known.restored_until is not None or await self._is_due(connection, month, known)
+
         return Leaving(
-            connection, self.catalog, self.cluster_id, month, entry, self.store,
-            archives=self.policies[month.kind].archive is not None,
-            summed=self._summed(month.kind), folder=folder, at=self.watch, pause=self.pause,
+            connection, self.archive, month, entry,
+            archives=entry.object is not None or (policy is not None and policy.archive is not None),
+            summed=self._summed(month.kind), folder=folder, is_wanted=is_wanted, at=self.watch, pause=self.pause,
         )  # fmt: skip
+
+    async def _is_due(self, connection: Connection, month: Month, entry: Entry) -> bool:
+        policy = (await self.policies()).get(month.kind)
+        return leaves_now(policy, month.first, entry, await connection.fetchval(_NOW))
 
     def _summed(self, name: str) -> Kind | None:
         kind = self.kinds.by_name.get(name)
         return kind if kind is not None and parts.are_whole(kind) else None
 
-    async def _settle(self, connection: Connection) -> None:
+    async def _settle(self, connection: Connection, result: Result) -> None:
         """Months whose partition somebody else dropped, after readers were told: the ledger follows."""
         there = {(bucket, kind, month) for bucket, kind, month in await connection.fetch(_MONTHS)}
-        for entry in await self._of_shard(connection, State.DROPPING):
-            if (entry.bucket, entry.kind, entry.month) not in there:
-                gone = State.EXPIRED if entry.object is None else State.DROPPED
-                await self._note(entry, gone, restored_until=None)
+        for entry in await self._of_shard(connection, State.VERIFIED, State.DROPPING):
+            if (entry.bucket, entry.kind, entry.month) in there:
+                continue
+            async with _failing_alone(connection, entry.name, result):
+                if not entry.readings or await connection.fetchval(_GONE, entry.bucket, entry.kind, entry.month):
+                    gone = State.EXPIRED if entry.object is None else State.DROPPED
+                    await self._note(entry, gone, restored_until=None)
 
     async def _expire(self, connection: Connection, result: Result) -> None:
         """Months that are old enough to leave the archive, too."""
         now = await connection.fetchval(_NOW)
         for entry in await self._of_shard(connection, State.DROPPED, State.EXPIRING):
-            policy = self.policies.get(entry.kind)
-            if policy is None or policy.drop is None or end_of(entry.month) > now - policy.drop or self.store is None:
+            policy = (await self.policies()).get(entry.kind)
+            is_old = policy is not None and policy.drop is not None and end_of(entry.month) <= now - policy.drop
+            if not is_old or entry.object is None or entry.store is None:
                 continue
-            try:
+            async with _failing_alone(connection, entry.name, result):
+                store = await self.archive.at(entry.store)
                 going = entry if entry.state is State.EXPIRING else await self._note(entry, State.EXPIRING)
-                await self.store.delete(going.object or "")
+                await store.delete(entry.object)
                 await self.watch("after delete")
                 await self._note(going, State.EXPIRED)
                 result.done[Step.EXPIRE] = result.done.get(Step.EXPIRE, 0) + entry.readings
                 self.done(entry.bucket, entry.kind, Step.EXPIRE, entry.readings, 0.0)
-            except _FAILURES as error:
-                result.failed[entry.name] = _detail(error)
 
     async def _note(self, entry: Entry, state: State, **changes: object) -> Entry:
-        return await ledger.move_on(self.catalog, entry, deadline_in(CATALOG_TIMEOUT_S), state=state, **changes)
+        return await ledger.move_on(self.archive.catalog, entry, deadline_in(CATALOG_TIMEOUT_S), state=state, **changes)
 
     async def _of_shard(self, connection: Connection, *states: State) -> Sequence[Entry]:
         """Entries in these states whose buckets are here."""
         await self._learn()
         mine = {bucket for (bucket,) in await connection.fetch(_OWNED)}
         return [entry for entry in self.known.values() if entry.state in states and entry.bucket in mine]
+
+
+@asynccontextmanager
+async def _failing_alone(connection: Connection, name: str, result: Result) -> AsyncIterator[None]:
+    """What fails keeps no other month from its own, whatever it is; but for the connection."""
+    try:
+        yield
+    except Exception as error:
+        if connection.is_closed():
+            raise
+        result.failed[name] = _detail(error)
 
 
 def _detail(error: Exception) -> str:

@@ -1,8 +1,11 @@
 """The object store of an archive: a folder, S3, GCS or Azure. What gives access to it comes from the environment."""
 
+import asyncio
+import contextlib
 import hashlib
 import os
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -19,14 +22,18 @@ from shards.errors import ClusterError, InvalidArgument, MachineError, Refused
 SCHEMES: Final = ("file", "s3", "gs", "az", "abfs", "abfss")
 MARKER: Final = "voltroute.json"  # says whose archive it is
 CATALOG_TIMEOUT_S: Final = 10.0
-_TIMEOUT: Final = "60s"
+_TIMEOUT: Final = "30s"
 _CONNECT_TIMEOUT: Final = "5s"
-_RETRIES: Final[dict[str, Any]] = {"max_retries": 3, "retry_timeout": timedelta(seconds=60)}
+_RETRIES: Final[dict[str, Any]] = {"max_retries": 3, "retry_timeout": timedelta(seconds=30)}
 _DETAIL_MAX: Final = 300
 
 
 class StoreError(ClusterError):
     """The object store cannot be used, or what it gave is not what was put there."""
+
+
+class Damaged(StoreError):
+    """An object is not what was put there."""
 
 
 def check_url(url: str) -> str:
@@ -84,20 +91,14 @@ class Store:
 
     async def claim(self, cluster_id: str) -> None:
         """Write down whose it is; Refused when it is another cluster's. Shows that it can be written to."""
-        obstore = _obstore()
         mine = orjson.dumps({"cluster": cluster_id, "format": 1})
-        try:
-            await obstore.put_async(self.made, MARKER, mine, mode="create")
-        except obstore.exceptions.AlreadyExistsError:
+        if not await self._do(f"{self.url} cannot be written to", self._create, MARKER, mine):
             await self.check(cluster_id)
-        except (obstore.exceptions.BaseError, OSError) as error:
-            raise StoreError(f"{self.url} cannot be written to: {_words(error)}") from error
-        self._keep(MARKER)
 
     async def check(self, cluster_id: str) -> None:
         """Refused unless it is this cluster's."""
         try:
-            known = orjson.loads(bytes(await (await self._get(MARKER)).bytes_async()))["cluster"]
+            known = orjson.loads(await self._do(f"{self.url} could not be read", self._read, MARKER))["cluster"]
         except FileNotFoundError:
             raise Refused(f"{self.url} is no archive: it has no {MARKER}") from None
         except (orjson.JSONDecodeError, KeyError, TypeError):
@@ -105,59 +106,65 @@ class Store:
         if known != cluster_id:
             raise Refused(f"{self.url} is the archive of another cluster, {known}")
 
-    @classmethod
-    async def of(cls, catalog: Catalog, cluster_id: str) -> "Store | None":
-        """The archive of a cluster, once it is seen to be its own; None when it has none."""
-        url = await ledger.store_url(catalog, deadline_in(CATALOG_TIMEOUT_S))
-        if url is None:
-            return None
-        store = cls.open(url)
-        await store.check(cluster_id)
-        return store
-
     async def put(self, key: str, path: Path) -> None:
         """A file as an object; the same again replaces it."""
-        obstore = _obstore()
+        failed = f"{self.url}/{key} could not be written"
         try:
-            await obstore.put_async(self.made, key, path)
-        except (obstore.exceptions.BaseError, OSError) as error:
-            raise StoreError(f"{self.url}/{key} could not be written: {_words(error)}") from error
-        self._keep(key)
+            await self._do(failed, self._put, key, path)
+        except FileNotFoundError as error:  # the bucket, or the folder
+            raise StoreError(f"{failed}: {_words(error)}") from error
 
     async def fetch(self, key: str, path: Path) -> tuple[int, str]:
-        """Read an object whole, into a file; how many bytes, and their SHA-256."""
-        obstore = _obstore()
-        size, digest = 0, hashlib.sha256()
+        """Read an object whole, into a file; how many bytes, and their SHA-256. Damaged when it is not there."""
         try:
-            found = await self._get(key)
-            with path.open("wb") as file:
-                async for part in found.stream():
-                    data = bytes(part)
-                    size += len(data)
-                    digest.update(data)
-                    file.write(data)
+            found: tuple[int, str] = await self._do(f"{self.url}/{key} could not be read", self._fetch, key, path)
         except FileNotFoundError:
-            raise StoreError(f"{self.url}/{key} is not there") from None
-        except (obstore.exceptions.BaseError, OSError) as error:
-            raise StoreError(f"{self.url}/{key} could not be read: {_words(error)}") from error
-        return size, digest.hexdigest()
+            raise Damaged(f"{self.url}/{key} is not there") from None
+        return found
 
     async def delete(self, key: str) -> None:
         """It may be gone already."""
-        obstore = _obstore()
-        try:
-            await obstore.delete_async(self.made, key)
-        except FileNotFoundError:
-            return
-        except (obstore.exceptions.BaseError, OSError) as error:
-            raise StoreError(f"{self.url}/{key} could not be deleted: {_words(error)}") from error
+        with contextlib.suppress(FileNotFoundError):
+            await self._do(f"{self.url}/{key} could not be deleted", _obstore().delete, self.made, key)
 
-    async def _get(self, key: str) -> Any:
+    async def _do(self, failed: str, work: Callable[..., Any], *arguments: Any) -> Any:
+        """In a thread: obstore's own tasks may outlive the event loop, and a process that ends then is aborted."""
+        try:
+            return await asyncio.to_thread(work, *arguments)
+        except FileNotFoundError:
+            raise
+        except (_obstore().exceptions.BaseError, OSError) as error:
+            raise StoreError(f"{failed}: {_words(error)}") from error
+
+    def _create(self, key: str, data: bytes) -> bool:
+        """False when it is there."""
         obstore = _obstore()
         try:
-            return await obstore.get_async(self.made, key)
-        except obstore.exceptions.BaseError as error:
-            raise StoreError(f"{self.url}/{key} could not be read: {_words(error)}") from error
+            obstore.put(self.made, key, data, mode="create")
+        except obstore.exceptions.AlreadyExistsError:
+            return False
+        except FileNotFoundError as error:  # the bucket, or the folder
+            raise StoreError(f"{self.url} cannot be written to: {_words(error)}") from error
+        self._keep(key)
+        return True
+
+    def _read(self, key: str) -> bytes:
+        return bytes(_obstore().get(self.made, key).bytes())
+
+    def _put(self, key: str, path: Path) -> None:
+        _obstore().put(self.made, key, path)
+        self._keep(key)
+
+    def _fetch(self, key: str, path: Path) -> tuple[int, str]:
+        size, digest = 0, hashlib.sha256()
+        found = _obstore().get(self.made, key)
+        with path.open("wb") as file:
+            for part in found.stream():
+                data = bytes(part)
+                size += len(data)
+                digest.update(data)
+                file.write(data)
+        return size, digest.hexdigest()
 
     def _keep(self, key: str) -> None:
         """Of a folder: on the disk itself, with its way there. Other stores answer when they have it."""
@@ -173,3 +180,33 @@ class Store:
                 os.close(number)
             if each == root:
                 return
+
+
+@dataclass
+class Archive:
+    """Where months of a cluster go now, and where others went before: an object stays in the store that has it."""
+
+    catalog: Catalog
+    cluster_id: str
+    current: Store | None = None
+    _known: dict[str, Store] = field(default_factory=dict)
+
+    @classmethod
+    async def of(cls, catalog: Catalog, cluster_id: str) -> "Archive":
+        """As the catalog says now; each store is seen to be the cluster's own before it is used."""
+        made = cls(catalog, cluster_id)
+        await made.follow()
+        return made
+
+    async def follow(self) -> None:
+        """The place may have been put right since."""
+        url = await ledger.store_url(self.catalog, deadline_in(CATALOG_TIMEOUT_S))
+        self.current = None if url is None else await self.at(url)
+
+    async def at(self, url: str) -> Store:
+        """The store at a URL. StoreError, Refused."""
+        if url not in self._known:
+            store = Store.open(url)
+            await store.check(self.cluster_id)
+            self._known[url] = store
+        return self._known[url]

@@ -12,7 +12,7 @@ from shards.errors import ClusterError
 from shards.postgres.pools import Connection
 
 _COLUMNS: Final = """m.archived_month_id AS number, k.name AS kind, m.bucket, m.month, m.state, m.readings,
-    m.packed_columns, m.fingerprint, m.object, m.bytes, m.sha256, m.restored_until, m.changed_at"""
+    m.packed_columns, m.fingerprint, m.store, m.object, m.bytes, m.sha256, m.restored_until, m.changed_at"""
 _ALL: Final = f"SELECT {_COLUMNS} FROM archived_month AS m JOIN kind AS k USING (kind_id) ORDER BY month, kind, bucket"
 _ONE: Final = f"""
 SELECT {_COLUMNS} FROM archived_month AS m JOIN kind AS k USING (kind_id)
@@ -24,9 +24,9 @@ SELECT kind_id, $2, $3, 'planned' FROM kind WHERE name = $1 ON CONFLICT DO NOTHI
 """
 _MOVE_ON: Final = """
 UPDATE archived_month
-SET state = $3, readings = $4, packed_columns = $5, fingerprint = $6, object = $7, bytes = $8, sha256 = $9,
-    restored_until = $10, changed_at = now()
-WHERE archived_month_id = $1 AND state = $2
+SET state = $3, readings = $4, packed_columns = $5, fingerprint = $6, store = $7, object = $8, bytes = $9, sha256 = $10,
+    restored_until = $11, changed_at = now()
+WHERE archived_month_id = $1 AND state = $2 AND restored_until IS NOT DISTINCT FROM $12
 """
 _STORE: Final = "SELECT url FROM archive_store"
 _SET_STORE: Final = """
@@ -75,6 +75,7 @@ class Entry:
     readings: int
     columns: tuple[str, ...]
     fingerprint: str | None
+    store: str | None
     object: str | None
     bytes: int | None
     sha256: str | None
@@ -108,9 +109,12 @@ async def planned(catalog: Catalog, kind: str, bucket: int, month: date, deadlin
 
 
 async def move_on(catalog: Catalog, entry: Entry, deadline: float, **changes: Any) -> Entry:
-    """The entry with its changes, a state among them. Overtaken unless it is in the state in which it was read."""
+    """The entry with its changes, a state among them. Overtaken unless it is as it was read."""
     new = replace(entry, **changes)
-    values = (new.readings, list(new.columns), new.fingerprint, new.object, new.bytes, new.sha256, new.restored_until)
+    values = (
+        *(new.readings, list(new.columns), new.fingerprint, new.store, new.object, new.bytes, new.sha256),
+        *(new.restored_until, entry.restored_until),
+    )
     async with catalog.pool.connection(deadline) as connection:
         done = await connection.execute(_MOVE_ON, entry.number, entry.state.value, new.state.value, *values)
     if done != "UPDATE 1":

@@ -7,12 +7,15 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from shards.archive.runner import Archiver
-from shards.archive.store import Store
+from shards.archive.store import Archive
+from shards.catalog import archive as ledger
 from shards.catalog import kinds as catalogued
 from shards.catalog import lifecycle
+from shards.catalog.archive import State
 from shards.catalog.database import Catalog
 from shards.clock import deadline_in
 from shards.errors import ClusterError, ShardError
+from shards.policy import Policy
 from shards.tiers.runner import Done, Result, nobody
 
 CATALOG_TIMEOUT_S: Final = 5.0
@@ -55,23 +58,27 @@ class Archiving:
 
     async def _round(self) -> None:
         deadline = deadline_in(CATALOG_TIMEOUT_S)
-        policies = await lifecycle.policies(self.catalog, deadline)
-        if not any(each.archive or each.drop for each in policies.values()):
+        policies = await self._policies()
+        entries = await ledger.entries(self.catalog, deadline)
+        if not any(each.archive or each.drop for each in policies.values()) and all(
+            each.state in {State.DROPPED, State.EXPIRED} for each in entries
+        ):
             return
         kinds = await catalogued.known(self.catalog, deadline)
         records = await self.catalog.shards(deadline)
-        cluster_id = (await self.catalog.info(deadline)).cluster_id
         try:
-            store = await Store.of(self.catalog, cluster_id)
+            archive = await Archive.of(self.catalog, (await self.catalog.info(deadline)).cluster_id)
         except ClusterError as error:
             for record in records:
                 self.ended(Round(record.name, None, str(error)))
             return
         archivers = (
-            Archiver(record, self.catalog, cluster_id, policies, store, kinds, self.done(record.name), self._pause)
-            for record in records
+            Archiver(record, archive, self._policies, kinds, self.done(record.name), self._pause) for record in records
         )
         await asyncio.gather(*(self._archive(each) for each in archivers))
+
+    async def _policies(self) -> dict[str, Policy]:
+        return await lifecycle.policies(self.catalog, deadline_in(CATALOG_TIMEOUT_S))
 
     async def _archive(self, archiver: Archiver) -> None:
         try:

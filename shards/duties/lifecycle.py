@@ -61,7 +61,7 @@ class Lifecycle:
 
     async def _round(self) -> None:
         policies = await lifecycle.policies(self.catalog, deadline_in(CATALOG_TIMEOUT_S))
-        if policies:
+        if policies or not self.rollups:
             kinds = await catalogued.known(self.catalog, deadline_in(CATALOG_TIMEOUT_S))
             records = await self.catalog.shards(deadline_in(CATALOG_TIMEOUT_S))
             await asyncio.gather(*(self._tend(self._tender(record, policies, kinds)) for record in records))

@@ -13,7 +13,7 @@ from shards.archive.leaving import NotYet
 from shards.archive.returning import Returning, fetch
 from shards.archive.rows import Month
 from shards.archive.runner import APPLICATION, LIMITS
-from shards.archive.store import Store
+from shards.archive.store import Archive
 from shards.catalog import archive as ledger
 from shards.catalog.archive import Entry, State
 from shards.catalog.database import Catalog
@@ -24,6 +24,8 @@ from shards.tiers.state import shape_on
 from shards.tiers.watching import Watch, watch_nothing
 
 TIMEOUT_S: Final = 10.0
+# Not in the archive yet, or not any more.
+_AWAY: Final = frozenset({State.PLANNED, State.SEALED, State.EXPORTED, State.EXPIRING, State.EXPIRED})
 # Told of every month that was done: which, and what was wrong with it.
 Told: TypeAlias = Callable[[Entry, str | None], None]
 
@@ -63,19 +65,18 @@ async def listed(catalog: Catalog, wanted: Wanted) -> list[Entry]:
 
 async def verify(catalog: Catalog, wanted: Wanted, told: Told) -> Outcome:
     """Read every object of the months whole, and check it. Refused when there is no archive."""
-    info = await catalog.info(deadline_in(TIMEOUT_S))
-    store = await _store(catalog, info.cluster_id)
+    archive = await _archive(catalog)
     outcome = Outcome()
     for entry in await listed(catalog, wanted):
         if entry.object is None or entry.state not in ledger.STORED:
             continue
         async with _folder() as folder:
-            await _one(entry, _check(store, entry, info.cluster_id, folder / "object.parquet"), outcome, told)
+            await _one(entry, _check(archive, entry, folder / "object.parquet"), outcome, told)
     return outcome
 
 
-async def _check(store: Store, entry: Entry, cluster_id: str, path: Path) -> None:
-    reader = await fetch(store, entry, cluster_id, path)
+async def _check(archive: Archive, entry: Entry, path: Path) -> None:
+    reader = await fetch(archive, entry, path)
     try:
         await asyncio.to_thread(reader.check)
     finally:
@@ -89,28 +90,26 @@ async def restore(
 
     Refused when there is no archive, or nothing of it is meant.
     """
-    info = await catalog.info(deadline_in(TIMEOUT_S))
-    store = await _store(catalog, info.cluster_id)
+    archive = await _archive(catalog)
     until = datetime.now(UTC) + keep
-    entries = await listed(catalog, wanted)
-    entries = [each for each in entries if each.state in {State.DROPPED, State.RESTORING, State.RESTORED}]
+    entries = [each for each in await listed(catalog, wanted) if each.object is not None and each.state not in _AWAY]
     if not entries:
         raise Refused("the archive has nothing of that time: `voltroute archive list` shows what it has")
     outcome = Outcome()
     for entry in entries:
         async with _folder() as folder:
-            await _one(entry, _restore(catalog, info.cluster_id, store, entry, until, folder, watch), outcome, told)
+            await _one(entry, _restore(archive, entry, until, folder, watch), outcome, told)
     return outcome
 
 
-async def _restore(
-    catalog: Catalog, cluster_id: str, store: Store, entry: Entry, until: datetime, folder: Path, watch: Watch
-) -> None:
-    deadline = deadline_in(TIMEOUT_S)
+async def _restore(archive: Archive, entry: Entry, until: datetime, folder: Path, watch: Watch) -> None:
+    catalog, deadline = archive.catalog, deadline_in(TIMEOUT_S)
     if entry.state is State.RESTORED:
         longer = max(until, entry.restored_until or until)
         await ledger.move_on(catalog, entry, deadline, restored_until=longer)
         return
+    if entry.state not in {State.DROPPED, State.RESTORING}:
+        raise NotYet(f"it is on its way out ({entry.state}): try again when it is dropped")
     shard_map = await catalog.shard_map(deadline)
     records = {record.name: record for record in await catalog.shards(deadline)}
     if shard_map is None:
@@ -118,8 +117,7 @@ async def _restore(
     record = records[shard_map.owner(entry.bucket)]
     async with owner_session(record, LIMITS, APPLICATION) as connection:
         month = Month(entry.kind, entry.bucket, entry.month, await shape_on(connection, entry.kind))
-        returning = Returning(connection, catalog, cluster_id, month, entry, store, until, watch)
-        await returning.come(folder / "object.parquet")
+        await Returning(connection, archive, month, entry, until, watch).come(folder / "object.parquet")
 
 
 async def _one(entry: Entry, work: Awaitable[None], outcome: Outcome, told: Told) -> None:
@@ -136,11 +134,11 @@ async def _one(entry: Entry, work: Awaitable[None], outcome: Outcome, told: Told
         told(entry, None)
 
 
-async def _store(catalog: Catalog, cluster_id: str) -> Store:
-    store = await Store.of(catalog, cluster_id)
-    if store is None:
+async def _archive(catalog: Catalog) -> Archive:
+    archive = await Archive.of(catalog, (await catalog.info(deadline_in(TIMEOUT_S))).cluster_id)
+    if archive.current is None:
         raise Refused("there is no archive: `voltroute lifecycle policy set --archive-after 90d --archive-to URL`")
-    return store
+    return archive
 
 
 @asynccontextmanager

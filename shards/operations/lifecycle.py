@@ -8,9 +8,10 @@ from datetime import date, timedelta
 from typing import Final
 
 from shards.archive.runner import Archiver
-from shards.archive.store import Store
-from shards.catalog import archive, lifecycle
+from shards.archive.store import Archive, Store
+from shards.catalog import archive as ledger
 from shards.catalog import kinds as catalogued
+from shards.catalog import lifecycle
 from shards.catalog.database import Catalog
 from shards.clock import deadline_in
 from shards.errors import InvalidArgument, Refused
@@ -68,7 +69,8 @@ async def set_policy(catalog: Catalog, kind: str | None, change: Change) -> dict
         raise Refused(f"there is no kind {kind}: known are {', '.join(names)}")
     if change.archive_url is not None:
         await _claim(catalog, change.archive_url)
-    url = change.archive_url or await archive.store_url(catalog, deadline_in(TIMEOUT_S))
+    url_before = await ledger.store_url(catalog, deadline_in(TIMEOUT_S))
+    url = change.archive_url or url_before
     async with catalog.membership(deadline_in(TIMEOUT_S)) as connection:
         known = await lifecycle.policies_in(connection)
         for policy in _changed(known, names if kind is None else [kind], change.spans):
@@ -77,7 +79,9 @@ async def set_policy(catalog: Catalog, kind: str | None, change: Change) -> dict
                 raise Refused(f"--archive-after of {policy.kind} needs a place: --archive-to URL")
             await lifecycle.set_policy(connection, policy)
         if change.archive_url is not None:
-            await archive.set_store_url(connection, change.archive_url)
+            if url_before not in {None, change.archive_url} and await ledger.holds_objects(connection):
+                raise Refused(f"the archive is in {url_before}, and has readings: it stays there")
+            await ledger.set_store_url(connection, change.archive_url)
         if width is not None:
             await lifecycle.set_leaf_width(connection, width)
     return await lifecycle.policies(catalog, deadline_in(TIMEOUT_S))
@@ -99,12 +103,8 @@ def _changed(known: Mapping[str, Policy], names: Sequence[str], spans: Mapping[s
 
 
 async def _claim(catalog: Catalog, url: str) -> None:
-    """A place for the archive, seen to take objects. Refused while another has some, and when it is a foreign one."""
+    """A place for the archive, seen to take objects. Refused when it is another cluster's."""
     info = await catalog.info(deadline_in(TIMEOUT_S))
-    known = await archive.store_url(catalog, deadline_in(TIMEOUT_S))
-    async with catalog.pool.connection(deadline_in(TIMEOUT_S)) as connection:
-        if known is not None and known != url and await archive.holds_objects(connection):
-            raise Refused(f"the archive is in {known}, and has readings: it stays there")
     await Store.open(url).claim(info.cluster_id)
 
 
@@ -119,9 +119,12 @@ async def look(catalog: Catalog) -> list[OfShard]:
     """Every shard's tiers. Refused without a policy; ShardError when one does not answer."""
     policies, records, _ = await _policies(catalog)
 
+    async def known() -> dict[str, Policy]:
+        return policies
+
     async def one(record: ShardRecord) -> OfShard:
         tiers = await Tender(record, policies).look()
-        return OfShard(record.name, tiers, await Archiver(record, catalog, "", policies, None).look())
+        return OfShard(record.name, tiers, await Archiver(record, Archive(catalog, ""), known).look())
 
     return await asyncio.gather(*(one(record) for record in records))
 
@@ -130,16 +133,15 @@ async def run(catalog: Catalog, done: Mapping[str, Done] | None = None) -> dict[
     """Do all that is due now, on all shards at once; returns what became of each."""
     policies, records, kinds = await _policies(catalog)
     told = done or {}
-    cluster_id = (await catalog.info(deadline_in(TIMEOUT_S))).cluster_id
-    store = (
-        await Store.of(catalog, cluster_id) if any(each.archive or each.drop for each in policies.values()) else None
-    )
+    archive = await Archive.of(catalog, (await catalog.info(deadline_in(TIMEOUT_S))).cluster_id)
+
+    async def current() -> dict[str, Policy]:
+        return await lifecycle.policies(catalog, deadline_in(TIMEOUT_S))
 
     async def tend(record: ShardRecord) -> Result:
         done = told.get(record.name, nobody)
         result = await Tender(record, policies, kinds, done).run()
-        left = await Archiver(record, catalog, cluster_id, policies, store, kinds, done).run()
-        return result.with_(left)
+        return result.with_(await Archiver(record, archive, current, kinds, done).run())
 
     results = await asyncio.gather(*(tend(record) for record in records))
     return {record.name: result for record, result in zip(records, results, strict=True)}

@@ -22,7 +22,8 @@ _BRIEFLY: Final = "SET LOCAL lock_timeout = '1s'"  # records of moves queue behi
 _PLACE: Final = """
 SELECT EXISTS (SELECT FROM owned_bucket WHERE bucket = $1) AS owned,
     (SELECT move_id FROM bucket_move WHERE bucket = $1) AS move_id,
-    (SELECT frozen_until FROM tier WHERE bucket = $1 AND kind = $2) AS frozen_until
+    t.frozen_until, t.sealed_until, coalesce(t.archived <> '{}', false) AS archived
+FROM (SELECT) AS one LEFT JOIN tier AS t ON t.bucket = $1 AND t.kind = $2
 """
 _KEY: Final = "bucket = $1 AND {id} = $2 AND timestamp = $3 AND tenant_id = {tenant}"
 _LOOK: Final = "SELECT {values} FROM {history} WHERE " + _KEY + " FOR UPDATE"
@@ -126,16 +127,40 @@ async def correct(
                 f"readings of {kind} {device_id} before {place['frozen_until'].isoformat()} are frozen: they are "
                 "packed, or about to be, and stay as they are"
             )
+        if place["sealed_until"] is not None and bin_of(moment, HOUR) < place["sealed_until"]:
+            raise Refused(f"{moment.isoformat()} ends an hour whose sums are archived: they could not be made anew")
         found = await connection.fetchrow(_sql(_LOOK, kind), *key_values, tenant)
         if found is None:
             raise Refused(f"there is no reading of {kind} {device_id} at {moment.isoformat()}")
         before = dict(found)
         after = _changed(kind, before, changed)
         await _store(connection, kind, (*key_values, tenant), before, after)
+        if place["archived"]:
+            await _check_kept(connection, kind, (*key_values, tenant), before, after)
         await _sum_anew(connection, kind, (*key_values, tenant))
         told = (json.dumps(before), json.dumps(after))
         await connection.execute(_AUDIT, moment, kind.name, tenant, device_id, *told, reason)
         return Correction(before, after)
+
+
+async def _check_kept(
+    connection: Connection,
+    kind: Kind,
+    key: tuple[int, str, datetime, int],
+    before: Mapping[str, Value],
+    after: Mapping[str, Value],
+) -> None:
+    """Refused when a status would lose a value to which an archived reading may hold the one before."""
+    bucket, device_id, _, tenant = key
+    for field in kind.kept:
+        column = field.column
+        if before[column] is not None and after[column] is None:
+            shown = f"SELECT {quote_identifier(column)} FROM {{status}} WHERE {_DEVICE}"
+            if await connection.fetchval(_sql(shown, kind), bucket, device_id, tenant) is None:
+                raise Refused(
+                    f"the status of {kind} {device_id} would need the {field.name} before, and that may be archived: "
+                    "restore it first (`voltroute archive restore`)"
+                )
 
 
 async def _sum_anew(connection: Connection, kind: Kind, key: tuple[int, str, datetime, int]) -> None:

@@ -159,6 +159,13 @@ def roll(kind: Kind) -> str:
 
 
 @cache
+def roll_instant(kind: Kind) -> str:
+    """The same of one time ($4)."""
+    ingested = "{row}.bucket = $1::smallint AND {row}.ingested_at >= $2 AND {row}.ingested_at < $3"
+    return _add(kind, _unpacked(kind, Place(f"{ingested} AND {{row}}.timestamp = $4::timestamptz")))
+
+
+@cache
 def fill(kind: Kind) -> str:
     """Add what a bucket ($1) holds of a time after $3 up to $4, if it was ingested before $2, or is packed."""
     return _add(kind, _counted(kind, Place("{row}.bucket = $1::smallint", "$3", "$4", guarded=False), "$2"))

@@ -25,11 +25,11 @@ _SIZE: Final = """size AS MATERIALIZED (
 )"""
 _DAYS: Final = """
 SELECT {covered}, s.* FROM (SELECT) AS one LEFT JOIN (
-    SELECT r.bin, r.readings, d.devices, r.tiers, (r.packed * size.packed + (r.readings - r.packed) * size.hot)::bigint
-        AS bytes
+    SELECT r.bin, r.readings, d.devices, r.tiers, (r.packed * size.packed + r.hot * size.hot)::bigint AS bytes
     FROM (
         SELECT bin, sum(readings)::bigint AS readings, bit_or(tier) AS tiers,
-            coalesce(sum(readings) FILTER (WHERE is_packed), 0)::float8 AS packed
+            coalesce(sum(readings) FILTER (WHERE is_packed), 0)::float8 AS packed,
+            coalesce(sum(readings) FILTER (WHERE NOT is_packed), 0)::float8 AS hot
         FROM reading GROUP BY 1
     ) AS r JOIN (SELECT bin, count(DISTINCT device) AS devices FROM device GROUP BY 1) AS d USING (bin), size
 ) AS s ON true"""
@@ -41,7 +41,8 @@ _FROM_ROLLUPS: Final = (
     + ", "
     + _SIZE
     + f""", reading AS (
-    SELECT {_OF_ROLLUP} AS bin, k.readings, k.at < t.packed_until AS is_packed, {{rollups}} AS tier
+    SELECT {_OF_ROLLUP} AS bin, k.readings,
+        CASE WHEN NOT t.archived @> k.at THEN k.at < t.packed_until END AS is_packed, {{rollups}} AS tier
     FROM {{minutely}} AS k JOIN tier AS t ON t.bucket = k.bucket AND t.kind = {{kind}}
     WHERE {{of_tenant}} AND k.at >= $2::timestamptz AND k.at < $3::timestamptz
     UNION ALL SELECT {_OF_READING}, 1, false, tier FROM fresh

@@ -37,8 +37,15 @@ FROM tier WHERE bucket = $1 AND kind = $2
 """
 _ROLLED: Final = "UPDATE tier SET rolled_until = $3, rolled_of = $4 WHERE bucket = $1 AND kind = $2"
 _FORGOTTEN: Final = "UPDATE tier SET rolled_of = NULL WHERE bucket = $1 AND kind = $2"
+# What left before there were sums of these columns has none, and never will.
+_NOT_SUMMED: Final = """
+UPDATE tier SET summed_since = greatest(summed_since, sealed_until) WHERE bucket = $1 AND kind = $2
+"""
 _IS_ROLLED: Final = "SELECT EXISTS (SELECT FROM tier WHERE bucket = $1 AND kind = $2 AND rolled_of = $3)"
-_OF_OTHERS: Final = "UPDATE tier SET rolled_of = NULL WHERE bucket = $1 AND kind = $2 AND rolled_of <> $3"
+_OF_OTHERS: Final = """
+UPDATE tier SET rolled_of = NULL, summed_since = greatest(summed_since, sealed_until)
+WHERE bucket = $1 AND kind = $2 AND rolled_of <> $3
+"""
 _SUMMED_SINCE: Final = """
 UPDATE tier SET summed_since = $3 WHERE bucket = $1 AND kind = $2 AND summed_since < $3
 """
@@ -108,8 +115,9 @@ async def roll(
     since = known["rolled_until"]
     # A clock behind the mark was set back: what is ingested now may lie before it, and would never be added.
     if known["rolled_of"] != rollups.roles(kind) or known["clock"] < since:
-        bounds = (mark, known["packed_until"], max(known["sealed_until"], known["summed_since"]))
-        return await _make_anew(connection, kind, bucket, bounds, at), False
+        if since == NEVER or known["rolled_of"] not in {None, rollups.roles(kind)}:
+            await connection.execute(_NOT_SUMMED, bucket, kind.name)
+        return await _make_anew(connection, kind, bucket, mark, at), False
     if mark <= since:
         return 0, False
     upto = min(mark, since + SLICE)
@@ -120,14 +128,13 @@ async def roll(
     return int(added), upto < mark
 
 
-async def _make_anew(
-    connection: Connection, kind: Kind, bucket: int, bounds: tuple[datetime, datetime, datetime], at: Watch
-) -> int:
+async def _make_anew(connection: Connection, kind: Kind, bucket: int, mark: datetime, at: Watch) -> int:
     """All of a bucket, a day at a time. Until the end readers take none of it, and whoever comes next begins anew.
 
-    `bounds`: the mark, up to where the bucket is packed, and from where on it is made: what is sealed stays for good.
+    But for what is sealed: its sums stay, as its readings may not be there.
     """
-    mark, packed_until, since = bounds
+    known = (await connection.fetch(_KNOWN, bucket, kind.name))[0]
+    since: datetime = max(known["sealed_until"], known["summed_since"])
     async with transaction(connection):
         await connection.execute(_FORGOTTEN, bucket, kind.name)
         for statement in rollups.forget(kind):
@@ -138,9 +145,12 @@ async def _make_anew(
         total += int(await connection.fetchval(rollups.fill(kind), bucket, mark, day, day + DAY))
         await at("inside roll")
         # Each day by itself, and before the next one is there: nobody reads them yet.
-        await _fold(connection, kind, bucket, min(day + DAY, _whole_until(packed_until)))
-    await connection.execute(_ROLLED, bucket, kind.name, mark, rollups.roles(kind))
-    return total
+        await _fold(connection, kind, bucket, min(day + DAY, _whole_until(known["packed_until"])))
+    async with transaction(connection):
+        # What ends sealed time to the instant belongs to its last hour: of such, what came since the last mark.
+        last = await connection.fetchval(rollups.roll_instant(kind), bucket, known["rolled_until"], mark, since)
+        await connection.execute(_ROLLED, bucket, kind.name, mark, rollups.roles(kind))
+    return total + int(last)
 
 
 def _whole_until(packed_until: datetime) -> datetime:

@@ -81,7 +81,8 @@ class Tender:
         async with owner_session(self.record, LIMITS, APPLICATION) as connection:
             now: datetime = await connection.fetchval(_NOW)
             found = await self._look(connection)
-        return [replace(tiers, step=self._due(tiers, now)) for tiers in found]
+        told = (each for each in found if each.kind in self.policies or each.undropped)
+        return [replace(tiers, step=self._due(tiers, now)) for tiers in told]
 
     async def run(self, *, rollups: bool = True) -> Result:
         """Steps until nothing is due. A bucket that fails keeps no other from its own. ShardError: nothing answered.
@@ -159,10 +160,14 @@ class Tender:
         if of is not None:
             return await look_again(connection, of, of.kind + LATE)
         stored = {kind.name for kind in await stored_kinds(connection)}
-        return await look(connection, {name: name + LATE for name in self.policies if name in stored})
+        return await look(connection, {name: name + LATE for name in stored})
 
     def _due(self, tiers: Tiers, now: datetime) -> Step | None:
-        return due(tiers, self.policies[tiers.kind], now)
+        """Without a policy nothing begins; but of what readers were told that it goes, moves wait until it is gone."""
+        policy = self.policies.get(tiers.kind)
+        if policy is None:
+            return Step.DROP if tiers.undropped else None
+        return due(tiers, policy, now)
 
     async def _tend_patiently(self, connection: Connection, tiers: Tiers, result: Result) -> None:
         """Whoever holds a lock is waited for only a moment, so that writers do not queue behind; but some times."""

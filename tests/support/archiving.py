@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 
 from shards.archive.runner import Archiver
-from shards.archive.store import Store
+from shards.archive.store import Archive, Store
 from shards.catalog.database import Catalog
 from shards.clock import deadline_in
 from shards.kinds import KINDS
@@ -48,12 +48,13 @@ async def leave_from(
     catalog: Catalog, watch: Watch = watch_nothing, policies: Mapping[str, Policy] = ARCHIVED
 ) -> list[Result]:
     """All that is due leaves its shard, one shard after the other."""
-    deadline = deadline_in(10)
-    cluster_id = (await catalog.info(deadline)).cluster_id
-    store = await Store.of(catalog, cluster_id)
-    records = await catalog.shards(deadline)
-    archivers = [Archiver(record, catalog, cluster_id, policies, store, watch=watch) for record in records]
-    return [await each.run() for each in archivers]
+    archive = await Archive.of(catalog, (await catalog.info(deadline_in(10))).cluster_id)
+
+    async def current() -> Mapping[str, Policy]:
+        return policies
+
+    records = await catalog.shards(deadline_in(10))
+    return [await Archiver(record, archive, current, watch=watch).run() for record in records]
 
 
 async def leave(

@@ -57,8 +57,8 @@ async def _tended(tender: Tender) -> Result:
     return result
 
 
-class Interrupted(Exception):
-    """A test ends the steps here."""
+class Interrupted(BaseException):
+    """A test ends the steps here, as a process that is killed would: nothing that fails alone catches it."""
 
 
 async def age(cluster: TestCluster, kind: str, place: str) -> None:
