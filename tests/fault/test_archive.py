@@ -20,6 +20,7 @@ from tests.support.routers import in_process
 from tests.support.servers import TestCluster, new_cluster
 from tests.support.tiering import answers
 
+pytestmark = pytest.mark.timeout(400)  # some fifteen processes, one after the other; a store that is tried again
 LEAVING = (
     "inside seal",
     "after seal",

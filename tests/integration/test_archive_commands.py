@@ -7,6 +7,7 @@ from pathlib import Path
 import duckdb
 import httpx2
 import pyarrow.dataset
+import pytest
 import pytest_asyncio
 
 from shards.policy import AFTER_MAX
@@ -15,6 +16,8 @@ from tests.support.ledger import execute, fetch
 from tests.support.months import LEFT, old_readings, packed, states, sums, total
 from tests.support.routers import in_process
 from tests.support.servers import TestCluster, new_cluster
+
+pytestmark = pytest.mark.timeout(400)  # a command takes a second or two, and there are many
 
 
 @pytest_asyncio.fixture(loop_scope="session")

@@ -26,6 +26,7 @@ from tests.support.routers import in_process
 from tests.support.servers import TestCluster, new_cluster
 from tests.support.tiering import Interrupted, answers, until
 
+pytestmark = pytest.mark.timeout(400)  # each moves every bucket three times
 MAY = Wanted(None, date(2026, 5, 1), date(2026, 6, 1))
 BUCKETS = 4
 
