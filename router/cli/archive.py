@@ -116,6 +116,20 @@ def restore(
     _end(outcome, f"there until {datetime.now(UTC) + span:%Y-%m-%d %H:%M}Z", json=json)
 
 
+@archive_app.command("recover")
+def recover(data: DataOption = None, json: JsonOption = False) -> None:
+    """Find what a catalog that was restored from an older backup does not know of: by the shards, and the store."""
+
+    async def work(catalog: Catalog) -> Outcome:
+        return await operation.recover(catalog, _progress(json=json))
+
+    outcome = with_catalog(data, work)
+    if not json:
+        for name, why in outcome.failed.items():
+            say(f"{name}: {why}")
+    _end(outcome, "known again", json=json)
+
+
 def _progress(*, json: bool) -> operation.Told:
     def told(entry: Entry, why: str | None) -> None:
         if why is not None and not json:

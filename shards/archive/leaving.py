@@ -158,20 +158,16 @@ class Leaving:
             await self._expect(self.entry.columns)
             await self._note(State.UPLOADED)
             return
-        readings, fingerprint = await self.month.fingerprint(self.connection, self._columns)
+        readings, fingerprint = await self.month.fingerprint(self.connection, self.month.columns)
         await self.at("after seal")
         # Empty: nothing is to be archived, and its partition goes.
         state = State.SEALED if readings and self.archives else State.VERIFIED
-        await self._note(state, readings=readings, columns=self._columns, fingerprint=fingerprint)
+        await self._note(state, readings=readings, columns=self.month.columns, fingerprint=fingerprint)
 
     async def _expect(self, columns: Sequence[str]) -> None:
         """NotYet unless what is packed is what the ledger says."""
         if await self.month.fingerprint(self.connection, columns) != (self.entry.readings, self.entry.fingerprint):
             raise NotYet(f"what the shard has is not what was archived in {self.entry.object}: see ArchiveFailing")
-
-    @property
-    def _columns(self) -> tuple[str, ...]:
-        return tuple(name.strip().strip('"') for name in self.month.shape.listed.split(","))
 
     async def _merge(self, packed_until: datetime) -> None:
         kept = Kept(

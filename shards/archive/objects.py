@@ -5,22 +5,34 @@ is stands in its metadata, under `voltroute`.
 """
 
 import hashlib
+import re
 from collections.abc import Iterator
+from datetime import date
 from pathlib import Path
 from typing import Any, Final
 
 import orjson
 
 from shards.archive.rows import Month, arrow
-from shards.archive.store import Damaged
+from shards.archive.store import FOLDER, Damaged
+from shards.errors import Refused
 
 METADATA: Final = b"voltroute"
 FORMAT: Final = 1
+_KEY: Final = re.compile(
+    rf"{FOLDER}/kind=([a-z0-9_]+)/month=([0-9]{{4}}-[0-9]{{2}})/bucket=([0-9]+)/[0-9a-f]{{16}}\.parquet"
+)
 
 
 def key_of(month: Month, sha256: str) -> str:
     """Where an object is: by what it is and holds, so that nothing is ever overwritten by something else."""
-    return f"v1/kind={month.kind}/month={month.first:%Y-%m}/bucket={month.bucket:04d}/{sha256[:16]}.parquet"
+    return f"{FOLDER}/kind={month.kind}/month={month.first:%Y-%m}/bucket={month.bucket:04d}/{sha256[:16]}.parquet"
+
+
+def month_of(key: str) -> tuple[str, int, date] | None:
+    """What an object is of, by its key: kind, bucket, first day; None for a key that is none of ours."""
+    found = _KEY.fullmatch(key)
+    return None if found is None else (found[1], int(found[3]), date.fromisoformat(f"{found[2]}-01"))
 
 
 def described(month: Month, cluster_id: str, readings: int) -> dict[bytes, bytes]:
@@ -84,6 +96,13 @@ class Reader:
             raise Damaged(f"{key} is no object of an archive: {_first_line(error)}") from error
         self.told: dict[str, Any] = told
         self.readings = int(self._file.metadata.num_rows)
+
+    def expect(self, cluster_id: str, kind: str, bucket: int, month: date) -> None:
+        """Refused when it is another cluster's; Damaged when it is of another month."""
+        if self.told.get("cluster") != cluster_id:
+            raise Refused(f"{self._key} is of another cluster, {self.told.get('cluster')}")
+        if (self.told.get("kind"), self.told.get("bucket"), self.told.get("month")) != (kind, bucket, f"{month:%Y-%m}"):
+            raise Damaged(f"{self._key} is not {month:%Y-%m} of bucket {bucket} of {kind}")
 
     @property
     def names(self) -> list[str]:

@@ -52,12 +52,9 @@ async def fetch(archive: Archive, entry: Entry, path: Path) -> objects.Reader:
     if (size, sha256) != (entry.bytes, entry.sha256):
         raise Damaged(f"{store.url}/{key} is not what was put there: {size} bytes, and {entry.bytes} were")
     reader = await asyncio.to_thread(objects.Reader, path, key)
-    told = reader.told
-    if told.get("cluster") != archive.cluster_id:
-        raise Refused(f"{store.url}/{key} is of another cluster, {told.get('cluster')}")
-    named = (told.get("kind"), told.get("bucket"), told.get("month"), reader.readings)
-    if named != (entry.kind, entry.bucket, f"{entry.month:%Y-%m}", entry.readings):
-        raise Damaged(f"{store.url}/{key} is not {entry.name} with {entry.readings} readings")
+    reader.expect(archive.cluster_id, entry.kind, entry.bucket, entry.month)
+    if reader.readings != entry.readings:
+        raise Damaged(f"{store.url}/{key} has {reader.readings} readings, and {entry.readings} were archived")
     return reader
 
 
@@ -83,6 +80,8 @@ class Returning:
             await self._prepare()
             for number in range(reader.parts):
                 await self._pack(await asyncio.to_thread(reader.part, number))
+            if self.entry.fingerprint is None:  # the ledger was made of what is in the store
+                await self._compare(reader)
         finally:
             await asyncio.to_thread(reader.close)
         await self._publish()
@@ -142,6 +141,17 @@ class Returning:
                 await self.month.pack(self.connection, table)
                 await self.at("inside restore")
         await self.at("after part")
+
+    async def _compare(self, reader: objects.Reader) -> None:
+        """Take the fingerprint of what was packed, if that is what the object holds."""
+        number = 0
+        async for table in self.month.parts(self.connection):
+            if number >= reader.parts or not objects.same(await asyncio.to_thread(reader.part, number), table):
+                raise Damaged(f"{self.entry.name}: part {number} that was restored is not what the object holds")
+            number += 1
+        columns = self.month.columns
+        _, fingerprint = await self.month.fingerprint(self.connection, columns)
+        await self._note(State.RESTORING, columns=columns, fingerprint=fingerprint)
 
     async def _publish(self) -> None:
         async with held(self.connection, self.month.bucket) as is_ours:

@@ -69,6 +69,11 @@ class Month:
     def bounds(self) -> tuple[int, date, date]:
         return self.bucket, self.first, self.past
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns of a packed row."""
+        return tuple(name.strip().strip('"') for name in self.shape.listed.split(","))
+
     def schema(self, metadata: dict[bytes, bytes] | None = None) -> Any:
         """The columns of an object: the device's ID, tenant_id, timestamp, then values as history calls them."""
         pa = arrow()

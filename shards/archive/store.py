@@ -20,6 +20,7 @@ from shards.clock import deadline_in
 from shards.errors import ClusterError, InvalidArgument, MachineError, Refused
 
 SCHEMES: Final = ("file", "s3", "gs", "az", "abfs", "abfss")
+FOLDER: Final = "v1"  # of objects
 MARKER: Final = "voltroute.json"  # says whose archive it is
 CATALOG_TIMEOUT_S: Final = 10.0
 _TIMEOUT: Final = "30s"
@@ -122,6 +123,11 @@ class Store:
             raise Damaged(f"{self.url}/{key} is not there") from None
         return found
 
+    async def keys(self) -> list[str]:
+        """Of all objects of months, the oldest first."""
+        found: list[str] = await self._do(f"{self.url} could not be listed", self._keys)
+        return found
+
     async def delete(self, key: str) -> None:
         """It may be gone already."""
         with contextlib.suppress(FileNotFoundError):
@@ -150,6 +156,10 @@ class Store:
 
     def _read(self, key: str) -> bytes:
         return bytes(_obstore().get(self.made, key).bytes())
+
+    def _keys(self) -> list[str]:
+        listed = [each for some in _obstore().list(self.made, f"{FOLDER}/") for each in some]
+        return [each["path"] for each in sorted(listed, key=lambda each: each["last_modified"])]
 
     def _put(self, key: str, path: Path) -> None:
         _obstore().put(self.made, key, path)

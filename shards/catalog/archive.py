@@ -39,6 +39,13 @@ SELECT EXISTS (
 """
 
 
+_ADOPT: Final = """
+INSERT INTO archived_month (kind_id, bucket, month, state, readings, store, object, bytes, sha256)
+SELECT kind_id, $2, $3, 'dropped', $4, $5, $6, $7, $8 FROM kind WHERE name = $1
+ON CONFLICT DO NOTHING
+"""
+
+
 class State(StrEnum):
     """How far a month came; each is written after what it says was done."""
 
@@ -88,6 +95,16 @@ class Entry:
         return f"{self.month:%Y-%m} of bucket {self.bucket} of {self.kind}"
 
 
+@dataclass(frozen=True)
+class Found:
+    """An object that was found in a store."""
+
+    store: str
+    object: str
+    bytes: int
+    sha256: str
+
+
 def _entry(record: asyncpg.Record) -> Entry:
     values = dict(record)
     values["columns"] = tuple(values.pop("packed_columns"))
@@ -106,6 +123,16 @@ async def planned(catalog: Catalog, kind: str, bucket: int, month: date, deadlin
     async with catalog.pool.connection(deadline) as connection:
         await connection.execute(_PLAN, kind, bucket, month)
         return _entry((await connection.fetch(_ONE, kind, bucket, month))[0])
+
+
+async def adopt(catalog: Catalog, place: tuple[str, int, date], readings: int, found: Found, deadline: float) -> bool:
+    """An entry for a month (kind, bucket, first day) that is away; False, and nothing is done, when there is one.
+
+    Without a fingerprint: what comes back is compared with the object.
+    """
+    values = (readings, found.store, found.object, found.bytes, found.sha256)
+    async with catalog.pool.connection(deadline) as connection:
+        return await connection.execute(_ADOPT, *place, *values) == "INSERT 0 1"
 
 
 async def move_on(catalog: Catalog, entry: Entry, deadline: float, **changes: Any) -> Entry:

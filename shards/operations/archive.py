@@ -9,16 +9,18 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Final, TypeAlias
 
+from shards.archive import objects
 from shards.archive.leaving import NotYet
 from shards.archive.returning import Returning, fetch
 from shards.archive.rows import Month
 from shards.archive.runner import APPLICATION, LIMITS
-from shards.archive.store import Archive
+from shards.archive.store import Archive, Store
 from shards.catalog import archive as ledger
 from shards.catalog.archive import Entry, State
 from shards.catalog.database import Catalog
 from shards.clock import deadline_in
 from shards.errors import ClusterError, Refused, ShardError
+from shards.operations.check import Facts, look
 from shards.postgres.sessions import owner_session
 from shards.tiers.state import shape_on
 from shards.tiers.watching import Watch, watch_nothing
@@ -81,6 +83,60 @@ async def _check(archive: Archive, entry: Entry, path: Path) -> None:
         await asyncio.to_thread(reader.check)
     finally:
         await asyncio.to_thread(reader.close)
+
+
+async def recover(catalog: Catalog, told: Told) -> Outcome:
+    """Give the ledger what it lacks: months that are away from their shards, and in the store; by the shards' word.
+
+    For a catalog that was restored from an older backup. Of two objects of a month the newest one counts.
+    """
+    archive = await _archive(catalog)
+    known = {(each.kind, each.bucket, each.month) for each in await listed(catalog, Wanted())}
+    away = {place for facts in await _facts(catalog) for place in facts.archived} - known
+    stored = {objects.month_of(key): key for key in await _current(archive).keys()}  # of two, the newest one
+    newest = {place: stored[place] for place in away if place in stored}
+    outcome = Outcome()
+    for place, key in newest.items():
+        try:
+            async with _folder() as folder:
+                entry = await _adopt(archive, place, key, folder / "object.parquet")
+        except (ClusterError, ShardError) as error:
+            outcome.failed[_name(*place)] = str(error)
+            continue
+        outcome.months += 1
+        outcome.readings += entry.readings
+        told(entry, None)
+    outcome.failed |= {_name(*place): "has no object in the archive" for place in sorted(away - newest.keys())}
+    return outcome
+
+
+def _name(kind: str, bucket: int, month: date) -> str:
+    return f"{month:%Y-%m} of bucket {bucket} of {kind}"
+
+
+async def _adopt(archive: Archive, place: tuple[str, int, date], key: str, path: Path) -> Entry:
+    """Damaged, and nothing is adopted, when the object is not whole or not what its key says."""
+    store, catalog = _current(archive), archive.catalog
+    size, sha256 = await store.fetch(key, path)
+    reader = await asyncio.to_thread(objects.Reader, path, key)
+    try:
+        await asyncio.to_thread(reader.check)
+        reader.expect(archive.cluster_id, *place)
+    finally:
+        await asyncio.to_thread(reader.close)
+    found = ledger.Found(store.url, key, size, sha256)
+    await ledger.adopt(catalog, place, reader.readings, found, deadline_in(TIMEOUT_S))
+    return await ledger.planned(catalog, *place, deadline_in(TIMEOUT_S))
+
+
+async def _facts(catalog: Catalog) -> list[Facts]:
+    return list(await asyncio.gather(*(look(record) for record in await catalog.shards(deadline_in(TIMEOUT_S)))))
+
+
+def _current(archive: Archive) -> Store:
+    if archive.current is None:
+        raise AssertionError  # _archive() looked
+    return archive.current
 
 
 async def restore(

@@ -2,10 +2,12 @@
 
 import asyncio
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import date
 from typing import Final
 
+from shards.catalog.archive import entries
 from shards.catalog.database import Catalog
 from shards.catalog.kinds import Declared, declared
 from shards.catalog.shard_map import ShardMap
@@ -37,11 +39,18 @@ SELECT
     (SELECT coalesce(jsonb_agg(jsonb_build_object('move', move_id, 'bucket', bucket, 'state', state)), '[]')
      FROM bucket_move)::text AS moves
 """
+_ARCHIVED: Final = """
+SELECT t.kind, t.bucket, m.month::date AS month
+FROM tier AS t CROSS JOIN unnest(t.archived) AS gone
+CROSS JOIN generate_series(
+    lower(gone) AT TIME ZONE 'UTC', (upper(gone) - interval '1 microsecond') AT TIME ZONE 'UTC', '1 month'
+) AS m (month)
+"""
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What one shard says of itself. `moves`: bucket -> (move, state)."""
+    """What one shard says of itself. `moves`: bucket -> (move, state); `archived`: kind, bucket, month of what left."""
 
     identity: str | None
     owned: frozenset[int]
@@ -52,6 +61,7 @@ class Facts:
     moves: Mapping[int, tuple[int, str]]
     shapes: Mapping[str, Shape] = field(default_factory=dict)
     stray: tuple[str, ...] = ()
+    archived: frozenset[tuple[str, int, date]] = frozenset()
 
 
 async def look(record: ShardRecord) -> Facts:
@@ -62,6 +72,7 @@ async def look(record: ShardRecord) -> Facts:
         shapes = await shaping.shapes(connection)
         loose = [f"{name} is attached nowhere" for name in await tables.loose(connection)]
         stray = await tables.stray_statuses(connection)
+        archived = await connection.fetch(_ARCHIVED)
     moves = {each["bucket"]: (each["move"], each["state"]) for each in json.loads(found["moves"])}
     return Facts(
         identity=found["identity"],
@@ -73,6 +84,7 @@ async def look(record: ShardRecord) -> Facts:
         moves=moves,
         shapes=shapes,
         stray=tuple(stray),
+        archived=frozenset((each["kind"], each["bucket"], each["month"]) for each in archived),
     )
 
 
@@ -99,7 +111,24 @@ async def check(catalog: Catalog, timeout_s: float = 30.0) -> list[Finding]:
             raise answer
     if shard_map is None:
         return [*found, Finding("there is a map", False, "`voltroute init` was not finished", "repeat it")]
-    return found + judge(info.cluster_id, shard_map, facts, moves) + judge_kinds(kinds, facts)
+    known = {(each.kind, each.bucket, each.month) for each in await entries(catalog, deadline)}
+    return [
+        *found,
+        *judge(info.cluster_id, shard_map, facts, moves),
+        *judge_kinds(kinds, facts),
+        judge_archive(known, facts),
+    ]
+
+
+def judge_archive(known: Collection[tuple[str, int, date]], facts: Mapping[str, Facts]) -> Finding:
+    """The rule about months that left their shards, given those that the ledger knows. Pure."""
+    lost = [
+        f"{month:%Y-%m} of bucket {bucket} of {kind} on {name}"
+        for name, each in facts.items()
+        for kind, bucket, month in sorted(each.archived)
+        if (kind, bucket, month) not in known
+    ]
+    return rule("the catalog knows where every archived month is", lost, "voltroute archive recover")
 
 
 def judge(cluster_id: str, shard_map: ShardMap, facts: Mapping[str, Facts], moves: Sequence[Move]) -> list[Finding]:

@@ -199,3 +199,36 @@ async def test_a_shard_whose_months_are_older_than_the_ledger(
     assert await sums(client) == of_hours
     ledger = "SELECT count(*) FROM archived_month WHERE object IS NOT NULL"
     assert (await fetch(cluster.catalog_dsn, ledger))[0]["count"] == len(list(tmp_path.rglob("*.parquet")))
+
+
+async def test_a_catalog_that_has_forgotten(client: httpx2.AsyncClient, cluster: TestCluster, tmp_path: Path) -> None:
+    """As one that was restored from an older backup: the shards and the store know."""
+    of_hours, _ = await packed(client, cluster)
+    policy = ("--hot", "1d", "--archive-after", "40d", "--archive-to", f"file://{tmp_path}/archive")
+    assert (await voltroute(cluster, "lifecycle", "policy", "set", *policy)).code == 0
+    assert (await voltroute(cluster, "lifecycle", "run", "--wait")).code == 0
+    rule = "the catalog knows where every archived month is"
+    findings = {each["name"]: each for each in (await voltroute(cluster, "check", "--json")).json}
+    assert findings[rule]["ok"]
+    count = (await fetch(cluster.catalog_dsn, "SELECT count(*) FROM archived_month"))[0]["count"]
+    await execute(cluster.catalog_dsn, "DELETE FROM archived_month")
+    checked = await voltroute(cluster, "check", "--json")
+    findings = {each["name"]: each for each in checked.json}
+    assert (checked.code, findings[rule]["ok"], findings[rule]["remedy"]) == (1, False, "voltroute archive recover")
+    stray = next(tmp_path.rglob("*.parquet"))
+    hidden = stray.rename(tmp_path / "hidden")
+    partly = await voltroute(cluster, "archive", "recover")
+    assert (partly.code, "has no object in the archive" in partly.out) == (1, True), partly
+    hidden.rename(stray)
+    recovered = await voltroute(cluster, "archive", "recover", "--json")
+    assert (recovered.code, recovered.json["months"]) == (0, 1)
+    assert (await fetch(cluster.catalog_dsn, "SELECT count(*) FROM archived_month"))[0]["count"] == count
+    assert (await voltroute(cluster, "check")).code == 0
+    for kind in ("vehicle", "meter"):
+        back = await voltroute(cluster, "archive", "restore", kind, "--from", "2026-05-01", "--to", "2026-07-01")
+        assert back.code == 0, back
+    assert await sums(client) == of_hours
+    assert await states(cluster) == {"restored"}
+    await execute(cluster.catalog_dsn, "UPDATE archived_month SET restored_until = now()")
+    assert (await voltroute(cluster, "lifecycle", "run", "--wait")).code == 0
+    assert (await total(cluster, LEFT), await states(cluster)) == (0, {"dropped"})
