@@ -1,13 +1,15 @@
 """What is due of history, by its policy; what operators may say; what routers know of frozen time."""
 
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 
 import pytest
 
+from shards.archive.runner import end_of, leaves_now
+from shards.catalog.archive import Entry, State
 from shards.errors import InvalidArgument
 from shards.kinds import Row
-from shards.policy import Policy, duration_text, read_duration, read_hot
+from shards.policy import Policy, duration_text, read_after, read_duration, read_hot
 from shards.storage.horizons import BATCHES, Horizons
 from shards.tiers.due import MERGE_AFTER, MERGE_READINGS, NEVER, Leaf, Step, Tiers, due
 
@@ -114,3 +116,68 @@ def test_batches_are_looked_through_only_after_a_late_reading() -> None:
 def test_nothing_is_frozen_up_to_the_beginning() -> None:
     assert (FRESH.frozen_until, FRESH.packed_until) == (NEVER, NEVER)
     assert FRESH.to_pack is None
+
+
+def days(number: int | None) -> timedelta | None:
+    return None if number is None else timedelta(days=number)
+
+
+@pytest.mark.parametrize(
+    ("archive", "drop", "rollups", "words"),
+    [
+        (None, None, None, ""),
+        (90, 400, 400, ""),
+        (90, None, 91, ""),
+        (None, 8, None, ""),
+        (7, None, None, "--archive-after 7d must be more than --hot 7d (meter)"),
+        (90, 90, None, "--drop-after 90d must be more than --archive-after 90d (meter)"),
+        (None, 6, None, "--drop-after 6d must be more than --hot 7d (meter)"),
+        (90, 400, 399, "--rollups-for 399d must be at least --drop-after 400d (meter)"),
+        (90, None, 90, "--rollups-for 90d must be more than --archive-after 90d (meter)"),
+        (None, None, 7, "--rollups-for 7d must be more than --hot 7d (meter)"),
+    ],
+)
+def test_steps_come_in_their_order(archive: int | None, drop: int | None, rollups: int | None, words: str) -> None:
+    policy = Policy("meter", timedelta(days=7), days(archive), days(drop), days(rollups))
+    assert policy.leaves_after() == (days(archive) or days(drop))
+    if not words:
+        policy.check()
+        return
+    with pytest.raises(InvalidArgument) as refused:
+        policy.check()
+    assert str(refused.value) == words
+
+
+def test_ages_at_which_something_is_done() -> None:
+    assert (read_after("never", "--drop-after"), read_after("90d", "--drop-after")) == (None, timedelta(days=90))
+    with pytest.raises(InvalidArgument, match=r"--drop-after 36601d: at most 36600d, or never"):
+        read_after("36601d", "--drop-after")
+
+
+@pytest.mark.parametrize(
+    ("policy", "state", "restored_until", "leaves"),
+    [
+        (None, None, None, False),
+        (HOT, None, None, False),
+        (replace(HOT, archive=days(27)), None, None, True),
+        (replace(HOT, archive=days(28)), None, None, False),
+        (replace(HOT, drop=days(27)), State.PLANNED, None, True),
+        (replace(HOT, archive=days(28), drop=days(27)), State.PLANNED, None, False),
+        (replace(HOT, archive=days(27)), State.RESTORING, None, False),
+        (replace(HOT, archive=days(27)), State.EXPIRING, None, False),
+        (replace(HOT, archive=days(27)), State.RESTORED, NOW + timedelta(hours=1), False),
+        (None, State.RESTORED, NOW, True),
+        (None, State.DROPPING, None, True),
+        (None, State.VERIFIED, None, False),
+    ],
+)
+def test_which_months_leave(
+    policy: Policy | None, state: State | None, restored_until: datetime | None, leaves: bool
+) -> None:
+    """October is over since 27.5 days."""
+    october = date(2026, 10, 1)
+    entry = None
+    if state is not None:
+        entry = Entry(1, "meter", 0, october, state, 9, (), None, None, None, None, None, restored_until, NOW)
+    assert end_of(october) == day(1)
+    assert leaves_now(policy, october, entry, NOW) is leaves
