@@ -220,9 +220,8 @@ class Leaving:
 
     async def _upload(self) -> None:
         store, key = await self._stored()
-        if (
-            not self._path.exists() or store is not self.archive.current
-        ):  # somebody ended since; the place was put right
+        # Exported by somebody who ended since; or the place was put right.
+        if not self._path.exists() or store is not self.archive.current:
             await self._note(State.SEALED)
             return
         await store.put(key, self._path)

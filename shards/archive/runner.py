@@ -63,10 +63,10 @@ def end_of(month: date) -> datetime:
 def leaves_now(policy: Policy | None, month: date, entry: Entry | None, now: datetime) -> bool:
     """Whether a month that is packed on its shard is to leave it. What was restored leaves whatever the policy is."""
     state = None if entry is None else entry.state
-    if entry is not None and state is State.RESTORED:
-        return entry.restored_until is not None and entry.restored_until <= now
     if state in {State.RESTORING, State.EXPIRING}:
         return False
+    if entry is not None and entry.restored_until is not None:
+        return entry.restored_until <= now
     if state is State.DROPPING:  # readers were told
         return True
     after = None if policy is None else policy.leaves_after()
@@ -156,7 +156,10 @@ class Archiver:
 
         async def is_wanted() -> bool:
             known = await ledger.planned(catalog, month.kind, month.bucket, month.first, deadline_in(CATALOG_TIMEOUT_S))
-            return known.restored_until is not None or await self._is_due(connection, month, known)
+            policy = (await self.policies()).get(month.kind)
+            if known.readings and known.object is None and policy is not None and policy.archive is not None:
+                return False  # since it was sealed somebody wants it archived
+            return await self._is_due(connection, month, known)
 
         return Leaving(
             connection, self.archive, month, entry,

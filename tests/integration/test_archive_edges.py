@@ -151,6 +151,29 @@ async def test_a_policy_that_is_taken_back_during_a_round_is_not_carried_out(
     assert await total(cluster, LEFT) > 0
 
 
+async def test_what_was_to_be_dropped_is_archived_when_somebody_says_so(
+    client: httpx2.AsyncClient, cluster: TestCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also the month that was sealed already."""
+    await packed(client, cluster)
+    before = await total(cluster, LEFT)
+    async with catalog_at(cluster.catalog_dsn) as catalog:
+        was: list[str] = []
+
+        async def watch(place: str) -> None:
+            if place == "after seal" and not was:
+                was.append(place)
+                await set_all(catalog, archive=timedelta(days=2), drop=timedelta(days=9000))
+
+        await set_all(catalog, drop=timedelta(days=2))
+        monkeypatch.setattr(duty, "Archiver", partial(Archiver, watch=watch))
+        for _ in range(2):
+            await duty.Archiving(catalog, 1.0)._round()
+        assert (await total(cluster, LEFT), await states(cluster)) == (0, {"dropped"})
+        assert (await restore_from(catalog)).failed == {}
+    assert await total(cluster, LEFT) == before
+
+
 async def test_registers_behind_archived_time(client: httpx2.AsyncClient, cluster: TestCluster) -> None:
     await given(client, cluster, [register("R", m + 0.5, 1000 + m / 10) for m in range(0, 63 * DAY, 30)])
     await tend(cluster)
