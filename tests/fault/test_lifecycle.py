@@ -18,8 +18,8 @@ from tests.support.routers import in_process
 from tests.support.servers import TestCluster, new_cluster
 from tests.support.tiering import PLACES, as_if_made, soon, tend
 
-# Long proofs: writers that are never out of old time keep a freeze waiting, on a slow machine for minutes.
-pytestmark = pytest.mark.long
+# Long proofs: writers that are never out of old time keep a freeze waiting: 20 s, or minutes with three on two cores.
+pytestmark = [pytest.mark.long, pytest.mark.timeout(500)]
 START = datetime(2026, 5, 1, tzinfo=UTC)
 DAYS = 6
 DEVICES = 12
