@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -100,22 +100,12 @@ class Leaving:
             await step()
 
     @property
-    def _place(self) -> tuple[int, str]:
-        return self.month.bucket, self.month.kind
-
-    @property
-    def _span(self) -> tuple[datetime, datetime]:
-        month = self.month
-        first, past = (datetime(each.year, each.month, 1, tzinfo=UTC) for each in (month.first, month.past))
-        return first, past
-
-    @property
     def _path(self) -> Path:
         return self.folder / f"{self.month.kind}-{self.month.bucket}-{self.month.first}.parquet"
 
     @property
     def _kept(self) -> Kept:
-        return Kept(self.connection, Tiers(*self._place, []), self.month.shape, self.at, self.summed)
+        return Kept(self.connection, Tiers(*self.month.place, []), self.month.shape, self.at, self.summed)
 
     async def _note(self, state: State, **changes: Any) -> None:
         deadline = deadline_in(CATALOG_TIMEOUT_S)
@@ -125,21 +115,21 @@ class Leaving:
         """The bucket's row, when it is here, in no move, and its sums hold everything. NotYet otherwise."""
         if not await self.connection.fetchval(_IS_HERE, self.month.bucket):
             raise NotYet("the bucket is in a move, or not here")
-        tier = (await self.connection.fetch(_TIER, *self._place, self._span[0]))[0]
+        tier = (await self.connection.fetch(_TIER, *self.month.place, self.month.span[0]))[0]
         if self.summed is not None and tier["rolled_of"] != roles(self.summed):
             raise NotYet("its rollups are being made anew")
         return tier
 
     async def _begin_anew(self) -> None:
         """It is there, and the ledger says that it left: the shard is older. Or it did, as somebody else was faster."""
-        leaf = await self.connection.fetch(_LEAF, *self._place, self._span[0])
+        leaf = await self.connection.fetch(_LEAF, *self.month.place, self.month.span[0])
         if leaf and not leaf[0]["taken"]:
             gone = {"store": None, "object": None} if self.entry.state is State.EXPIRED else {}
             await self._note(State.PLANNED, **gone)
 
     async def _seal(self) -> None:
         """From this COMMIT on no late reading is taken, and all that were are packed."""
-        _, past = self._span
+        _, past = self.month.span
         for _ in range(_SEALS):
             async with held(self.connection, self.month.bucket) as is_ours:
                 if not is_ours:
@@ -172,7 +162,7 @@ class Leaving:
     async def _merge(self, packed_until: datetime) -> None:
         kept = Kept(
             self.connection,
-            Tiers(*self._place, [], packed_until=packed_until),
+            Tiers(*self.month.place, [], packed_until=packed_until),
             self.month.shape,
             self.at,
             self.summed,
@@ -190,7 +180,7 @@ class Leaving:
             waiting = f"SELECT EXISTS (SELECT FROM {late_root} WHERE bucket = $1::smallint AND timestamp < $2)"
             if await self.connection.fetchval(waiting, self.month.bucket, past):
                 return False
-            await self.connection.execute(_SEAL, *self._place, past)
+            await self.connection.execute(_SEAL, *self.month.place, past)
             await self.at("inside seal")
         return True
 
@@ -276,12 +266,12 @@ class Leaving:
         if self.archives and self.entry.readings and self.entry.object is None:  # it was to be dropped for good
             await self._note(State.SEALED)
             return
-        first, past = self._span
+        first, past = self.month.span
         async with held(self.connection, self.month.bucket) as is_ours:
             if not is_ours:
                 raise NotYet("another step of its lifecycle is under way")
             tier = await self._tier()
-            leaf = await self.connection.fetch(_LEAF, *self._place, first)
+            leaf = await self.connection.fetch(_LEAF, *self.month.place, first)
             if not leaf and self.entry.readings and not tier["archived"]:
                 raise NotYet("its partition is not there: the shard is older than the ledger")
             if leaf and not leaf[0]["taken"]:
@@ -293,10 +283,10 @@ class Leaving:
                 async with transaction(self.connection):
                     await self.connection.execute(LOCK_TIMEOUT)
                     if self.entry.readings:
-                        done = await self.connection.execute(_TAKE, *self._place, first, past, self.entry.readings)
+                        done = await self.connection.execute(_TAKE, *self.month.place, first, past, self.entry.readings)
                         if done != "UPDATE 1":
                             raise NotYet("it is not sealed: the shard is older than the ledger")
-                    await self.connection.execute(_GOING, *self._place, leaf[0]["name"])
+                    await self.connection.execute(_GOING, *self.month.place, leaf[0]["name"])
                     await self.at("inside take")
             await self.at("after take")
         await self._note(State.DROPPING)
@@ -305,7 +295,7 @@ class Leaving:
         async with held(self.connection, self.month.bucket) as is_ours:
             if not is_ours:
                 raise NotYet("another step of its lifecycle is under way")
-            leaf = await self.connection.fetch(_LEAF, *self._place, self._span[0])
+            leaf = await self.connection.fetch(_LEAF, *self.month.place, self.month.span[0])
             if leaf and not leaf[0]["taken"]:
                 # A shard that is older than the ledger, restored from a backup say: from the beginning.
                 await self._note(State.PLANNED)

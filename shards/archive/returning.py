@@ -7,7 +7,7 @@ It stays as it was archived: nothing is added to it, and after its time it is dr
 
 import asyncio
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -86,22 +86,12 @@ class Returning:
             await asyncio.to_thread(reader.close)
         await self._publish()
 
-    @property
-    def _place(self) -> tuple[int, str]:
-        return self.month.bucket, self.month.kind
-
-    @property
-    def _span(self) -> tuple[datetime, datetime]:
-        month = self.month
-        first, past = (datetime(each.year, each.month, 1, tzinfo=UTC) for each in (month.first, month.past))
-        return first, past
-
     async def _note(self, state: State, **changes: Any) -> None:
         deadline = deadline_in(CATALOG_TIMEOUT_S)
         self.entry = await ledger.move_on(self.archive.catalog, self.entry, deadline, state=state, **changes)
 
     async def _is_archived(self) -> bool:
-        found = (await self.connection.fetch(_STATE, *self._place, self._span[0]))[0]
+        found = (await self.connection.fetch(_STATE, *self.month.place, self.month.span[0]))[0]
         if not found["here"]:
             raise NotYet(f"bucket {self.month.bucket} is in a move, or not here: try again")
         return bool(found["archived"])
@@ -125,7 +115,7 @@ class Returning:
             if not is_ours:
                 raise NotYet("another step of its lifecycle is under way: try again")
             await self._check()
-            _, seen = await steps.drop(Kept(self.connection, Tiers(*self._place, []), self.month.shape))
+            _, seen = await steps.drop(Kept(self.connection, Tiers(*self.month.place, []), self.month.shape))
             if seen:
                 raise NotYet("old statements may still read what was dropped: try again")
             await self.connection.execute(_TABLES, self.month.kind, self.month.bucket)
@@ -163,7 +153,7 @@ class Returning:
                 raise Damaged(f"{self.entry.name}: what was restored is not what was archived; nobody reads it")
             async with transaction(self.connection):
                 await self.connection.execute(LOCK_TIMEOUT)
-                await self.connection.execute(_GIVE, *self._place, *self._span, self.entry.readings)
+                await self.connection.execute(_GIVE, *self.month.place, *self.month.span, self.entry.readings)
                 await self.at("inside return")
             await self.at("after return")
             await self._note(State.RESTORED, restored_until=self.until)

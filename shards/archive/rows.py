@@ -6,7 +6,7 @@ done for each reading here. A part ends with a device's day, however many tenant
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from functools import cached_property
 from io import BytesIO
 from typing import Any, Final
@@ -64,6 +64,16 @@ class Month:
     def packed(self) -> str:
         """The root of packed readings, quoted."""
         return quote_identifier(f"{self.kind}_telemetry_packed")
+
+    @property
+    def place(self) -> tuple[int, str]:
+        return self.bucket, self.kind
+
+    @property
+    def span(self) -> tuple[datetime, datetime]:
+        """Its first instant, and that behind it."""
+        first, past = (datetime(each.year, each.month, 1, tzinfo=UTC) for each in (self.first, self.past))
+        return first, past
 
     @property
     def bounds(self) -> tuple[int, date, date]:

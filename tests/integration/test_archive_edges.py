@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import asyncpg
 import httpx2
 import pytest
 import pytest_asyncio
@@ -28,6 +27,7 @@ from shards.operations.correct import correct
 from shards.operations.lifecycle import Change
 from shards.policy import Policy
 from shards.tiers.runner import Tender
+from shards.tiers.watching import Watch
 from tests.integration.test_keys import until as until_status
 from tests.support.archiving import (
     ARCHIVED,
@@ -37,8 +37,10 @@ from tests.support.archiving import (
     leave,
     leave_from,
     left,
+    old_snapshots,
     restore_from,
     restored,
+    set_all,
     use,
 )
 from tests.support.declaring import silently
@@ -76,19 +78,12 @@ async def given(
     await roll(cluster)
 
 
-async def old_snapshots(cluster: TestCluster) -> list[Any]:
-    found: list[Any] = []
-    for dsn in cluster.shards.values():
-        session = await asyncpg.connect(dsn)
-        await session.execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM vehicle_telemetry_packed")
-        found.append(session)
-    return found
-
-
-async def set_all(catalog: Catalog, **spans: timedelta) -> None:
-    async with catalog.membership(deadline_in(10)) as connection:
-        for kind in KINDS:
-            await policies_of.set_policy(connection, Policy(kind.name, timedelta(days=1), **spans))
+async def june_leaves_beside_hot_july(cluster: TestCluster) -> None:
+    """With leaves of a month."""
+    now = datetime.now(UTC)
+    hot, gone = (now - datetime(2026, 7, day, tzinfo=UTC) for day in (15, 2))
+    await tend(cluster, policies={k.name: Policy(k.name, hot) for k in KINDS})
+    await left(cluster, {k.name: Policy(k.name, timedelta(0), gone) for k in KINDS})
 
 
 async def test_a_month_whose_taker_ended_is_settled(client: httpx2.AsyncClient, cluster: TestCluster) -> None:
@@ -100,19 +95,24 @@ async def test_a_month_whose_taker_ended_is_settled(client: httpx2.AsyncClient, 
     assert await states(cluster) == {"dropped"}
 
 
+def moving_to(catalog: Catalog, folder: Path) -> Watch:
+    """The place of the archive is put right when the first month is sealed."""
+    seen: list[str] = []
+
+    async def watch(place: str) -> None:
+        if place == "after seal" and not seen:
+            seen.append(place)
+            await lc.set_policy(catalog, None, Change({}, None, f"file://{folder}/other"))
+
+    return watch
+
+
 async def test_the_place_is_put_right_during_a_round(
     client: httpx2.AsyncClient, cluster: TestCluster, tmp_path: Path
 ) -> None:
     await packed(client, cluster)
     async with catalog_at(cluster.catalog_dsn) as catalog:
-        seen: list[str] = []
-
-        async def watch(place: str) -> None:
-            if place == "after seal" and not seen:
-                seen.append(place)
-                await lc.set_policy(catalog, None, Change({}, None, f"file://{tmp_path}/other"))
-
-        await leave_from(catalog, watch)
+        await leave_from(catalog, moving_to(catalog, tmp_path))
         assert (await restore_from(catalog)).failed == {}
 
 
@@ -121,16 +121,9 @@ async def test_what_is_expired_is_deleted_where_it_is(
 ) -> None:
     await packed(client, cluster)
     async with catalog_at(cluster.catalog_dsn) as catalog:
-        seen: list[str] = []
-
-        async def watch(place: str) -> None:
-            if place == "after seal" and not seen:
-                seen.append(place)
-                await lc.set_policy(catalog, None, Change({}, None, f"file://{tmp_path}/other"))
-
-        await leave_from(catalog, watch)
+        await leave_from(catalog, moving_to(catalog, tmp_path))
         await leave_from(catalog, policies=BOTH)
-    assert await states(cluster) != {"expired"} or not [*Path(tmp_path).rglob("*.parquet")]
+    assert (await states(cluster), [*tmp_path.rglob("*.parquet")]) == ({"expired"}, [])
 
 
 async def test_a_policy_that_is_taken_back_during_a_round_is_not_carried_out(
@@ -195,10 +188,7 @@ async def test_a_correction_of_the_first_instant(client: httpx2.AsyncClient, clu
     await given(
         client, cluster, [vehicle(f"V-{n}", m) for n in range(3) for m in range(60 * DAY, 63 * DAY, 5)], "month"
     )
-    now = datetime.now(UTC)
-    hot = now - datetime(2026, 7, 15, tzinfo=UTC)
-    await tend(cluster, policies={k.name: Policy(k.name, hot) for k in KINDS})
-    await left(cluster, {k.name: Policy(k.name, timedelta(0), now - datetime(2026, 7, 2, tzinfo=UTC)) for k in KINDS})
+    await june_leaves_beside_hot_july(cluster)
     params = {"from": "2026-06-30T00:00:00Z", "to": "2026-07-02T00:00:00Z"}
     before = (await client.get("/v1/analytics/fleet", params=params)).json()["dataPoints"]
     async with catalog_at(cluster.catalog_dsn) as catalog:
@@ -355,10 +345,7 @@ async def test_a_policy_that_is_removed_holds_up_no_move(client: httpx2.AsyncCli
 
 async def test_a_kept_value_of_archived_time(client: httpx2.AsyncClient, cluster: TestCluster) -> None:
     await given(client, cluster, [meter("K", 5 * DAY, voltage=230.0), meter("K", 62 * DAY, voltage=231.0)], "month")
-    now = datetime.now(UTC)
-    hot = now - datetime(2026, 7, 15, tzinfo=UTC)
-    await tend(cluster, policies={k.name: Policy(k.name, hot) for k in KINDS})
-    await left(cluster, {k.name: Policy(k.name, timedelta(0), now - datetime(2026, 7, 2, tzinfo=UTC)) for k in KINDS})
+    await june_leaves_beside_hot_july(cluster)
     async with catalog_at(cluster.catalog_dsn) as catalog:
         key = ("K", datetime(2026, 7, 2, tzinfo=UTC))
         with pytest.raises(Refused, match="would need the voltage before"):

@@ -3,9 +3,13 @@
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from typing import Any
+
+import asyncpg
 
 from shards.archive.runner import Archiver
 from shards.archive.store import Archive, Store
+from shards.catalog import lifecycle
 from shards.catalog.database import Catalog
 from shards.clock import deadline_in
 from shards.kinds import KINDS
@@ -91,3 +95,18 @@ async def restored(cluster: TestCluster, wanted: Wanted | None = None) -> None:
     """The same, when nothing of it may fail."""
     outcome = await restore(cluster, wanted)
     assert (outcome.failed, outcome.months > 0) == ({}, True)
+
+
+async def old_snapshots(cluster: TestCluster) -> list[Any]:
+    found: list[Any] = []
+    for dsn in cluster.shards.values():
+        session = await asyncpg.connect(dsn)
+        await session.execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM vehicle_telemetry_packed")
+        found.append(session)
+    return found
+
+
+async def set_all(catalog: Catalog, **spans: timedelta) -> None:
+    async with catalog.membership(deadline_in(10)) as connection:
+        for kind in KINDS:
+            await lifecycle.set_policy(connection, Policy(kind.name, timedelta(days=1), **spans))
