@@ -40,10 +40,10 @@ def words(text: str) -> str:
     return " ".join(text.split())
 
 
-async def test_policies_that_are_refused(cluster: TestCluster, servers: list[str], tmp_path: Path) -> None:
-    folder = f"file://{tmp_path}/archive"
+def refusals(folder: str) -> list[tuple[tuple[str, ...], int, str]]:
+    """Arguments of `lifecycle policy set`, the exit code, and what is said."""
     hot = ("--hot", "7d")
-    for arguments, code, said in (
+    return [
         (("--archive-after", "90d"), 3, "meter, vehicle has no policy yet: --hot is needed, too"),
         ((*hot, "--archive-after", "90d"), 3, "--archive-after of meter needs a place: --archive-to URL"),
         ((*hot, "--archive-after", "soon"), 2, "--archive-after soon: a number of hours, days or weeks"),
@@ -74,7 +74,13 @@ async def test_policies_that_are_refused(cluster: TestCluster, servers: list[str
             "no user, password or options; access comes from the environment",
         ),
         (("--archive-to", "file:///proc/there"), 1, "file:///proc/there"),
-    ):
+    ]
+
+
+async def test_policies_that_are_refused(cluster: TestCluster, servers: list[str], tmp_path: Path) -> None:
+    folder = f"file://{tmp_path}/archive"
+    hot = ("--hot", "7d")
+    for arguments, code, said in refusals(folder):
         refused = await voltroute(cluster, "lifecycle", "policy", "set", *arguments)
         assert (refused.code, said in words(refused.err)) == (code, True), (arguments, refused)
         assert "secret" not in refused.err
@@ -137,6 +143,12 @@ async def test_out_looked_at_and_back(client: httpx2.AsyncClient, cluster: TestC
     }
     await read_without(folder)
 
+    await damaged_and_brought_back(client, cluster, tmp_path)
+    assert await sums(client) == of_hours
+
+
+async def damaged_and_brought_back(client: httpx2.AsyncClient, cluster: TestCluster, tmp_path: Path) -> None:
+    folder = tmp_path / "archive"
     broken = next(folder.rglob("kind=vehicle/month=2026-05/**/*.parquet"))
     whole = broken.read_bytes()
     broken.write_bytes(whole[:-9] + b"x" + whole[-8:])
@@ -165,7 +177,6 @@ async def test_out_looked_at_and_back(client: httpx2.AsyncClient, cluster: TestC
     dropped = await voltroute(cluster, "lifecycle", "run", "--wait")
     assert "readings dropped from the archive" in dropped.out
     assert list(folder.rglob("*.parquet")) == []
-    assert await sums(client) == of_hours
 
 
 async def read_without(folder: Path) -> None:

@@ -45,7 +45,7 @@ from tests.support.archiving import (
 )
 from tests.support.declaring import silently
 from tests.support.ledger import execute, fetch
-from tests.support.months import DAY, LEFT, WHOLE, packed, states, total
+from tests.support.months import DAY, LEFT, WHOLE, given, packed, states, total
 from tests.support.readings import at, ingest, meter, register, vehicle
 from tests.support.rolling import roll
 from tests.support.routers import in_process
@@ -67,15 +67,6 @@ async def cluster(servers: list[str], tmp_path: Path) -> AsyncIterator[TestClust
 async def client(cluster: TestCluster) -> AsyncIterator[httpx2.AsyncClient]:
     async with in_process(cluster, runner=False) as made:
         yield made
-
-
-async def given(
-    client: httpx2.AsyncClient, cluster: TestCluster, readings: list[dict[str, Any]], width: str = "week"
-) -> None:
-    await as_if_made(cluster, date(2026, 5, 1), width)
-    for start in range(0, len(readings), 500):
-        await ingest(client, readings[start : start + 500])
-    await roll(cluster)
 
 
 async def june_leaves_beside_hot_july(cluster: TestCluster) -> None:

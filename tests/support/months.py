@@ -73,3 +73,12 @@ async def total(cluster: TestCluster, query: str) -> int:
 async def states(cluster: TestCluster) -> set[str]:
     """Of the ledger."""
     return {row["state"] for row in await fetch(cluster.catalog_dsn, LEDGER)}
+
+
+async def given(
+    client: httpx2.AsyncClient, cluster: TestCluster, readings: list[dict[str, Any]], width: str = "week"
+) -> None:
+    await as_if_made(cluster, date(2026, 5, 1), width)
+    for start in range(0, len(readings), 500):
+        await ingest(client, readings[start : start + 500])
+    await roll(cluster)
