@@ -1,5 +1,6 @@
 """From the Authorization header to whoever sends a request."""
 
+import re
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final
@@ -15,6 +16,7 @@ from shards.errors import NoMap
 CACHED_MAX: Final = 10_000
 CACHED_BYTES_MAX: Final = 128
 _BEARER: Final = b"bearer "
+_OURS: Final = re.compile(rb"bearer +vr_", re.IGNORECASE)
 _CHALLENGE: Final = {"WWW-Authenticate": 'Bearer realm="voltroute"'}
 # One text for every key that lets nobody in: it tells nothing of which keys exist.
 _REFUSED: Final = "a valid key is needed: Authorization: Bearer vr_..."
@@ -45,7 +47,7 @@ class Access:
         self._everybody = Caller()
 
     def admit(self, headers: Iterable[RawHeader]) -> Caller:
-        """Who sends a request with these headers. 401 without a valid key, where any was made.
+        """Who sends a request with these headers. 401 without a valid key, where any was made, and for one not known.
 
         503 before keys are known, and while there is none and this router may not serve everybody.
         """
@@ -56,13 +58,7 @@ class Access:
         if ring is not self._known:
             self._adopt(ring)
         if not ring.closed:
-            if self._open_without_keys:
-                return self._everybody
-            detail = (
-                "the cluster has no keys, and this router listens on more than loopback: make one with "
-                "`voltroute key create`, or start it with --insecure"
-            )
-            raise ProblemError(NOT_OPEN, detail, headers=retry_after(5))
+            return self._admit_anybody(headers)
         for name, value in headers:
             if name == b"authorization":
                 caller = self._callers.get(value) or self._identify(ring, value)
@@ -74,8 +70,19 @@ class Access:
                 if caller.pinned is not None:
                     self._check_map(caller)
                 return caller
-        REFUSED.labels("unauthorized").inc()
-        raise ProblemError(UNAUTHORIZED, _REFUSED, headers=_CHALLENGE)
+        raise _unauthorized()
+
+    def _admit_anybody(self, headers: Iterable[RawHeader]) -> Caller:
+        if not self._open_without_keys:
+            detail = (
+                "the cluster has no keys, and this router listens on more than loopback: make one with "
+                "`voltroute key create`, or start it with --insecure"
+            )
+            raise ProblemError(NOT_OPEN, detail, headers=retry_after(5))
+        # A key that was made a moment ago: what comes with it is not the default tenant's, as whom everybody is served.
+        if any(name == b"authorization" and _OURS.match(value) for name, value in headers):
+            raise _unauthorized()
+        return self._everybody
 
     def _check_map(self, caller: Caller) -> None:
         """Keys and map are read one after the other: by an older map its readings would go to buckets of others."""
@@ -131,3 +138,8 @@ class Access:
         asked = {(f"key {key.key_id}", key.rate) for key in ring.keys.values()}
         asked |= {(f"tenant {key.tenant_id}", key.tenant_rate) for key in ring.keys.values()}
         self._limits = {name: bucket for name, bucket in self._limits.items() if name in asked}
+
+
+def _unauthorized() -> ProblemError:
+    REFUSED.labels("unauthorized").inc()
+    return ProblemError(UNAUTHORIZED, _REFUSED, headers=_CHALLENGE)

@@ -50,7 +50,15 @@ async def until(client: httpx2.AsyncClient, status: int, **request: object) -> h
 
 async def test_the_first_key_closes_a_cluster_and_the_last_one_leaves_it_closed(cluster: TestCluster) -> None:
     async with in_process(cluster) as client:
-        assert (await client.post("/v1/ingest", json=meter("M"))).status_code == 200
+        foreign = {
+            "Authorization": f"Bearer vr_zzzzzzzz_{'A' * 43}"
+        }  # or one made a moment ago: not everybody's tenant
+        for answer in [await client.post("/v1/ingest", json=meter("M"), headers=foreign) for _ in range(2)]:
+            assert (answer.status_code, answer.json()["type"]) == (401, "/problems/unauthorized")
+        assert (await client.get("/v1/meters", headers=foreign)).status_code == 401
+        assert (await client.post("/v1/ingest", json=meter("M"))).json()["accepted"] == 1
+        for other in ("Bearer of-a-proxy", "Basic dnJfOnZyXw=="):
+            assert (await client.get("/v1/meters", headers={"Authorization": other})).status_code == 200
         key = await new_key(cluster)
         refused = await until(client, 401)
         assert refused.headers["www-authenticate"].startswith("Bearer")

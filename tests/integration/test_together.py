@@ -7,6 +7,7 @@ import signal
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -66,7 +67,11 @@ def request(path: str, body: bytes, key: str) -> bytes:
 async def paused(router: RouterProcess) -> AsyncIterator[None]:
     """What is sent meanwhile is here all at once when it goes on."""
     router.process.send_signal(signal.SIGSTOP)
+    stat = Path(f"/proc/{router.process.pid}/stat")
     try:
+        async with asyncio.timeout(20):
+            while stat.read_text().rpartition(")")[2].split()[0] != "T":  # the call does not wait for it
+                await asyncio.sleep(0.001)
         yield
     finally:
         router.process.send_signal(signal.SIGCONT)
@@ -82,8 +87,9 @@ async def answer(reader: asyncio.StreamReader) -> bytes:
     return whole
 
 
-async def at_once(router: RouterProcess, requests: Sequence[bytes]) -> list[bytes]:
-    """The answers to requests that are all there in one turn of the router's loop, each on a connection of its own."""
+@asynccontextmanager
+async def sent_at_once(router: RouterProcess, requests: Sequence[bytes]) -> AsyncIterator[list[asyncio.Task[bytes]]]:
+    """Requests that are all there in one turn of the router's loop, each on a connection of its own; their answers."""
     parts = urlsplit(router.url)
     opened = [await asyncio.open_connection(parts.hostname, parts.port) for _ in requests]
     try:
@@ -95,10 +101,16 @@ async def at_once(router: RouterProcess, requests: Sequence[bytes]) -> list[byte
                 for (_, writer), each in zip(opened, requests, strict=True):
                     writer.write(each)
                     await writer.drain()
-            return [await answer(reader) for reader, _ in opened]
+            async with asyncio.TaskGroup() as group:
+                yield [group.create_task(answer(reader)) for reader, _ in opened]
     finally:
         for _, writer in opened:
             writer.close()
+
+
+async def at_once(router: RouterProcess, requests: Sequence[bytes]) -> list[bytes]:
+    async with sent_at_once(router, requests) as answers:
+        return [await each for each in answers]
 
 
 def body_of(what: str, device: str, minute: int) -> bytes:
@@ -196,19 +208,38 @@ async def transactions(router: RouterProcess) -> float:
     )
 
 
-async def test_a_queue_without_room_and_a_deadline_refuse_each(closed: TestCluster, keys: dict[str, str]) -> None:
-    """All that wait behind a lock: what the queue has no room for is told so, the rest that it was not stored."""
-    limits = {"VOLTROUTE_QUEUE_READINGS_MAX": "8", "VOLTROUTE_INGEST_TIMEOUT_S": "0.5", "VOLTROUTE_RUNNER": "false"}
+async def test_a_queue_without_room_refuses_the_rest(closed: TestCluster, keys: dict[str, str]) -> None:
+    """All wait behind a lock: what the queue has no room for is told so, and what waits is stored when it is gone."""
+    limits = {"VOLTROUTE_QUEUE_READINGS_MAX": "8", "VOLTROUTE_INGEST_TIMEOUT_S": "60", "VOLTROUTE_RUNNER": "false"}
     shard = closed.owner("LOCKED-0")
     names = [name for number in range(400) if closed.owner(name := f"LOCKED-{number}") == shard][:20]
     requests = [request("/v1/ingest/vehicle", body_of("plain", name, 0), keys["all"]) for name in names]
     async with router_process(closed.catalog_dsn, **limits) as router:
         connection = await asyncpg.connect(closed.shards[shard])
         try:
-            async with connection.transaction():
-                await connection.execute("LOCK TABLE vehicle_current_status IN SHARE MODE")
-                found = Counter(each.split(b" ", 2)[1] for each in await at_once(router, requests))
+            await connection.execute("BEGIN; LOCK TABLE vehicle_current_status IN SHARE MODE")
+            async with sent_at_once(router, requests) as answers:
+                refused = [await each for each in itertools.islice(asyncio.as_completed(answers), 12)]
+                await connection.execute("ROLLBACK")
+            found = Counter(each.result().split(b" ", 2)[1] for each in answers)
         finally:
             await connection.close()
-        assert found == {b"503": 8, b"429": 12}
-        assert {each.split(b" ", 2)[1] for each in await at_once(router, requests[:8])} == {b"200"}
+        assert {each.split(b" ", 2)[1] for each in refused} == {b"429"}
+        assert found == {b"200": 8, b"429": 12}
+
+
+async def test_behind_a_lock_a_deadline_refuses_all(closed: TestCluster, keys: dict[str, str]) -> None:
+    """Each is told that it was not stored, and is stored when it comes again."""
+    limits = {"VOLTROUTE_INGEST_TIMEOUT_S": "0.5", "VOLTROUTE_RUNNER": "false"}
+    names = [f"LATE-{number}" for number in range(8)]
+    requests = [request("/v1/ingest/vehicle", body_of("plain", name, 0), keys["all"]) for name in names]
+    async with router_process(closed.catalog_dsn, **limits) as router:
+        connections = [await asyncpg.connect(dsn) for dsn in closed.shards.values()]
+        try:
+            for connection in connections:
+                await connection.execute("BEGIN; LOCK TABLE vehicle_current_status IN SHARE MODE")
+            found = await at_once(router, requests)
+        finally:
+            await asyncio.gather(*(connection.close() for connection in connections))
+        assert {each.split(b" ", 2)[1] for each in found} == {b"503"}
+        assert {each.split(b" ", 2)[1] for each in await at_once(router, requests)} == {b"200"}
