@@ -16,6 +16,7 @@ from router.cli import (
     key,
     kind,
     lifecycle,
+    load,
     post,
     rebalance,
     schema,
@@ -68,6 +69,7 @@ app.add_typer(kind.kind_app, name="kind")
 app.add_typer(kind.field_app, name="field")
 app.add_typer(schema.map_app, name="map")
 app.add_typer(schema.config_app, name="config")
+app.command()(load.load)
 app.command()(post.post)
 app.command()(export.export)
 app.command()(post.presets)

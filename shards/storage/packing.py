@@ -15,8 +15,8 @@ from shards.postgres.sql import quote_identifier
 
 DECIMALS: Final = (0, 1, 2, 3, 4, 6)  # of these, the least that fits all values of a day
 _FINEST: Final = max(DECIMALS)
-_SPAN_MAX: Final = 2**45  # of a day's values, as whole numbers: what the planes and the array hold of a difference
-_WHOLE_MAX: Final = 9e9  # times 10**6 it is still a whole number that float8 holds exactly
+SPAN_MAX: Final = 2**45  # of a day's values, as whole numbers: what the planes and the array hold of a difference
+WHOLE_MAX: Final = 9e9  # times 10**6 it is still a whole number that float8 holds exactly
 _DAY_US: Final = 86_400_000_000
 MARKED: Final = 60  # one of so many readings of a day has its time written down
 # A value as float8, which its own type gives back.
@@ -122,8 +122,8 @@ def _whole(at: int, column: Column) -> str:
     if column.type in {Type.FLOAT8, Type.FLOAT4}:
         exact += f" AND ({column.quoted} <> 0 OR {column.quoted}::text = '0')"
     return (
-        f", CASE WHEN abs({value}) <= {_WHOLE_MAX:.0f} THEN round({value} * 1e6::float8)::int8 END AS _w{at}"
-        f", coalesce(abs({value}) <= {_WHOLE_MAX:.0f} AND {exact}, {column.quoted} IS NULL) AS _e{at}"
+        f", CASE WHEN abs({value}) <= {WHOLE_MAX:.0f} THEN round({value} * 1e6::float8)::int8 END AS _w{at}"
+        f", coalesce(abs({value}) <= {WHOLE_MAX:.0f} AND {exact}, {column.quoted} IS NULL) AS _e{at}"
     )
 
 
@@ -141,7 +141,7 @@ def _judged(at: int, column: Column) -> str:
 
 def _scaled(at: int) -> str:
     divisor = f"(ARRAY[1000000, 100000, 10000, 1000, 100, 10, 1])[_s{at} + 1]"
-    return f", _w{at} / {divisor} AS _v{at}, _p{at} AND _r{at} / {divisor} < {_SPAN_MAX} AS _k{at}"
+    return f", _w{at} / {divisor} AS _v{at}, _p{at} AND _r{at} / {divisor} < {SPAN_MAX} AS _k{at}"
 
 
 def _parts(at: int, column: Column) -> list[str]:

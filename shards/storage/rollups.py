@@ -18,14 +18,14 @@ from shards.storage.tiers import PACKED, Place, columns_of, hot, late, packed
 ORIGIN: Final = "timestamptz '2000-01-01 00:00:00+00'"
 _INGESTED: Final = ", h.ingested_at"
 _UNKNOWN: Final = ", NULL::timestamptz AS ingested_at"
-_SUMMED: Final = ("readings", "energies", "registers", "temperatures", "energy", "temperature")
+SUMMED: Final = ("readings", "energies", "registers", "temperatures", "energy", "temperature")
 _SUMS: Final = (
     "count(*) AS readings, count(energy) AS energies, count(register) AS registers, "
     "count(temperature) AS temperatures, "
     "coalesce(sum(energy), 0) AS energy, coalesce(sum(temperature), 0) AS temperature, max(kwh) AS most"
 )
-_ADDED: Final = ", ".join(f"{name} = k.{name} + excluded.{name}" for name in _SUMMED)
-_LISTED: Final = ", ".join([*_SUMMED, "most"])
+_ADDED: Final = ", ".join(f"{name} = k.{name} + excluded.{name}" for name in SUMMED)
+_LISTED: Final = ", ".join([*SUMMED, "most"])
 _NEW: Final = """
 WITH new AS MATERIALIZED (
     SELECT h.bucket, h.tenant_id, h.{id} AS device, h.timestamp - interval '1 microsecond' AS before,
@@ -43,6 +43,15 @@ _MINUTES: Final = """
 INSERT INTO {minutely} AS k (at, bucket, tenant_id, {listed})
 SELECT date_bin('1 minute', before, {origin}) AS at, bucket, tenant_id, {sums} FROM new GROUP BY 1, 2, 3
 ON CONFLICT (bucket, tenant_id, at) DO UPDATE SET {added}, most = greatest(k.most, excluded.most)"""
+_STAGED_HOURS: Final = f"""
+INSERT INTO {{hourly}} AS k (at, bucket, tenant_id, {{id}}, {_LISTED}, minutes)
+SELECT at, bucket, tenant_id, {{id}}, {_LISTED}, minutes FROM {{table}} WHERE at >= $1
+ON CONFLICT ({{id}}, at, tenant_id, bucket) DO UPDATE
+SET {_ADDED}, most = greatest(k.most, excluded.most), minutes = k.minutes | excluded.minutes"""
+_STAGED_MINUTES: Final = f"""
+INSERT INTO {{minutely}} AS k (at, bucket, tenant_id, {_LISTED})
+SELECT at, bucket, tenant_id, {_LISTED} FROM {{table}}
+ON CONFLICT (bucket, tenant_id, at) DO UPDATE SET {_ADDED}, most = greatest(k.most, excluded.most)"""
 _FORGET: Final = "DELETE FROM {table} WHERE bucket = $1 AND {at} >= $2"
 _DAY_BEFORE: Final = "day < ($2::timestamptz AT TIME ZONE 'UTC')::date"
 _DROP_OLD: Final = """
@@ -66,11 +75,14 @@ _UNFOLDED: Final = f"""
     SELECT {_OF_DAY} FROM {{daily}} AS d {_UNNESTED}
     WHERE {{of_day}} AND d.day >= ({{first}} AT TIME ZONE 'UTC')::date AND d.day <= ({{past}} AT TIME ZONE 'UTC')::date
         AND u.readings IS NOT NULL AND {_AT} >= {{first}} AND {_AT} < {{past}}"""
+_GONE: Final = f"""DELETE FROM {{hourly}} AS k WHERE k.bucket = $1::smallint AND k.at < $2
+    RETURNING k.bucket, k.tenant_id, k.{{id}}, k.at, {_LISTED}, k.minutes"""
+_STAGED: Final = f"""SELECT bucket, tenant_id, {{id}}, at, {_LISTED}, minutes
+    FROM {{table}} WHERE bucket = $1::smallint AND at < $2"""
 # Every day of which an hour is to be folded is made anew, with the hours that it had.
 _FOLD: Final = f"""
 WITH gone AS (
-    DELETE FROM {{hourly}} AS k WHERE k.bucket = $1::smallint AND k.at < $2
-    RETURNING k.bucket, k.tenant_id, k.{{id}}, k.at, {_LISTED}, k.minutes
+    {{gone}}
 ), touched AS MATERIALIZED (
     SELECT DISTINCT bucket, tenant_id, {{id}}, (at AT TIME ZONE 'UTC')::date AS day FROM gone
 ), known AS (
@@ -177,6 +189,11 @@ def add_rest(kind: Kind, table: str, which: str = "true") -> str:
     return _add(kind, source)
 
 
+def add_all(kind: Kind, table: str) -> str:
+    """Add the readings of a table, which were counted nowhere."""
+    return _add(kind, f"SELECT * FROM {table} AS t")
+
+
 def _mark(kind: Kind) -> str:
     return f"(SELECT rolled_until FROM tier WHERE bucket = $1::smallint AND kind = '{kind.name}')"
 
@@ -232,7 +249,18 @@ def hours(which: str, first: str, past: str) -> str:
 @cache
 def fold(kind: Kind) -> str:
     """Fold the hours of a bucket ($1) that begin before $2 into days."""
-    return for_kind(_FOLD, kind)
+    return for_kind(_FOLD.replace("{gone}", _GONE), kind)
+
+
+def staged(kind: Kind, hours: str, minutes: str) -> tuple[str, str, str]:
+    """Take sums from two tables that are like rollups, of readings that were counted nowhere.
+
+    Of a bucket ($1) hours that begin before $2 into days; those from $1 on as they are; all minutes.
+    """
+    fold_staged = _FOLD.replace("{gone}", _STAGED.replace("{table}", hours))
+    added = _STAGED_HOURS.replace("{table}", hours), _STAGED_MINUTES.replace("{table}", minutes)
+    first, second, third = (for_kind(each, kind) for each in (fold_staged, *added))
+    return first, second, third
 
 
 @cache

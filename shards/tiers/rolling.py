@@ -145,7 +145,7 @@ async def _make_anew(connection: Connection, kind: Kind, bucket: int, mark: date
         total += int(await connection.fetchval(rollups.fill(kind), bucket, mark, day, day + DAY))
         await at("inside roll")
         # Each day by itself, and before the next one is there: nobody reads them yet.
-        await _fold(connection, kind, bucket, min(day + DAY, _whole_until(known["packed_until"])))
+        await _fold(connection, kind, bucket, min(day + DAY, whole_until(known["packed_until"])))
     async with transaction(connection):
         # What ends sealed time to the instant belongs to its last hour: of such, what came since the last mark.
         last = await connection.fetchval(rollups.roll_instant(kind), bucket, known["rolled_until"], mark, since)
@@ -153,7 +153,7 @@ async def _make_anew(connection: Connection, kind: Kind, bucket: int, mark: date
     return total + int(last)
 
 
-def _whole_until(packed_until: datetime) -> datetime:
+def whole_until(packed_until: datetime) -> datetime:
     """The last hour that is packed may still hold a reading that is not: of its last instant."""
     return packed_until - HOUR if packed_until > NEVER else NEVER
 
@@ -165,8 +165,8 @@ async def _fold(connection: Connection, kind: Kind, bucket: int, until: datetime
 
 async def fold(connection: Connection, kind: Kind, bucket: int, packed_until: datetime) -> None:
     """Fold the hours of a bucket that are packed, if it has rollups."""
-    if await connection.fetchval(_IS_ROLLED, bucket, kind.name, rollups.roles(kind)):
-        await _fold(connection, kind, bucket, _whole_until(packed_until))
+    if await is_rolled(connection, kind, bucket):
+        await _fold(connection, kind, bucket, whole_until(packed_until))
 
 
 async def drop_old(connection: Connection, kind: Kind, bucket: int, before: datetime) -> int:
@@ -189,9 +189,31 @@ async def check_known(connection: Connection, bucket: int, name: str, kind: Kind
     await connection.execute(_OF_OTHERS, bucket, name, "" if kind is None else rollups.roles(kind))
 
 
+async def is_rolled(connection: Connection, kind: Kind, bucket: int) -> bool:
+    """Whether the rollups of a bucket are what they should be."""
+    return bool(await connection.fetchval(_IS_ROLLED, bucket, kind.name, rollups.roles(kind)))
+
+
+async def take(
+    connection: Connection, kind: Kind, bucket: int, packed_until: datetime, tables: tuple[str, str]
+) -> None:
+    """In the transaction that packs readings that were nowhere: their sums, from two tables like rollups."""
+    until = whole_until(packed_until)
+    folding, hours, minutes = rollups.staged(kind, *tables)
+    await connection.execute(folding, bucket, until)
+    await connection.execute(hours, until)
+    await connection.execute(minutes)
+
+
+async def add_rows(connection: Connection, kind: Kind, bucket: int, table: str) -> None:
+    """In the transaction that packs readings that were nowhere: all of a table."""
+    if await is_rolled(connection, kind, bucket):
+        await connection.execute(rollups.add_all(kind, table))
+
+
 async def add_leaf(connection: Connection, kind: Kind, bucket: int, table: str) -> None:
     """In the transaction that publishes a leaf as packed: what of it was not counted yet is, from now on."""
-    if await connection.fetchval(_IS_ROLLED, bucket, kind.name, rollups.roles(kind)):
+    if await is_rolled(connection, kind, bucket):
         await connection.execute(rollups.add_rest(kind, table), bucket)
 
 
@@ -208,5 +230,5 @@ async def check_leaf(connection: Connection, kind: Kind, bucket: int, leaf: Leaf
 
 async def add_late(connection: Connection, kind: Kind, bucket: int, which: str, *keys: object) -> None:
     """In the transaction that merges the late readings `which` (SQL, from $2 on): those that were not counted yet."""
-    if await connection.fetchval(_IS_ROLLED, bucket, kind.name, rollups.roles(kind)):
+    if await is_rolled(connection, kind, bucket):
         await connection.execute(rollups.add_rest(kind, quote_identifier(kind.late), which), bucket, *keys)

@@ -9,9 +9,11 @@ import asyncpg
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from shards.bulk import planes
 from shards.kinds import Type
 from shards.storage.packing import Column, Shape, differing, packed_rows, part_of, readings, times
 from tests.conftest import LoopRunner
+from tests.support.bulk import readings_of
 from tests.support.servers import TestCluster
 
 SHAPE = Shape(
@@ -97,6 +99,12 @@ def bits(row: Any) -> tuple[Any, ...]:
     )
 
 
+def here(rows: list[tuple[Any, ...]], tenant: int) -> list[tuple[object, ...]]:
+    """The same packed rows without a database."""
+    of_tenant = [(moment, device, values) for moment, whose, device, *values in rows if whose == tenant]
+    return planes.packed(SHAPE, readings_of(SHAPE, of_tenant).sorted(), 0, tenant)
+
+
 async def check(dsn: str, rows: list[tuple[Any, ...]], zone: str) -> None:
     connection = await asyncpg.connect(dsn)
     try:
@@ -112,6 +120,9 @@ async def check(dsn: str, rows: list[tuple[Any, ...]], zone: str) -> None:
         unpacked = f"({readings(SHAPE, 'packed')})"
         assert await connection.fetchval(differing(SHAPE, "source", unpacked)) == 0
         assert await connection.fetchval("SELECT sum(n) FROM packed") == len(rows)
+        packed_here = [row for tenant in (0, 1) for row in here(rows, tenant)]
+        stored = await connection.fetch(f"SELECT {SHAPE.listed} FROM packed")
+        assert sorted(map(repr, packed_here)) == sorted(repr(tuple(row)) for row in stored)
         # Packing what was unpacked gives the same rows.
         again = (
             f"SELECT count(*) FROM (({packed_rows(SHAPE, unpacked)}) EXCEPT ALL SELECT {SHAPE.listed} FROM packed) AS d"

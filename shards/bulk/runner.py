@@ -1,0 +1,244 @@
+"""A load: everything is read and checked, sorted out, and then placed, a bucket's month at a time.
+
+What is before a bucket's packed horizon is packed here and handed over; the rest is written as any reading. A unit that
+cannot be placed now (its bucket is in a move, its shard is away) is tried again after the others.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Final, TypeAlias
+
+import numpy as np
+
+from shards.bulk.checking import Checker
+from shards.bulk.past import pack_past
+from shards.bulk.placing import place
+from shards.bulk.readings import Ints, Readings
+from shards.bulk.session import Outcome, Session, moments
+from shards.bulk.sources import File, Foreign
+from shards.bulk.spool import Spool, Unit
+from shards.clock import deadline_in
+from shards.cluster.live import Cluster
+from shards.errors import ClusterError, ShardError
+from shards.kinds import VALUES_AT, Kind, Row
+from shards.postgres.sessions import SessionLimits, owner_session
+from shards.storage import parts
+from shards.storage.packing import Shape
+from shards.tiers.holding import held
+from shards.tiers.state import shape_on
+from shards.tiers.watching import Watch, watch_nothing
+
+APPLICATION: Final = "voltroute mover of loads"  # as a mover's, it inserts nothing that a move's mark must wait for
+LIMITS: Final = SessionLimits(statement_timeout_s=120.0, lock_timeout_s=2.0)
+PORTION: Final = 100_000  # readings in a transaction
+WRITTEN: Final = 2_000  # of those that are not packed, in a batch
+WRITE_TIMEOUT_S: Final = 30.0
+PAUSE_S: Final = 1.0  # before what could not be placed is tried again
+PATIENCE_S: Final = 600.0  # in which nothing could be placed at all
+_STATE: Final = """
+SELECT EXISTS (SELECT FROM owned_bucket WHERE bucket = $1)
+    AND NOT EXISTS (SELECT FROM bucket_move WHERE bucket = $1) AS here,
+    (SELECT packed_until FROM tier WHERE bucket = $1 AND kind = $2) AS packed_until,
+    (SELECT sealed_until FROM tier WHERE bucket = $1 AND kind = $2) AS sealed_until
+"""
+_FAILURES: Final = (ShardError, ClusterError, OSError, TimeoutError)
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+# Told how many readings were read, or placed, so far.
+Told: TypeAlias = Callable[[str, int], None]
+
+
+class _NotNow(ClusterError):
+    """A unit is to be tried again later."""
+
+
+@dataclass
+class Load:
+    """One kind of a tenant. `parallel`: units that are placed at once on each shard."""
+
+    cluster: Cluster
+    kind: Kind
+    tenant: int
+    spool: Spool
+    parallel: int = 1
+    verify: bool = False
+    told: Told = lambda _what, _count: None
+    watch: Watch = watch_nothing
+    outcome: Outcome = field(default_factory=Outcome)
+    failed: dict[str, str] = field(default_factory=dict)
+    _begun: dict[Unit, "_Begun"] = field(default_factory=dict)
+    _placed: int = 0
+    _progressed: float = field(default_factory=time.monotonic)
+
+    async def read(self, sources: Sequence[File | Foreign], checker: Checker) -> None:
+        """Everything into the spool. BadRow and InvalidArgument: nothing of the load is stored then."""
+        for source in sources:
+            async for batch in source.batches():
+                self.spool.add(await asyncio.to_thread(checker.check, batch))
+                self.told("read", self.spool.state.readings)
+        self.spool.state.bad = checker.bad
+        await asyncio.to_thread(self.spool.finish)
+
+    async def run(self) -> Outcome:
+        """Place what was read; `failed` says of what is left why. ShardError when the catalog does not answer."""
+        counted = self.spool.state.counts
+        self.outcome.add(Outcome(**counted))
+        await self.cluster.refresh()
+        await self._begin()
+        waiting = deque(self.spool.units())
+        self._progressed = time.monotonic()
+        busy: set[int] = set()  # buckets: two at once would wait for each other
+        workers = max(self.parallel * len(self.cluster.shards), 1)
+        async with asyncio.TaskGroup() as group:
+            for _ in range(workers):
+                group.create_task(self._work(waiting, busy))
+        if not self.failed:
+            self.spool.remove()
+        return self.outcome
+
+    async def _begin(self) -> None:
+        """Every shard has packed time from before the cluster."""
+        for name, shard in self.cluster.shards.items():
+            async with owner_session(shard.record, LIMITS, APPLICATION) as connection:
+                for bucket, why in (await pack_past(connection, self.kind, self._summed, self.watch)).items():
+                    raise ClusterError(f"{name}: bucket {bucket}: {why}: try again")
+
+    @property
+    def _summed(self) -> Kind | None:
+        return self.kind if parts.are_whole(self.kind) else None
+
+    async def _work(self, waiting: deque[Unit], busy: set[int]) -> None:
+        """Units until none is left. Sessions are kept from one to the next."""
+        while waiting:
+            unit = next((each for each in waiting if each.bucket not in busy), None)
+            if unit is None:
+                await asyncio.sleep(0.02)
+                continue
+            waiting.remove(unit)
+            busy.add(unit.bucket)
+            try:
+                await self._place(unit)
+                self._progressed = time.monotonic()
+                self.failed.pop(unit.file, None)
+            except _FAILURES as error:
+                self.failed[unit.file] = _detail(error)
+                may_heal = isinstance(error, _NotNow) or (isinstance(error, ShardError) and error.retryable)
+                if may_heal and time.monotonic() - self._progressed < PATIENCE_S:
+                    waiting.append(unit)
+                    await asyncio.sleep(PAUSE_S)
+                    await self._look_again()
+            finally:
+                busy.remove(unit.bucket)
+
+    async def _look_again(self) -> None:
+        try:
+            await self.cluster.refresh()
+        except _FAILURES:
+            return
+
+    async def _place(self, unit: Unit) -> None:
+        shard = self.cluster.shard(self.cluster.map.owner(unit.bucket))
+        async with owner_session(shard.record, LIMITS, APPLICATION) as connection:
+            shape = await shape_on(connection, self.kind.name)
+            done = await self._loaded(unit, shape)
+            session = Session(
+                connection,
+                self.kind,
+                shape,
+                unit.bucket,
+                self.tenant,
+                self._summed is not None,
+                self.watch,
+                done.outcome,
+            )
+            await self._pack(session, unit, done)
+        names = [column.name for column in shape.columns]
+        for cut in range(0, len(done.left), WRITTEN):
+            some = done.whole.at(done.left[cut : cut + WRITTEN])
+            await self._write(
+                shard.record.name, _rows(self.kind, names, (unit.bucket, self.tenant), some), done.outcome
+            )
+        self.outcome.add(done.outcome)
+        self.spool.state.counts = asdict(self.outcome)
+        self.spool.done(unit)
+        del self._begun[unit]
+        self._placed += len(done.whole)
+        self.told("placed", self._placed)
+
+    async def _loaded(self, unit: Unit, shape: Shape) -> "_Begun":
+        """A unit's readings, and what was done of it before it failed."""
+        if unit not in self._begun:
+            some = await asyncio.to_thread(self.spool.load, unit, shape)
+            whole, duplicates, conflicts = await asyncio.to_thread(some.without_repeats)
+            portions = deque(await asyncio.to_thread(lambda: list(whole.portions(PORTION))))
+            self._begun[unit] = _Begun(whole, portions, Outcome(duplicates=duplicates, conflicts=conflicts))
+        return self._begun[unit]
+
+    async def _pack(self, session: Session, unit: Unit, done: "_Begun") -> None:
+        """Place what is before the horizon. The bucket is held for each portion, so that others have their turn."""
+        is_prepared = False
+        while done.portions:
+            async with held(session.connection, session.bucket) as is_ours:
+                if not is_ours:
+                    raise _NotNow("another step of its lifecycle is under way")
+                packed_until, sealed_until = await _horizons(session)
+                if not is_prepared:
+                    await session.prepare([unit.month])
+                    is_prepared = True
+                places = done.portions[0]
+                some = done.whole.at(places)
+                old = some.times < _us(sealed_until)
+                packs = ~old & (some.times < _us(packed_until))
+                if packs.any():
+                    await place(session, some.at(packs), packed_until, verify=self.verify)
+                session.outcome.too_old += int(old.sum())
+                done.left = np.append(done.left, places[~old & ~packs])
+                done.portions.popleft()
+
+    async def _write(self, shard: str, rows: list[Row], outcome: Outcome) -> None:
+        """Rows whose time is not packed, as a router would; repeats are told apart in the same way."""
+        written = await self.cluster.write(shard, self.kind, rows, deadline_in(WRITE_TIMEOUT_S))
+        await self.watch("after write of loaded")
+        if written.new is None:
+            outcome.accepted += len(rows)
+            return
+        values = {row[1:VALUES_AT]: row[VALUES_AT:] for row in rows}
+        others = values.keys() - written.new - written.too_old
+        conflicts = sum(key in written.stored and written.stored[key] != values[key] for key in others)
+        outcome.add(Outcome(len(written.new), len(others) - conflicts, conflicts, len(written.too_old)))
+
+
+@dataclass
+class _Begun:
+    """A unit: what is to be packed of it yet, and what was found not to be (places in `whole`)."""
+
+    whole: Readings
+    portions: deque[Ints]
+    outcome: Outcome
+    left: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
+
+
+async def _horizons(session: Session) -> tuple[datetime, datetime]:
+    """Up to where the bucket is packed, and sealed."""
+    found = (await session.connection.fetch(_STATE, session.bucket, session.kind.name))[0]
+    if not found["here"]:
+        raise _NotNow("the bucket is in a move, or not here any more")
+    return max(found["packed_until"] or _EPOCH, _EPOCH), max(found["sealed_until"] or _EPOCH, _EPOCH)
+
+
+def _us(moment: datetime) -> int:
+    return (moment - _EPOCH) // timedelta(microseconds=1)
+
+
+def _rows(kind: Kind, names: Sequence[str], place: tuple[int, int], some: Readings) -> list[Row]:
+    """As writers have them."""
+    columns = [some.values[names.index(name)].listed() for name in kind.values]
+    devices = [some.devices[each] for each in some.device.tolist()]
+    return [(*place, *row) for row in zip(devices, moments(some.times), *columns, strict=True)]
+
+
+def _detail(error: Exception) -> str:
+    return error.detail if isinstance(error, ShardError) else str(error) or type(error).__name__

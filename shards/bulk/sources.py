@@ -1,0 +1,230 @@
+"""Where readings come from: files of others and of ours, and tables of PostgreSQL, some rows at a time."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from io import BytesIO
+from pathlib import Path
+from typing import Any, Final
+
+import asyncpg
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.json
+import pyarrow.parquet
+
+from shards.bulk.checking import Batch, renamed
+from shards.errors import InvalidArgument
+from shards.kinds import Kind, Type
+from shards.postgres.sessions import SessionLimits, open_session
+from shards.postgres.sql import quote_identifier
+
+_BLOCK: Final = 16 * 2**20
+_ROWS: Final = 262_144
+_NOTHING: Final = ["", "NULL", "null", "NaN", "nan"]
+_TYPES: Final = {Type.FLOAT8: pa.float64(), Type.FLOAT4: pa.float64(), Type.INT: pa.int64(), Type.BOOL: pa.bool_()}
+LIMITS: Final = SessionLimits(statement_timeout_s=86_400.0)
+
+
+class Form(StrEnum):
+    """Of a file."""
+
+    CSV = "csv"
+    PARQUET = "parquet"
+    NDJSON = "ndjson"
+
+
+_BY_SUFFIX: Final = {".csv": Form.CSV, ".parquet": Form.PARQUET, ".ndjson": Form.NDJSON, ".jsonl": Form.NDJSON}
+_PACKED: Final = {".gz", ".zst", ".bz2"}
+
+
+@dataclass(frozen=True)
+class Naming:
+    """What columns mean: field -> column, and those that are left out. `counted`: times are whole numbers."""
+
+    kind: Kind
+    given: Mapping[str, str] = field(default_factory=dict)
+    left_out: Sequence[str] = ()
+    counted: bool = False
+
+    def of(self, columns: Sequence[str], name: str) -> dict[str, str]:
+        """Column -> field. InvalidArgument for what cannot be."""
+        return renamed(self.kind, columns, self.given, self.left_out, name)
+
+    def type_of(self, named: str) -> Any:
+        """As what a field's column is read from text."""
+        if named == "timestamp" and self.counted:
+            return pa.int64()
+        types = {each.name: _TYPES.get(each.type, pa.string()) for each in self.kind.fields}
+        return types.get(named, pa.string())
+
+
+def form_of(path: Path, told: Form | None) -> Form:
+    """By its name, unless somebody says so. InvalidArgument when neither tells."""
+    suffixes = [each.lower() for each in path.suffixes]
+    last = next((each for each in reversed(suffixes) if each not in _PACKED), "")
+    found = told or _BY_SUFFIX.get(last)
+    if found is None:
+        raise InvalidArgument(f"{path}: its name does not tell what it is: say --format csv, parquet or ndjson")
+    return found
+
+
+@dataclass(frozen=True)
+class File:
+    """A file; `.gz`, `.zst` and `.bz2` are unpacked as they are read."""
+
+    path: Path
+    form: Form
+    naming: Naming
+
+    @property
+    def name(self) -> str:
+        return str(self.path)
+
+    @property
+    def identity(self) -> str:
+        """Another one when it was changed."""
+        found = self.path.stat()
+        return f"{self.path.resolve()} {found.st_size} {found.st_mtime_ns}"
+
+    async def batches(self) -> AsyncIterator[Batch]:
+        """All of it. InvalidArgument names what cannot be read."""
+        found, row = self._tables(), 1
+        while True:
+            try:
+                table = await asyncio.to_thread(next, found, None)
+            except (pa.ArrowInvalid, pa.ArrowKeyError, OSError, UnicodeDecodeError) as error:
+                raise InvalidArgument(f"{self.name}: {str(error).splitlines()[0][:300]}") from None
+            if table is None:
+                return
+            yield Batch(self.name, row, table)
+            row += table.num_rows
+
+    def _tables(self) -> Iterator[Any]:
+        reading = {Form.CSV: self._csv, Form.PARQUET: self._parquet, Form.NDJSON: self._ndjson}
+        yield from reading[self.form]()
+
+    def _csv(self) -> Iterator[Any]:
+        with pa.input_stream(str(self.path)) as file:
+            first = file.read(_BLOCK).split(b"\n", 1)[0].removeprefix(b"\xef\xbb\xbf")
+        delimiter = ";" if first.count(b";") > first.count(b",") else ","
+        head = pa.csv.read_csv(BytesIO(first + b"\n"), parse_options=pa.csv.ParseOptions(delimiter=delimiter))
+        found = self.naming.of(head.schema.names, self.name)
+        options = pa.csv.ConvertOptions(
+            column_types={column: self.naming.type_of(named) for column, named in found.items()},
+            include_columns=list(found),
+            null_values=_NOTHING,
+            strings_can_be_null=True,
+        )
+        parsing = pa.csv.ParseOptions(delimiter=delimiter)
+        with (
+            pa.input_stream(str(self.path)) as file,
+            pa.csv.open_csv(file, pa.csv.ReadOptions(block_size=_BLOCK), parsing, options) as reader,
+        ):
+            for batch in reader:
+                yield _named(pa.Table.from_batches([batch]), found)
+
+    def _parquet(self) -> Iterator[Any]:
+        with pa.parquet.ParquetFile(self.path) as file:
+            found = self.naming.of(file.schema_arrow.names, self.name)
+            for batch in file.iter_batches(_ROWS, columns=list(found)):
+                yield _named(pa.Table.from_batches([batch]), found)
+
+    def _ndjson(self) -> Iterator[Any]:
+        fields = {self.naming.kind.id_name, "timestamp", *(each.name for each in self.naming.kind.fields)}
+        columns = {self.naming.given.get(each, each): each for each in sorted(fields)}
+        schema = pa.schema([(column, self.naming.type_of(named)) for column, named in columns.items()])
+        unexpected = "ignore" if self.naming.left_out else "error"
+        options = pa.json.ParseOptions(explicit_schema=schema, unexpected_field_behavior=unexpected)
+        with pa.input_stream(str(self.path)) as file:
+            for batch in pa.json.open_json(file, pa.json.ReadOptions(block_size=_BLOCK), options):
+                table = pa.Table.from_batches([batch])
+                there = {c: n for c, n in columns.items() if table.column(c).null_count < table.num_rows}
+                yield _named(table, there)
+
+
+def _named(table: Any, found: Mapping[str, str]) -> Any:
+    return table.select(list(found)).rename_columns(list(found.values()))
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """A table, or a view, of a PostgreSQL (or TimescaleDB) somewhere: read in one statement, as it was at one time."""
+
+    dsn: str
+    table: str
+    naming: Naming
+
+    @property
+    def name(self) -> str:
+        return self.table
+
+    @property
+    def identity(self) -> str:
+        return f"table {self.table}"
+
+    async def batches(self) -> AsyncIterator[Batch]:
+        """All of it. InvalidArgument for what is not there; ShardError when it does not answer."""
+        async with open_session(self.table, self.dsn, LIMITS, "voltroute load") as connection:
+            found, selected = await self._columns(connection)
+            queue: asyncio.Queue[bytes | None] = asyncio.Queue(8)
+            copying = asyncio.create_task(self._copy(connection, selected, queue))
+            try:
+                row = 1
+                async for text in _lines(queue):
+                    table = await asyncio.to_thread(self._read, text, found)
+                    yield Batch(self.name, row, table)
+                    row += table.num_rows
+                await copying
+            finally:
+                copying.cancel()
+
+    async def _columns(self, connection: Any) -> tuple[dict[str, str], str]:
+        """Column -> field, and what is selected of them, in that order."""
+        listed = ".".join(quote_identifier(each) for each in self.table.split("."))
+        try:
+            statement = await connection.prepare(f"SELECT * FROM {listed}")
+        except asyncpg.PostgresError as error:
+            raise InvalidArgument(f"--table {self.table}: {error.args[0]}") from None
+        types = {each.name: each.type.name for each in statement.get_attributes()}
+        found = self.naming.of(list(types), self.table)
+        selected = []
+        for column, named in found.items():
+            quoted = quote_identifier(column)
+            if named == "timestamp" and types[column] in {"timestamp", "timestamptz"}:
+                # A time without a zone stays one: whoever loads it says which one.
+                ending = "'YYYY-MM-DD\"T\"HH24:MI:SS.US'" + (" || 'Z'" if types[column] == "timestamptz" else "")
+                form = ending.partition(" || ")
+                at = f"{quoted} AT TIME ZONE 'UTC'" if types[column] == "timestamptz" else quoted
+                quoted = f"to_char({at}, {form[0]}){form[1]}{form[2]}"
+            selected.append(f"{quoted} AS {quote_identifier(named)}")
+        return found, f"SELECT {', '.join(selected)} FROM {listed}"
+
+    async def _copy(self, connection: Any, query: str, queue: "asyncio.Queue[bytes | None]") -> None:
+        try:
+            await connection.copy_from_query(query, output=queue.put, format="csv", timeout=LIMITS.statement_timeout_s)
+        finally:
+            await queue.put(None)
+
+    def _read(self, text: bytes, found: Mapping[str, str]) -> Any:
+        names = list(found.values())
+        kept = {name: self.naming.type_of(name) for name in names}
+        options = pa.csv.ConvertOptions(column_types=kept, null_values=_NOTHING, strings_can_be_null=True)
+        return pa.csv.read_csv(BytesIO(text), pa.csv.ReadOptions(column_names=names), convert_options=options)
+
+
+async def _lines(queue: "asyncio.Queue[bytes | None]") -> AsyncIterator[bytes]:
+    """Whole lines, about a block at a time."""
+    parts: list[bytes] = []
+    size = 0
+    while (part := await queue.get()) is not None:
+        parts.append(part)
+        size += len(part)
+        if size >= _BLOCK:
+            text = b"".join(parts)
+            cut = text.rfind(b"\n") + 1
+            yield text[:cut]
+            parts, size = [text[cut:]], len(text) - cut
+    if rest := b"".join(parts):
+        yield rest

@@ -1,0 +1,94 @@
+"""Loading years of readings: straight into packed days and rollups, beside live traffic."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from shards.bulk.checking import Checker
+from shards.bulk.runner import Load, Told
+from shards.bulk.session import Outcome
+from shards.bulk.sources import File, Foreign
+from shards.bulk.spool import Spool
+from shards.catalog import kinds as catalogued
+from shards.catalog import lifecycle
+from shards.catalog.database import Catalog
+from shards.clock import deadline_in
+from shards.cluster.live import Cluster
+from shards.errors import Refused
+from shards.kinds import Kind
+from shards.operations.tenants import find_tenant
+from shards.postgres.pools import PoolLimits
+from shards.tiers.watching import Watch, watch_nothing
+
+TIMEOUT_S: Final = 10.0
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is loaded, and how. `spool`: a folder, gone on with if a load was interrupted in it."""
+
+    tenant: str
+    spool: Path
+    parallel: int = 1
+    verify: bool = False
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of a load: counts; rows that were left out; bucket and month -> why it is not stored."""
+
+    outcome: Outcome
+    bad: Sequence[str]
+    failed: dict[str, str]
+
+
+async def kind_named(catalog: Catalog, name: str) -> Kind:
+    """A kind that has a policy. Refused when there is none: nothing of it is ever packed."""
+    kinds = await catalogued.known(catalog, deadline_in(TIMEOUT_S))
+    if name not in kinds.by_name:
+        raise Refused(f"there is no kind {name[:40]!r}; there are {', '.join(kinds.by_name)}")
+    if name not in await lifecycle.policies(catalog, deadline_in(TIMEOUT_S)):
+        raise Refused(
+            f"history of {name} is never packed: say for how long it stays as it comes, as in "
+            f"`voltroute lifecycle policy set {name} --hot 7d`"
+        )
+    return kinds.by_name[name]
+
+
+async def load(
+    catalog: Catalog,
+    checker: Checker,
+    sources: Sequence[File | Foreign],
+    wanted: Wanted,
+    told: Told,
+    watch: Watch = watch_nothing,
+) -> Result:
+    """Read, check and sort all sources, then store what is in them. InvalidArgument, BadRow: nothing is stored.
+
+    ShardError when the catalog does not answer.
+    """
+    tenant = await find_tenant(catalog, wanted.tenant)
+    cluster_id = (await catalog.info(deadline_in(TIMEOUT_S))).cluster_id
+    what = [cluster_id, checker.kind.name, wanted.tenant, *sorted(each.identity for each in sources)]
+    limits = PoolLimits(min_size=0, max_size=max(wanted.parallel, 1))
+    cluster = Cluster(catalog, limits, TIMEOUT_S)
+    try:
+        shard_map = await cluster.refresh(TIMEOUT_S)
+        spool = Spool(wanted.spool, checker.kind, shard_map.range_of(tenant.tenant_id), what)
+        work = Load(
+            cluster,
+            checker.kind,
+            tenant.tenant_id,
+            spool,
+            wanted.parallel,
+            verify=wanted.verify,
+            told=told,
+            watch=watch,
+        )
+        if not spool.state.read:
+            await work.read(sources, checker)
+        outcome = await work.run()
+        return Result(outcome, spool.state.bad, work.failed)
+    finally:
+        await cluster.close()
