@@ -11,14 +11,15 @@ from bench.systems import System
 TIMEOUT_S: Final = 600
 
 
-async def command(system: System, *arguments: str) -> None:
-    """`voltroute ...` for the system's folder; MeasurementError when it fails."""
+async def command(system: System, *arguments: str) -> bytes:
+    """`voltroute ...` for the system's folder, and what it says; MeasurementError when it fails."""
     program = Path(sys.executable).with_name("voltroute")
     process = await asyncio.create_subprocess_exec(
         program, *arguments, "--data", str(system.data), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
     )
     async with asyncio.timeout(TIMEOUT_S):
-        _, shown = await process.communicate()
+        said, shown = await process.communicate()
     if process.returncode:
         message = f"voltroute {' '.join(arguments)}: {shown.decode(errors='replace')[-500:]}"
         raise MeasurementError(message)
+    return said

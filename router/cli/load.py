@@ -1,6 +1,5 @@
 """load: years of readings from files and other databases, straight into packed history."""
 
-import asyncio
 import tempfile
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta

@@ -37,7 +37,8 @@ async def same(session: Session, some: Readings) -> Flags:
     root, given = (quote_identifier(name) for name in (session.kind.packed, session.table("packed")))
     one, other = (", ".join(f"{side}.{quote_identifier(name)}" for name in session.columns) for side in "gp")
     keyed = f"p.bucket = {session.bucket:d} AND p.{{id}} = g.{{id}} AND p.day = g.day AND p.tenant_id = g.tenant_id"
-    query = f"SELECT g.{{id}}, g.day FROM {given} AS g JOIN {root} AS p ON {keyed} WHERE record_image_eq(ROW({one}), ROW({other}))"
+    equal = f"record_image_eq(ROW({one}), ROW({other}))"
+    query = f"SELECT g.{{id}}, g.day FROM {given} AS g JOIN {root} AS p ON {keyed} WHERE {equal}"
     rows = packed(session.shape, some, *session.place)
     async with transaction(session.connection):
         await session.connection.copy_records_to_table(session.table("packed"), records=rows, columns=session.columns)

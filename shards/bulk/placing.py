@@ -5,6 +5,7 @@ the shard takes out what it has (see merging). Whatever fails, a transaction lea
 as duplicates.
 """
 
+import asyncio
 from collections.abc import Iterable
 from datetime import date, datetime
 from functools import partial
@@ -87,14 +88,19 @@ async def _there(session: Session, some: Readings) -> tuple[Flags, Flags]:
 async def _put(session: Session, some: Readings, packed_until: datetime, *, verify: bool) -> None:
     """Days that nobody has anything of."""
     connection, kind, bucket = session.connection, session.kind, session.bucket
-    rows = packed(session.shape, some, *session.place)
+    rows = await asyncio.to_thread(packed, session.shape, some, *session.place)
     async with transaction(connection):
         await connection.execute(LOCK_TIMEOUT)
         await rolling.check_known(connection, bucket, kind.name, session.keyed)
         await connection.copy_records_to_table(kind.packed, records=rows, columns=session.columns)
-        await _read_again(session, some, verify=verify)
-        if session.summed:
+        is_summed = session.summed and await rolling.is_rolled(connection, kind, bucket)
+        fits = is_summed and sums.fit(kind, session.shape, some)
+        await _read_again(session, some, verify=verify or (is_summed and not fits))
+        if fits:
             await _add_sums(session, some, packed_until)
+        elif is_summed:  # as the shard can
+            await rolling.add_rows(connection, kind, bucket, quote_identifier(session.table("staged")))
+            await rolling.fold(connection, kind, bucket, packed_until)
         await session.at("inside load")
         # Last, as late writers wait for it: from here on none of theirs is stored, and what was is seen.
         await connection.execute(late.ALONE, bucket)
@@ -119,14 +125,15 @@ async def _read_again(session: Session, some: Readings, *, verify: bool) -> None
 
 
 async def _add_sums(session: Session, some: Readings, packed_until: datetime) -> None:
-    connection, kind = session.connection, session.kind
-    if not await rolling.is_rolled(connection, kind, session.bucket):
-        return
-    place, sums_of = (session.shape, some, *session.place), [*SUMMED, "most"]
+    connection, kind, sums_of = session.connection, session.kind, [*SUMMED, "most"]
+    place = (kind, session.shape, some, *session.place)
+    hours = await asyncio.to_thread(sums.hours, *place)
     names = ["at", "bucket", "tenant_id", kind.id_column, *sums_of, "minutes"]
-    await connection.copy_records_to_table(session.table("hours"), records=sums.hours(kind, *place), columns=names)
-    names = ["at", "bucket", "tenant_id", *sums_of]
-    await connection.copy_records_to_table(session.table("minutes"), records=sums.minutes(kind, *place), columns=names)
+    await connection.copy_records_to_table(session.table("hours"), records=hours, columns=names)
+    minutes = await asyncio.to_thread(sums.minutes, *place)
+    await connection.copy_records_to_table(
+        session.table("minutes"), records=minutes, columns=["at", "bucket", "tenant_id", *sums_of]
+    )
     tables = quote_identifier(session.table("hours")), quote_identifier(session.table("minutes"))
     await rolling.take(connection, kind, session.bucket, packed_until, tables)
 

@@ -7,10 +7,11 @@ cannot be placed now (its bucket is in a move, its shard is away) is tried again
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Final, TypeAlias
+from typing import Final, Self, TypeAlias
 
 import numpy as np
 
@@ -25,7 +26,10 @@ from shards.clock import deadline_in
 from shards.cluster.live import Cluster
 from shards.errors import ClusterError, ShardError
 from shards.kinds import VALUES_AT, Kind, Row
+from shards.postgres.driver import translated
+from shards.postgres.pools import Connection
 from shards.postgres.sessions import SessionLimits, owner_session
+from shards.shard import ShardRecord
 from shards.storage import parts
 from shards.storage.packing import Shape
 from shards.tiers.holding import held
@@ -34,7 +38,7 @@ from shards.tiers.watching import Watch, watch_nothing
 
 APPLICATION: Final = "voltroute mover of loads"  # as a mover's, it inserts nothing that a move's mark must wait for
 LIMITS: Final = SessionLimits(statement_timeout_s=120.0, lock_timeout_s=2.0)
-PORTION: Final = 100_000  # readings in a transaction
+PORTION: Final = 200_000  # readings in a transaction
 WRITTEN: Final = 2_000  # of those that are not packed, in a batch
 WRITE_TIMEOUT_S: Final = 30.0
 PAUSE_S: Final = 1.0  # before what could not be placed is tried again
@@ -112,26 +116,31 @@ class Load:
 
     async def _work(self, waiting: deque[Unit], busy: set[int]) -> None:
         """Units until none is left. Sessions are kept from one to the next."""
-        while waiting:
-            unit = next((each for each in waiting if each.bucket not in busy), None)
-            if unit is None:
-                await asyncio.sleep(0.02)
-                continue
-            waiting.remove(unit)
-            busy.add(unit.bucket)
-            try:
-                await self._place(unit)
-                self._progressed = time.monotonic()
-                self.failed.pop(unit.file, None)
-            except _FAILURES as error:
-                self.failed[unit.file] = _detail(error)
-                may_heal = isinstance(error, _NotNow) or (isinstance(error, ShardError) and error.retryable)
-                if may_heal and time.monotonic() - self._progressed < PATIENCE_S:
-                    waiting.append(unit)
-                    await asyncio.sleep(PAUSE_S)
-                    await self._look_again()
-            finally:
-                busy.remove(unit.bucket)
+        async with _Sessions() as sessions:
+            while waiting:
+                unit = next((each for each in waiting if each.bucket not in busy), None)
+                if unit is None:
+                    await asyncio.sleep(0.02)
+                    continue
+                waiting.remove(unit)
+                busy.add(unit.bucket)
+                try:
+                    await self._place(unit, sessions)
+                    self._progressed = time.monotonic()
+                    self.failed.pop(unit.file, None)
+                except _FAILURES as error:
+                    await sessions.forget()
+                    self.failed[unit.file] = _detail(error)
+                    if self._may_heal(error):
+                        waiting.append(unit)
+                        await asyncio.sleep(PAUSE_S)
+                        await self._look_again()
+                finally:
+                    busy.remove(unit.bucket)
+
+    def _may_heal(self, error: Exception) -> bool:
+        heals = isinstance(error, _NotNow) or (isinstance(error, ShardError) and error.retryable)
+        return heals and time.monotonic() - self._progressed < PATIENCE_S
 
     async def _look_again(self) -> None:
         try:
@@ -139,9 +148,9 @@ class Load:
         except _FAILURES:
             return
 
-    async def _place(self, unit: Unit) -> None:
+    async def _place(self, unit: Unit, sessions: "_Sessions") -> None:
         shard = self.cluster.shard(self.cluster.map.owner(unit.bucket))
-        async with owner_session(shard.record, LIMITS, APPLICATION) as connection:
+        async with sessions.of(shard.record) as connection:
             shape = await shape_on(connection, self.kind.name)
             done = await self._loaded(unit, shape)
             session = Session(
@@ -209,6 +218,34 @@ class Load:
         others = values.keys() - written.new - written.too_old
         conflicts = sum(key in written.stored and written.stored[key] != values[key] for key in others)
         outcome.add(Outcome(len(written.new), len(others) - conflicts, conflicts, len(written.too_old)))
+
+
+class _Sessions:
+    """One a shard, opened when it is needed."""
+
+    def __init__(self) -> None:
+        self._stack = AsyncExitStack()
+        self._open: dict[str, Connection] = {}
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.forget()
+
+    async def forget(self) -> None:
+        """Whatever is open is not used any more."""
+        self._open = {}
+        await self._stack.aclose()
+
+    @asynccontextmanager
+    async def of(self, record: ShardRecord) -> AsyncIterator[Connection]:
+        """As the shard's owner; what the driver raises comes out as a ShardError."""
+        with translated(record.name):
+            if record.name not in self._open:
+                opening = owner_session(record, LIMITS, APPLICATION)
+                self._open[record.name] = await self._stack.enter_async_context(opening)
+            yield self._open[record.name]
 
 
 @dataclass

@@ -26,6 +26,11 @@ _START: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MONTH: Final = "SELECT make_packed_month($1, $2::smallint, $3::date)"
 _TABLES: Final = "SELECT make_tier_tables($1, $2::smallint, '')"
 _COUNTED: Final = "UPDATE tier SET packed_readings = packed_readings + $3 WHERE bucket = $1 AND kind = $2"
+# As rollups have them, but in whole numbers of 64 bits.
+_SUMS: Final = (
+    "at timestamptz, bucket smallint, tenant_id smallint, readings integer, energies integer, registers integer, "
+    "temperatures integer, energy bigint, temperature bigint, most double precision"
+)
 # Devices' days: of packed rows, and of late readings.
 OF_DAYS: Final = (
     "bucket = $1::smallint AND tenant_id = $2::smallint "
@@ -97,8 +102,8 @@ class Session:
             "staged": f"ON COMMIT DELETE ROWS AS {reading} WITH NO DATA",
             "known": f"ON COMMIT DELETE ROWS AS SELECT *, false AS late FROM ({reading}) AS h WITH NO DATA",
             "packed": like.format(quote_identifier(self.kind.packed)),
-            "hours": like.format(quote_identifier(self.kind.hourly)),
-            "minutes": like.format(quote_identifier(self.kind.minutely)),
+            "hours": f'({_SUMS}, {self.shape.key} varchar(64) COLLATE "C", minutes bigint) ON COMMIT DELETE ROWS',
+            "minutes": f"({_SUMS}) ON COMMIT DELETE ROWS",
         }
         for what, how in wanted.items():
             name = quote_identifier(self.table(what))

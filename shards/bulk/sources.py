@@ -91,15 +91,16 @@ class File:
     async def batches(self) -> AsyncIterator[Batch]:
         """All of it. InvalidArgument names what cannot be read."""
         found, row = self._tables(), 1
-        while True:
-            try:
-                table = await asyncio.to_thread(next, found, None)
-            except (pa.ArrowInvalid, pa.ArrowKeyError, OSError, UnicodeDecodeError) as error:
-                raise InvalidArgument(f"{self.name}: {str(error).splitlines()[0][:300]}") from None
-            if table is None:
-                return
-            yield Batch(self.name, row, table)
-            row += table.num_rows
+        reading = asyncio.create_task(asyncio.to_thread(next, found, None))
+        try:
+            while (table := await reading) is not None:
+                reading = asyncio.create_task(asyncio.to_thread(next, found, None))  # while this one is worked on
+                yield Batch(self.name, row, table)
+                row += table.num_rows
+        except (pa.ArrowInvalid, pa.ArrowKeyError, OSError, UnicodeDecodeError) as error:
+            raise InvalidArgument(f"{self.name}: {str(error).splitlines()[0][:300]}") from None
+        finally:
+            await asyncio.wait([reading])
 
     def _tables(self) -> Iterator[Any]:
         reading = {Form.CSV: self._csv, Form.PARQUET: self._parquet, Form.NDJSON: self._ndjson}

@@ -18,7 +18,13 @@ from shards.storage.parts import DEGREE, KWH
 _MINUTE_US: Final = 60_000_000
 _HOUR_US: Final = 60 * _MINUTE_US
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_SAFE: Final = 2.0**62  # sums above it might not fit in 64 bits: they are added up as Python's numbers
+_SAFE: Final = 2.0**62  # a sum above it might not fit in 64 bits
+
+
+def fit(kind: Kind, shape: Shape, readings: Readings) -> bool:
+    """Whether all sums of these readings fit in 64 bits."""
+    parts = _Summed(kind, shape, readings).parts
+    return all(float(np.abs(each).max(initial=0)) * len(each) < _SAFE for each in parts)
 
 
 class _Summed:
@@ -49,10 +55,8 @@ def _ordered(data: NDArray[Any], order: NDArray[np.int64] | None) -> NDArray[Any
     return data if order is None else data[order]
 
 
-def _parts(values: Values, unit: str) -> NDArray[Any]:
-    whole = np.rint(np.where(values.present, values.data.astype(np.float64), 0.0) * float(unit)).astype(np.int64)
-    largest = float(np.abs(whole).max(initial=0))
-    return whole.astype(object) if largest * len(whole) > _SAFE else whole
+def _parts(values: Values, unit: str) -> Ints:
+    return np.rint(np.where(values.present, values.data.astype(np.float64), 0.0) * float(unit)).astype(np.int64)
 
 
 def hours(kind: Kind, shape: Shape, readings: Readings, bucket: int, tenant: int) -> list[tuple[object, ...]]:

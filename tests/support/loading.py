@@ -25,10 +25,9 @@ HOT = timedelta(days=7)
 
 
 async def with_policies(cluster: TestCluster) -> None:
-    async with catalog_of(cluster) as catalog:
-        async with catalog.membership(deadline_in(10)) as connection:
-            for kind in KINDS:
-                await lifecycle.set_policy(connection, Policy(kind.name, HOT))
+    async with catalog_of(cluster) as catalog, catalog.membership(deadline_in(10)) as connection:
+        for kind in KINDS:
+            await lifecycle.set_policy(connection, Policy(kind.name, HOT))
 
 
 def of_kind(readings: Iterable[dict[str, Any]], kind: Kind) -> list[dict[str, Any]]:
