@@ -41,7 +41,7 @@ async def segment(name: str, system: System, shards: Mapping[str, str], found: C
 
 
 async def segments(
-    name: str, system: System, shards: Mapping[str, str], found: Collected, until: "asyncio.Task[None]"
+    name: str, system: System, shards: Mapping[str, str], found: Collected, until: "asyncio.Task[object]"
 ) -> list[Outcome]:
     """The load until something has ended; it is proved at the end, so that the proof disturbs nothing."""
     sent: list[tuple[Plan, Outcome]] = []

@@ -1,14 +1,14 @@
 """Readings of days of which a shard has something already, packed or late: what is new is packed with the rest."""
 
+from collections.abc import Iterator
 from datetime import datetime
-from functools import partial
 from typing import Final
 
 import numpy as np
 
 from shards.bulk.planes import packed
-from shards.bulk.readings import Flags, Readings
-from shards.bulk.session import LATE_OF_DAYS, OF_DAYS, Outcome, Session, keys_of, patiently
+from shards.bulk.readings import Flags, Ints, Readings
+from shards.bulk.session import LATE_OF_DAYS, OF_DAYS, Outcome, Session, keys_of
 from shards.postgres.sql import LOCK_TIMEOUT, quote_identifier
 from shards.postgres.transactions import transaction
 from shards.storage import late
@@ -22,13 +22,10 @@ _KEYED: Final = "s.{id} = k.{id} AND s.tenant_id = k.tenant_id AND s.timestamp =
 _STORED: Final = "SELECT bucket, tenant_id, {id}, timestamp, {values} FROM "
 
 
-async def merge(session: Session, some: Readings, packed_until: datetime) -> None:
-    """Days of which the shard has something, all before the horizon; some days a transaction."""
-    begins = some.device_days()
-    for cut in range(0, len(begins), MERGED_DAYS):
-        upto = int(begins[cut + MERGED_DAYS]) if cut + MERGED_DAYS < len(begins) else len(some)
-        await patiently(partial(_merge, session, some.at(slice(int(begins[cut]), upto)), packed_until))
-        await session.at("after merge of loaded")
+def some_days(readings_: Readings, places: Ints) -> Iterator[Ints]:
+    """The places of some devices' days each."""
+    begins = readings_.at(places).device_days()
+    return iter(np.split(places, begins[MERGED_DAYS::MERGED_DAYS])) if len(places) else iter(())
 
 
 async def same(session: Session, some: Readings) -> Flags:
@@ -47,7 +44,8 @@ async def same(session: Session, some: Readings) -> Flags:
     return np.repeat(np.array([day in found for day in days], np.bool_), counts)
 
 
-async def _merge(session: Session, some: Readings, packed_until: datetime) -> None:
+async def merge(session: Session, some: Readings, packed_until: datetime) -> None:
+    """Some days, all before the horizon, of which the shard has something."""
     connection, keys = session.connection, keys_of(some)
     staged, known = (quote_identifier(session.table(what)) for what in ("staged", "known"))
     listed = session.shape.reading

@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 
 from shards.bulk import sums
-from shards.bulk.merging import merge, same
+from shards.bulk.merging import merge, same, some_days
 from shards.bulk.planes import packed
 from shards.bulk.readings import Flags, Readings
 from shards.bulk.session import LATE_OF_DAYS, Outcome, Session, keys_of, moments, patiently
@@ -47,10 +47,11 @@ class _LateCame(Exception):
     """Somebody stored late readings of these days meanwhile."""
 
 
-async def place(session: Session, some: Readings, packed_until: datetime, *, verify: bool = False) -> None:
+async def place(session: Session, some: Readings, packed_until: datetime, left: Flags, *, verify: bool = False) -> None:
     """Readings of whole days, all before the bucket's horizon. PackingFailed when they are not what was packed.
 
-    `verify`: the shard reads every day again, not one of each transaction.
+    `left`: of which readings nothing became yet; it says so also when an error ends this. `verify`: the shard reads
+    every day again, not one of each transaction.
     """
     while True:
         there, with_late = await _there(session, some)
@@ -58,15 +59,20 @@ async def place(session: Session, some: Readings, packed_until: datetime, *, ver
         try:
             if len(fresh):
                 await patiently(partial(_put, session, fresh, packed_until, verify=verify))
+                left &= there
+                await session.at("after load")
             break
         except _LateCame:
             continue
-    known = some.at(there & ~with_late)
+    known = np.flatnonzero(there & ~with_late)
     if len(known):
-        equal = await same(session, known)
+        equal = await same(session, some.at(known))
         session.outcome.add(Outcome(duplicates=int(equal.sum())))
-        there[there & ~with_late] = ~equal
-    await merge(session, some.at(there), packed_until)
+        left[known[equal]] = False
+    for places in some_days(some, np.flatnonzero(left)):
+        await patiently(partial(merge, session, some.at(places), packed_until))
+        left[places] = False
+        await session.at("after merge of loaded")
 
 
 async def _there(session: Session, some: Readings) -> tuple[Flags, Flags]:
@@ -110,7 +116,6 @@ async def _put(session: Session, some: Readings, packed_until: datetime, *, veri
         await _refresh(session, some)
         await session.count(len(some))
     session.outcome.add(Outcome(accepted=len(some)))
-    await session.at("after load")
 
 
 async def _read_again(session: Session, some: Readings, *, verify: bool) -> None:

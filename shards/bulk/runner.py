@@ -165,11 +165,10 @@ class Load:
             )
             await self._pack(session, unit, done)
         names = [column.name for column in shape.columns]
-        for cut in range(0, len(done.left), WRITTEN):
-            some = done.whole.at(done.left[cut : cut + WRITTEN])
-            await self._write(
-                shard.record.name, _rows(self.kind, names, (unit.bucket, self.tenant), some), done.outcome
-            )
+        while len(done.left):
+            some = _rows(self.kind, names, (unit.bucket, self.tenant), done.whole.at(done.left[:WRITTEN]))
+            await self._write(shard.record.name, some, done.outcome)
+            done.left = done.left[WRITTEN:]
         self.outcome.add(done.outcome)
         self.spool.state.counts = asdict(self.outcome)
         self.spool.done(unit)
@@ -197,15 +196,24 @@ class Load:
                 if not is_prepared:
                     await session.prepare([unit.month])
                     is_prepared = True
-                places = done.portions[0]
-                some = done.whole.at(places)
-                old = some.times < _us(sealed_until)
-                packs = ~old & (some.times < _us(packed_until))
-                if packs.any():
-                    await place(session, some.at(packs), packed_until, verify=self.verify)
-                session.outcome.too_old += int(old.sum())
-                done.left = np.append(done.left, places[~old & ~packs])
-                done.portions.popleft()
+                await self._portion(session, done, packed_until, sealed_until)
+
+    async def _portion(self, session: Session, done: "_Begun", packed_until: datetime, sealed_until: datetime) -> None:
+        """The first one. An error leaves of it what nothing became yet: it counts once, however often it is tried."""
+        places = done.portions[0]
+        some = done.whole.at(places)
+        old = some.times < _us(sealed_until)
+        packs = np.flatnonzero(~old & (some.times < _us(packed_until)))
+        left, kept = np.ones(len(packs), np.bool_), np.ones(len(places), np.bool_)
+        try:
+            if len(packs):
+                await place(session, some.at(packs), packed_until, left, verify=self.verify)
+        finally:
+            kept[packs[~left]] = False
+            done.portions[0] = places[kept]
+        session.outcome.too_old += int(old.sum())
+        done.left = np.append(done.left, places[kept & ~old])
+        done.portions.popleft()
 
     async def _write(self, shard: str, rows: list[Row], outcome: Outcome) -> None:
         """Rows whose time is not packed, as a router would; repeats are told apart in the same way."""
