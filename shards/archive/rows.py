@@ -41,7 +41,7 @@ def arrow() -> Any:
         import pyarrow.csv  # noqa: PLC0415
         import pyarrow.parquet  # noqa: PLC0415
     except ImportError:
-        message = "the archive needs pyarrow and numpy, which are not installed: pip install 'voltroute[archive]'"
+        message = "this needs pyarrow and numpy, which are not installed: pip install 'voltroute[archive]'"
         raise MachineError(message) from None
     return pa
 
