@@ -8,6 +8,7 @@ import typer
 
 from router.cli import (
     archive,
+    backup,
     cluster,
     correct,
     demo,
@@ -70,6 +71,8 @@ app.add_typer(kind.field_app, name="field")
 app.add_typer(schema.map_app, name="map")
 app.add_typer(schema.config_app, name="config")
 app.command()(load.load)
+app.command()(backup.backup)
+app.command()(backup.restore)
 app.command()(post.post)
 app.command()(export.export)
 app.command()(post.presets)

@@ -31,6 +31,7 @@ _OWNER_SQL: Final = "SELECT format('CREATE ROLE %I LOGIN CREATEROLE PASSWORD %L'
 class Options:
     """How to run a cluster. None: what the directory remembers, or the default. `temporary`: delete it at the end.
 
+    `names` of a new cluster's shards; `blank`: its databases stay empty, for a backup that is restored into them.
     `progress` is told how far the start is, `happened` when a server ended, could not be started, or all are gone.
     """
 
@@ -40,6 +41,8 @@ class Options:
     binaries: str | None = None
     durable: bool = True
     temporary: bool = False
+    names: tuple[str, ...] = ()
+    blank: bool = False
     progress: Progress = silently
     happened: Progress = silently
 
@@ -94,6 +97,8 @@ class EmbeddedCluster:
             self._state = state
             await self._start_servers(directory, state)
             await asyncio.gather(*(make_database(state, name) for name in state.ports))
+            if self._options.blank:
+                return
             shards = await _registered(state)
             await init_cluster(state.dsn(CATALOG), shards, state.bucket_count, self._options.progress)
             self._following = asyncio.create_task(self._follow())
@@ -102,7 +107,9 @@ class EmbeddedCluster:
             raise
 
     def _new_state(self) -> State:
-        return new_state(self._options.shards or 3, self._options.buckets or 64)
+        numbers = range(1, (self._options.shards or 3) + 1)
+        names = self._options.names or tuple(f"shard-{number}" for number in numbers)
+        return new_state(names, self._options.buckets or 64)
 
     def _check_size(self, state: State) -> None:
         for what, wanted, there in (

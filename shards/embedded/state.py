@@ -4,7 +4,7 @@ import fcntl
 import json
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -49,9 +49,9 @@ class State:
         return {name: self.dsn(name) for name in self.shard_names}
 
 
-def new_state(shard_count: int, bucket_count: int) -> State:
-    """State of a new cluster: shards shard-1, shard-2, ..., ports that are free now, random passwords."""
-    names = [CATALOG, *(f"shard-{number}" for number in range(1, shard_count + 1))]
+def new_state(shards: Sequence[str], bucket_count: int) -> State:
+    """State of a new cluster with these shards: ports that are free now, random passwords."""
+    names = [CATALOG, *shards]
     ports = dict(zip(names, free_ports(len(names)), strict=True))
     return State(bucket_count, ports, secrets.token_urlsafe(24), secrets.token_urlsafe(24))
 

@@ -33,6 +33,17 @@ def with_login(dsn: str, user: str, password: str) -> str:
     return urlunsplit(parts._replace(netloc=netloc, query=urlencode(kept)))
 
 
+def without_password(dsn: str) -> tuple[str, str | None]:
+    """The same without its password, and that; None: it is elsewhere."""
+    parts = urlsplit(dsn)
+    login, at, hosts = parts.netloc.rpartition("@")
+    user, colon, password = login.partition(":")
+    query = dict(parse_qsl(parts.query))
+    told = query.pop("password", None)
+    plain = urlunsplit(parts._replace(netloc=f"{user}{at}{hosts}", query=urlencode(query)))
+    return plain, unquote(password) if colon else told
+
+
 def redact(dsn: str) -> str:
     """The DSN as it may be shown: host and database, the password hidden."""
     parts = urlsplit(dsn)

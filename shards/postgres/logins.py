@@ -139,17 +139,35 @@ async def make_logins(connection: Connection, logins: Logins) -> None:
             return
 
 
+async def make_roles(connection: Connection, logins: Logins) -> None:
+    """The logins alone, without rights: for a database that is about to be restored, where rights name them."""
+    for attempt in range(1, _ATTEMPTS_MAX + 1):
+        try:
+            async with transaction(connection):
+                await _roles(connection, logins)
+        except _RACES:
+            if attempt == _ATTEMPTS_MAX:
+                raise
+            await asyncio.sleep(random.uniform(0.01, 0.1))
+        else:
+            return
+
+
 async def close_to_public(connection: Connection) -> None:
     """Nobody connects to the database, or makes temporary tables there, but by a right of their own. As its owner."""
     await connection.execute(await connection.fetchval(_CLOSE))
 
 
+async def _roles(connection: Connection, logins: Logins) -> None:
+    for login, password in logins.passwords.items():
+        there = await connection.fetchval(_EXISTS, login)
+        statement = _ALTER if there else _CREATE
+        await connection.execute(await connection.fetchval(statement, login, scram_sha_256(password)))
+
+
 async def _make(connection: Connection, logins: Logins) -> None:
     async with transaction(connection):
-        for login, password in logins.passwords.items():
-            there = await connection.fetchval(_EXISTS, login)
-            statement = _ALTER if there else _CREATE
-            await connection.execute(await connection.fetchval(statement, login, scram_sha_256(password)))
+        await _roles(connection, logins)
         await close_to_public(connection)
         reader = None if logins.reader_password is None else logins.reader
         await connection.execute(_RIGHTS, logins.writer, logins.query, logins.monitor, reader)

@@ -27,7 +27,7 @@ def tmp_path() -> Iterator[Path]:
 def test_a_folder_of_ours_is_taken(tmp_path: Path) -> None:
     made = folder.prepare(tmp_path / "cluster")
     assert (made / folder.LOGS).stat().st_mode & 0o777 == 0o700
-    save_state(made, new_state(1, 4))
+    save_state(made, new_state(["shard-1"], 4))
     assert load_state(made) is not None
     assert (made / FILE).stat().st_mode & 0o777 == 0o600
     assert load_state(tmp_path) is None
@@ -69,13 +69,13 @@ def test_a_prepared_state_or_log_is_refused(tmp_path: Path) -> None:
         with pytest.raises(MachineError):
             folder.open_ours(made / name, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         (made / name).unlink()
-    save_state(made, new_state(1, 4))
+    save_state(made, new_state(["shard-1"], 4))
     (made / FILE).chmod(0o666)
     with pytest.raises(MachineError, match="alone can write to"):
         load_state(made)
     (made / f"{FILE}.partial").symlink_to(victim)
     (made / FILE).chmod(0o600)
-    save_state(made, new_state(1, 4))  # the link is removed, not followed
+    save_state(made, new_state(["shard-1"], 4))  # the link is removed, not followed
     assert victim.read_text() == "precious"
 
 
