@@ -12,6 +12,8 @@ import typer
 import uvloop
 from rich.console import Console
 
+from bench.capacity import HEADER, Kept, Measured, Prices
+from bench.capacity import capacity as capacity_of
 from bench.context import Context
 from bench.http1 import ConnectionLost
 from bench.ledger import LedgerError
@@ -120,6 +122,26 @@ def peers(
 def scale_model(rounds: Rounds = 3, seconds: Seconds = 2, out: Out = None) -> None:
     """What 10 thousand, 1 million and 10 million devices need, by what small clusters cost here."""
     run(["scale-model"], rounds, seconds, 4, None, None, False, 50, out, False)
+
+
+@app.command()
+def capacity(
+    runs: Annotated[list[Path], typer.Argument(help="Runs of scale-model and storage, as JSON.")],
+    devices: Annotated[list[int], typer.Option(min=1, help="How many; may be repeated.")],
+    hot: Annotated[int, typer.Option(min=1, help="Days that readings stay hot.")] = Kept.hot,
+    packed: Annotated[int, typer.Option(min=0, help="Days packed on a shard, after that.")] = Kept.packed,
+    archived: Annotated[int, typer.Option(min=0, help="Days in the archive, after that.")] = Kept.archived,
+    core: Annotated[float, typer.Option(min=0, help="Price of a core a month.")] = 0,
+    disk_tb: Annotated[float, typer.Option(min=0, help="Price of a terabyte of the shards' disks a month.")] = 0,
+    object_tb: Annotated[float, typer.Option(min=0, help="Price of a terabyte of the object store a month.")] = 0,
+) -> None:
+    """What fleets need, and cost by your prices, as measured in your runs: a table."""
+    measured, prices = Measured.of([decode(run.read_bytes()) for run in runs]), Prices(core, disk_tb, object_tb)
+    console.print(f"| {' | '.join(HEADER)} |", soft_wrap=True, markup=False)
+    console.print("|---" * len(HEADER) + "|", soft_wrap=True, markup=False)
+    for each in devices:
+        found = capacity_of(measured, Kept(hot, packed, archived), each)
+        console.print(f"| {' | '.join(found.row(prices))} |", soft_wrap=True, markup=False)
 
 
 @app.command()

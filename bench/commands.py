@@ -11,11 +11,12 @@ from bench.systems import System
 TIMEOUT_S: Final = 600
 
 
-async def command(system: System, *arguments: str) -> bytes:
-    """`voltroute ...` for the system's folder, and what it says; MeasurementError when it fails."""
+async def command(system: System, *arguments: str, remote: bool = False) -> bytes:
+    """`voltroute ...` for the system's folder, and what it says; MeasurementError when it fails. `remote`: by URL."""
+    where = ("--url", system.url) if remote else ("--data", str(system.data))
     program = Path(sys.executable).with_name("voltroute")
     process = await asyncio.create_subprocess_exec(
-        program, *arguments, "--data", str(system.data), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+        program, *arguments, *where, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
     )
     async with asyncio.timeout(TIMEOUT_S):
         said, shown = await process.communicate()

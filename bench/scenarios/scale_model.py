@@ -8,6 +8,7 @@ from typing import Final
 import asyncpg
 
 from bench import http1, model
+from bench.capacity import COSTS, SCALE
 from bench.context import Context
 from bench.load import closed_loop
 from bench.measure import Shape, flood
@@ -117,6 +118,9 @@ async def run(context: Context) -> ScenarioResult:
         context.step("reads")
         one_ms = await _reads(systems[0])
     costs = Costs.of(points)
+    for part, named in COSTS.items():
+        for (what, unit), value in zip(named, getattr(costs, part), strict=True):
+            found.add(f"{SCALE}, {part}, {what}", unit, value)
     found.add("scale-model: hot disk", "bytes/reading", sum(disk) / len(disk))
     return ScenarioResult("scale-model", found.figures(), [], found.proofs, notes(costs, sum(disk) / len(disk), one_ms))
 
