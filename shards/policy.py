@@ -1,9 +1,10 @@
 """How long readings stay in which tier, as operators say it. Pure."""
 
 import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Final
 
 from shards.errors import InvalidArgument
@@ -30,6 +31,12 @@ class Policy:
     archive: timedelta | None = None
     drop: timedelta | None = None
     rollups: timedelta | None = None
+    tenant: str | None = None  # whose buckets alone it is for
+
+    @property
+    def whose(self) -> str:
+        """What it is a policy of, in words."""
+        return self.kind if self.tenant is None else f"{self.kind} of {self.tenant}"
 
     def check(self) -> None:
         """InvalidArgument when a later step would come before an earlier one."""
@@ -37,23 +44,48 @@ class Policy:
         given = [(name, span) for name, span in steps if span is not None]
         for (name, span), (following, later) in pairwise(given):
             if later <= span:
-                raise _out_of_order(self.kind, (following, later), "more than", (name, span))
+                raise _out_of_order(self.whose, (following, later), "more than", (name, span))
         if self.rollups is not None:
             name, span = given[-1]
             if self.rollups < span or (self.rollups == span and name != "--drop-after"):
                 words = "at least" if name == "--drop-after" else "more than"
-                raise _out_of_order(self.kind, ("--rollups-for", self.rollups), words, (name, span))
+                raise _out_of_order(self.whose, ("--rollups-for", self.rollups), words, (name, span))
 
     def leaves_after(self) -> timedelta | None:
         """How old a month is when it leaves its shard."""
         return self.drop if self.archive is None else self.archive
 
 
+class Policies:
+    """Those of kinds, and of tenants that have buckets of their own: there, they stand for the kind's."""
+
+    def __init__(self, kinds: Mapping[str, Policy], own: Iterable[tuple[range, Policy]] = ()) -> None:
+        self.kinds = dict(kinds)
+        self.own = tuple(own)
+
+    def of(self, kind: str, bucket: int) -> Policy | None:
+        """The policy of a kind's readings in a bucket; None: nothing becomes of them."""
+        for buckets, policy in self.own:
+            if bucket in buckets and policy.kind == kind:
+                return policy
+        return self.kinds.get(kind)
+
+    def of_tenant(self, tenant: str) -> dict[str, Policy]:
+        """Kind -> its policy for a tenant's buckets alone."""
+        return {policy.kind: policy for _, policy in self.own if policy.tenant == tenant}
+
+    def __iter__(self) -> Iterator[Policy]:
+        return chain(self.kinds.values(), (policy for _, policy in self.own))
+
+    def __bool__(self) -> bool:
+        return bool(self.kinds or self.own)
+
+
 def _out_of_order(
-    kind: str, later: tuple[str, timedelta], words: str, earlier: tuple[str, timedelta]
+    whose: str, later: tuple[str, timedelta], words: str, earlier: tuple[str, timedelta]
 ) -> InvalidArgument:
     (following, long), (name, short) = later, earlier
-    return InvalidArgument(f"{following} {duration_text(long)} must be {words} {name} {duration_text(short)} ({kind})")
+    return InvalidArgument(f"{following} {duration_text(long)} must be {words} {name} {duration_text(short)} ({whose})")
 
 
 def read_duration(text: str, name: str) -> timedelta:

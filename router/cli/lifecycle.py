@@ -19,12 +19,16 @@ from shards.errors import ClusterError, InvalidArgument
 from shards.operations import lifecycle as operation
 from shards.operations.lifecycle import OfShard
 from shards.policy import NEVER as NEVER_
-from shards.policy import Policy, duration_text, read_after, read_hot
+from shards.policy import Policies, Policy, duration_text, read_after, read_hot
 from shards.tiers.due import NEVER, Tiers
 from shards.tiers.runner import Result
 
 TIMEOUT_S: Final = 10.0
-_Policies: TypeAlias = tuple[dict[str, Policy], str, str | None]
+_Policies: TypeAlias = tuple[Policies, str, str | None]
+_Tenant = Annotated[
+    str | None,
+    typer.Option(help="For the buckets of this tenant alone, which has some of its own.", show_default=False),
+]
 lifecycle_app = typer.Typer(
     help="What becomes of readings that get old: frozen, packed, archived, dropped.", no_args_is_help=True
 )
@@ -58,6 +62,7 @@ def set_policy(
         str | None, typer.Option(help="Where the archive is: file:///folder, s3://bucket/prefix, gs://..., az://...")
     ] = None,
     leaf: Annotated[str | None, typer.Option(help="How much time a new partition holds: day, week or month.")] = None,
+    tenant: _Tenant = None,
     data: DataOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -78,7 +83,7 @@ def set_policy(
     change = operation.Change(spans, leaf, None if archive_to is None else check_url(archive_to))
 
     async def work(catalog: Catalog) -> _Policies:
-        made = await operation.set_policy(catalog, kind, change)
+        made = await operation.set_policy(catalog, kind, change, tenant)
         return await _with_places(catalog, made)
 
     _show(*with_catalog(data, work), json=json)
@@ -95,23 +100,28 @@ def show_policy(data: DataOption = None, json: JsonOption = False) -> None:
 
 
 @policy_app.command("remove")
-def remove_policy(kind: Annotated[str, typer.Argument(help="The kind.")], data: DataOption = None) -> None:
+def remove_policy(
+    kind: Annotated[str, typer.Argument(help="The kind.")], tenant: _Tenant = None, data: DataOption = None
+) -> None:
     """Freeze no more readings of a kind. What is packed stays packed."""
-    with_catalog(data, lambda catalog: operation.remove_policy(catalog, kind))
-    say(f"{kind} has no policy any more; what is packed stays packed")
+    with_catalog(data, lambda catalog: operation.remove_policy(catalog, kind, tenant))
+    if tenant is None:
+        say(f"{kind} has no policy any more; what is packed stays packed")
+    else:
+        say(f"{kind} of {tenant} has no policy of its own any more: the kind's holds, if there is one")
 
 
-async def _with_places(catalog: Catalog, policies: dict[str, Policy]) -> _Policies:
+async def _with_places(catalog: Catalog, policies: Policies) -> _Policies:
     deadline = deadline_in(TIMEOUT_S)
     return policies, (await catalog.info(deadline)).leaf_width, await store_url(catalog, deadline)
 
 
-def _show(policies: dict[str, Policy], width: str, archive: str | None, *, json: bool) -> None:
-    spans = [{"kind": each.kind, **_spans(each)} for each in policies.values()]
+def _show(policies: Policies, width: str, archive: str | None, *, json: bool) -> None:
     if json:
+        spans = [{"kind": each.kind, "tenant": each.tenant, **_spans(each)} for each in policies]
         print_json({"leaf": width, "archive": archive, "policies": spans})
         return
-    rows = [tuple(value or NEVER_ for value in each.values()) for each in spans]
+    rows = [(each.whose, *(value or NEVER_ for value in _spans(each).values())) for each in policies]
     print_table(("kind", "hot", "archive after", "drop after", "rollups for"), rows)
     say(f"new partitions hold a {width}; a partition is packed when all of it is older than what stays hot")
     if archive is not None:

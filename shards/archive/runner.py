@@ -3,7 +3,7 @@
 import asyncio
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
@@ -18,7 +18,7 @@ from shards.catalog.archive import Entry, State
 from shards.clock import deadline_in
 from shards.errors import ShardError
 from shards.kinds import BUILT_IN, Kind, Kinds
-from shards.policy import Policy
+from shards.policy import Policies, Policy
 from shards.postgres.pools import Connection
 from shards.postgres.sessions import MOVER, SessionLimits, owner_session
 from shards.shard import ShardRecord
@@ -51,7 +51,7 @@ _OWNED: Final = """
 SELECT o.bucket FROM owned_bucket AS o WHERE NOT EXISTS (SELECT FROM bucket_move AS m WHERE m.bucket = o.bucket)
 """
 
-Policies: TypeAlias = Callable[[], Awaitable[Mapping[str, Policy]]]
+Current: TypeAlias = Callable[[], Awaitable[Policies]]
 
 
 def end_of(month: date) -> datetime:
@@ -79,7 +79,7 @@ class Archiver:
 
     record: ShardRecord
     archive: Archive
-    policies: Policies
+    policies: Current
     kinds: Kinds = BUILT_IN
     done: Done = nobody
     pause: Pause = no_pause
@@ -122,7 +122,7 @@ class Archiver:
         return [
             (bucket, kind, month)
             for bucket, kind, month in await connection.fetch(_MONTHS)
-            if leaves_now(policies.get(kind), month, self.known.get((kind, bucket, month)), now)
+            if leaves_now(policies.of(kind, bucket), month, self.known.get((kind, bucket, month)), now)
         ]
 
     async def _leave(self, connection: Connection, month: Month, result: Result) -> bool:
@@ -152,11 +152,11 @@ class Archiver:
         if not await self._is_due(connection, month, entry):
             return None
         await self.archive.follow()
-        policy = (await self.policies()).get(month.kind)
+        policy = (await self.policies()).of(month.kind, month.bucket)
 
         async def is_wanted() -> bool:
             known = await ledger.planned(catalog, month.kind, month.bucket, month.first, deadline_in(CATALOG_TIMEOUT_S))
-            policy = (await self.policies()).get(month.kind)
+            policy = (await self.policies()).of(month.kind, month.bucket)
             if known.readings and known.object is None and policy is not None and policy.archive is not None:
                 return False  # since it was sealed somebody wants it archived
             return await self._is_due(connection, month, known)
@@ -168,7 +168,7 @@ class Archiver:
         )  # fmt: skip
 
     async def _is_due(self, connection: Connection, month: Month, entry: Entry) -> bool:
-        policy = (await self.policies()).get(month.kind)
+        policy = (await self.policies()).of(month.kind, month.bucket)
         return leaves_now(policy, month.first, entry, await connection.fetchval(_NOW))
 
     def _summed(self, name: str) -> Kind | None:
@@ -190,7 +190,7 @@ class Archiver:
         """Months that are old enough to leave the archive, too."""
         now = await connection.fetchval(_NOW)
         for entry in await self._of_shard(connection, State.DROPPED, State.EXPIRING):
-            policy = (await self.policies()).get(entry.kind)
+            policy = (await self.policies()).of(entry.kind, entry.bucket)
             is_old = policy is not None and policy.drop is not None and end_of(entry.month) <= now - policy.drop
             if not is_old or entry.object is None or entry.store is None:
                 continue

@@ -15,7 +15,7 @@ from shards.catalog.archive import State
 from shards.catalog.database import Catalog
 from shards.clock import deadline_in
 from shards.errors import ClusterError, ShardError
-from shards.policy import Policy
+from shards.policy import Policies
 from shards.tiers.runner import Done, Result, nobody
 
 CATALOG_TIMEOUT_S: Final = 5.0
@@ -60,7 +60,7 @@ class Archiving:
         deadline = deadline_in(CATALOG_TIMEOUT_S)
         policies = await self._policies()
         entries = await ledger.entries(self.catalog, deadline)
-        if not any(each.archive or each.drop for each in policies.values()) and all(
+        if not any(each.archive or each.drop for each in policies) and all(
             each.state in {State.DROPPED, State.EXPIRED} for each in entries
         ):
             return
@@ -77,7 +77,7 @@ class Archiving:
         )
         await asyncio.gather(*(self._archive(each) for each in archivers))
 
-    async def _policies(self) -> dict[str, Policy]:
+    async def _policies(self) -> Policies:
         return await lifecycle.policies(self.catalog, deadline_in(CATALOG_TIMEOUT_S))
 
     async def _archive(self, archiver: Archiver) -> None:

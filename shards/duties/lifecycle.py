@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -12,7 +12,7 @@ from shards.catalog.database import Catalog
 from shards.clock import deadline_in
 from shards.errors import ClusterError, ShardError
 from shards.kinds import Kinds
-from shards.policy import Policy
+from shards.policy import Policies
 from shards.shard import ShardRecord
 from shards.tiers.rolling import Summaries
 from shards.tiers.runner import Done, Result, Tender, nobody
@@ -66,7 +66,7 @@ class Lifecycle:
             records = await self.catalog.shards(deadline_in(CATALOG_TIMEOUT_S))
             await asyncio.gather(*(self._tend(self._tender(record, policies, kinds)) for record in records))
 
-    def _tender(self, record: ShardRecord, policies: Mapping[str, Policy], kinds: Kinds) -> Tender:
+    def _tender(self, record: ShardRecord, policies: Policies, kinds: Kinds) -> Tender:
         summaries = self._summaries.setdefault(record.name, Summaries())
         return Tender(record, policies, kinds, self.done(record.name), self._pause, summaries=summaries)
 

@@ -17,7 +17,8 @@ from shards.clock import deadline_in
 from shards.errors import InvalidArgument, Refused
 from shards.kinds import Kinds
 from shards.operations import schema
-from shards.policy import LEAF_WIDTHS, Policy
+from shards.operations.tenants import find_tenant
+from shards.policy import LEAF_WIDTHS, Policies, Policy
 from shards.shard import ShardRecord
 from shards.tiers.due import Tiers
 from shards.tiers.runner import Done, Result, Tender, nobody
@@ -51,14 +52,37 @@ class Change:
     archive_url: str | None = None
 
 
-async def set_policy(catalog: Catalog, kind: str | None, change: Change) -> dict[str, Policy]:
-    """Policies as they are then. `kind`: None for all.
+async def set_policy(catalog: Catalog, kind: str | None, change: Change, tenant: str | None = None) -> Policies:
+    """Policies as they are then. `kind`: None for all; `tenant`: whose buckets alone they are for.
 
-    Refused for an unknown kind, without a place for the archive, and while a database's schema is behind.
+    Refused for an unknown kind, a tenant without buckets of its own, without a place for the archive, and while a
+    database's schema is behind.
     """
-    width = change.width
-    if width is not None and width not in LEAF_WIDTHS:
-        raise InvalidArgument(f"--leaf {width}: one of {', '.join(LEAF_WIDTHS)}")
+    names = await _checked(catalog, kind, change, tenant)
+    if change.archive_url is not None:
+        await _claim(catalog, change.archive_url)
+    url_before = await ledger.store_url(catalog, deadline_in(TIMEOUT_S))
+    url = change.archive_url or url_before
+    async with catalog.membership(deadline_in(TIMEOUT_S)) as connection:
+        known = await lifecycle.policies_in(connection)
+        for policy in _changed(known, names, change.spans, tenant):
+            policy.check()
+            if policy.archive is not None and url is None:
+                raise Refused(f"--archive-after of {policy.whose} needs a place: --archive-to URL")
+            await lifecycle.set_policy(connection, policy)
+        if change.archive_url is not None:
+            if url_before not in {None, change.archive_url} and await ledger.holds_objects(connection):
+                raise Refused(f"the archive is in {url_before}, and has readings: it stays there")
+            await ledger.set_store_url(connection, change.archive_url)
+        if change.width is not None:
+            await lifecycle.set_leaf_width(connection, change.width)
+    return await lifecycle.policies(catalog, deadline_in(TIMEOUT_S))
+
+
+async def _checked(catalog: Catalog, kind: str | None, change: Change, tenant: str | None) -> list[str]:
+    """The kinds that a change is about."""
+    if change.width not in {None, *LEAF_WIDTHS}:
+        raise InvalidArgument(f"--leaf {change.width}: one of {', '.join(LEAF_WIDTHS)}")
     behind = [report.database for report in await schema.status(catalog.dsn) if report.pending or report.error]
     if behind:
         raise Refused(
@@ -67,39 +91,38 @@ async def set_policy(catalog: Catalog, kind: str | None, change: Change) -> dict
     names = [each.whole.name for each in await catalogued.declared(catalog, deadline_in(TIMEOUT_S)) if not each.is_open]
     if kind is not None and kind not in names:
         raise Refused(f"there is no kind {kind}: known are {', '.join(names)}")
-    if change.archive_url is not None:
-        await _claim(catalog, change.archive_url)
-    url_before = await ledger.store_url(catalog, deadline_in(TIMEOUT_S))
-    url = change.archive_url or url_before
-    async with catalog.membership(deadline_in(TIMEOUT_S)) as connection:
-        known = await lifecycle.policies_in(connection)
-        for policy in _changed(known, names if kind is None else [kind], change.spans):
-            policy.check()
-            if policy.archive is not None and url is None:
-                raise Refused(f"--archive-after of {policy.kind} needs a place: --archive-to URL")
-            await lifecycle.set_policy(connection, policy)
-        if change.archive_url is not None:
-            if url_before not in {None, change.archive_url} and await ledger.holds_objects(connection):
-                raise Refused(f"the archive is in {url_before}, and has readings: it stays there")
-            await ledger.set_store_url(connection, change.archive_url)
-        if width is not None:
-            await lifecycle.set_leaf_width(connection, width)
-    return await lifecycle.policies(catalog, deadline_in(TIMEOUT_S))
+    if tenant is not None:
+        await _check_own(catalog, tenant)
+    return names if kind is None else [kind]
 
 
-def _changed(known: Mapping[str, Policy], names: Sequence[str], spans: Mapping[str, timedelta | None]) -> list[Policy]:
+def _changed(
+    policies: Policies, names: Sequence[str], spans: Mapping[str, timedelta | None], tenant: str | None
+) -> list[Policy]:
     """New policies. Refused when one would begin without how long readings stay hot."""
     if not spans:
         return []
+    known = policies.kinds if tenant is None else policies.kinds | policies.of_tenant(tenant)
     hot = spans.get("hot")
     if hot is None:
         names = [name for name in names if name in known] or list(names)
         if missing := [name for name in names if name not in known]:
             raise Refused(f"{', '.join(missing)} has no policy yet: --hot is needed, too")
-    bases = (known.get(name) or Policy(name, hot or timedelta(0)) for name in names)
-    return [
-        Policy(base.kind, hot or base.hot, *(spans.get(name, getattr(base, name)) for name in LATER)) for base in bases
-    ]
+    made = []
+    for name in names:
+        base = known.get(name) or Policy(name, hot or timedelta(0))
+        archive, drop, rollups = (spans.get(each, getattr(base, each)) for each in LATER)
+        made.append(Policy(name, hot or base.hot, archive, drop, rollups, tenant))
+    return made
+
+
+async def _check_own(catalog: Catalog, tenant: str) -> None:
+    """Refused unless the tenant has buckets of its own: in shared ones, what is packed or dropped is everybody's."""
+    if (await find_tenant(catalog, tenant)).pinned is None:
+        raise Refused(
+            f"{tenant} shares its buckets with others, so that its readings cannot have a policy of their own: "
+            "that is for tenants made with `voltroute tenant create --pin`"
+        )
 
 
 async def _claim(catalog: Catalog, url: str) -> None:
@@ -108,18 +131,21 @@ async def _claim(catalog: Catalog, url: str) -> None:
     await Store.open(url).claim(info.cluster_id)
 
 
-async def remove_policy(catalog: Catalog, kind: str) -> None:
-    """Nothing more of the kind is frozen; what is packed stays packed. Refused when it has no policy."""
+async def remove_policy(catalog: Catalog, kind: str, tenant: str | None = None) -> None:
+    """Nothing more of the kind is frozen; what is packed stays packed. Refused when it has no policy.
+
+    Of a tenant, the kind's policy holds from then on.
+    """
     async with catalog.membership(deadline_in(TIMEOUT_S)) as connection:
-        if not await lifecycle.remove_policy(connection, kind):
-            raise Refused(f"{kind} has no policy")
+        if not await lifecycle.remove_policy(connection, kind, tenant):
+            raise Refused(f"{kind} has no policy" if tenant is None else f"{kind} of {tenant} has no policy of its own")
 
 
 async def look(catalog: Catalog) -> list[OfShard]:
     """Every shard's tiers. Refused without a policy; ShardError when one does not answer."""
     policies, records, _ = await _policies(catalog)
 
-    async def known() -> dict[str, Policy]:
+    async def known() -> Policies:
         return policies
 
     async def one(record: ShardRecord) -> OfShard:
@@ -135,7 +161,7 @@ async def run(catalog: Catalog, done: Mapping[str, Done] | None = None) -> dict[
     told = done or {}
     archive = await Archive.of(catalog, (await catalog.info(deadline_in(TIMEOUT_S))).cluster_id)
 
-    async def current() -> dict[str, Policy]:
+    async def current() -> Policies:
         return await lifecycle.policies(catalog, deadline_in(TIMEOUT_S))
 
     async def tend(record: ShardRecord) -> Result:
@@ -170,7 +196,7 @@ def _undone(results: Mapping[str, Result]) -> str:
     return "; ".join(found)
 
 
-async def _policies(catalog: Catalog) -> tuple[dict[str, Policy], list[ShardRecord], Kinds]:
+async def _policies(catalog: Catalog) -> tuple[Policies, list[ShardRecord], Kinds]:
     policies = await lifecycle.policies(catalog, deadline_in(TIMEOUT_S))
     if not policies:
         raise Refused("no kind has a policy: `voltroute lifecycle policy set --hot 7d` makes one for all")

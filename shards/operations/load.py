@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from shards.buckets import BucketRange
 from shards.bulk.checking import Checker
 from shards.bulk.runner import Load, Told
 from shards.bulk.session import Outcome
@@ -44,16 +45,21 @@ class Result:
 
 
 async def kind_named(catalog: Catalog, name: str) -> Kind:
-    """A kind that has a policy. Refused when there is none: nothing of it is ever packed."""
+    """Refused when there is none."""
     kinds = await catalogued.known(catalog, deadline_in(TIMEOUT_S))
     if name not in kinds.by_name:
         raise Refused(f"there is no kind {name[:40]!r}; there are {', '.join(kinds.by_name)}")
-    if name not in await lifecycle.policies(catalog, deadline_in(TIMEOUT_S)):
-        raise Refused(
-            f"history of {name} is never packed: say for how long it stays as it comes, as in "
-            f"`voltroute lifecycle policy set {name} --hot 7d`"
-        )
     return kinds.by_name[name]
+
+
+async def _check_policy(catalog: Catalog, kind: Kind, buckets: BucketRange) -> None:
+    """Refused when there is none: nothing of the kind is ever packed there."""
+    policies = await lifecycle.policies(catalog, deadline_in(TIMEOUT_S))
+    if policies.of(kind.name, buckets.start) is None:
+        raise Refused(
+            f"history of {kind} is never packed: say for how long it stays as it comes, as in "
+            f"`voltroute lifecycle policy set {kind} --hot 7d`"
+        )
 
 
 async def load(
@@ -74,8 +80,9 @@ async def load(
     limits = PoolLimits(min_size=0, max_size=max(wanted.parallel, 1))
     cluster = Cluster(catalog, limits, TIMEOUT_S)
     try:
-        shard_map = await cluster.refresh(TIMEOUT_S)
-        spool = Spool(wanted.spool, checker.kind, shard_map.range_of(tenant.tenant_id), what)
+        buckets = (await cluster.refresh(TIMEOUT_S)).range_of(tenant.tenant_id)
+        await _check_policy(catalog, checker.kind, buckets)
+        spool = Spool(wanted.spool, checker.kind, buckets, what)
         work = Load(
             cluster,
             checker.kind,

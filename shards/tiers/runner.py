@@ -3,7 +3,7 @@
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Final, TypeAlias
@@ -13,7 +13,7 @@ import asyncpg
 from shards.bins import DAY, floor
 from shards.errors import ClusterError, ShardError
 from shards.kinds import BUILT_IN, LATE, Kind, Kinds
-from shards.policy import Policy
+from shards.policy import Policies
 from shards.postgres.dsn import login_of
 from shards.postgres.pools import Connection
 from shards.postgres.sessions import MOVER, SessionLimits, owner_session
@@ -69,7 +69,7 @@ class Tender:
     """Does what is due of a shard."""
 
     record: ShardRecord
-    policies: Mapping[str, Policy]
+    policies: Policies
     kinds: Kinds = BUILT_IN
     done: Done = nobody
     pause: Pause = no_pause
@@ -81,7 +81,7 @@ class Tender:
         async with owner_session(self.record, LIMITS, APPLICATION) as connection:
             now: datetime = await connection.fetchval(_NOW)
             found = await self._look(connection)
-        told = (each for each in found if each.kind in self.policies or each.undropped)
+        told = (each for each in found if self.policies.of(each.kind, each.bucket) is not None or each.undropped)
         return [replace(tiers, step=self._due(tiers, now)) for tiers in told]
 
     async def run(self, *, rollups: bool = True) -> Result:
@@ -114,7 +114,9 @@ class Tender:
         """A bucket that fails keeps no other from its own, and is told."""
         stored = {kind.name for kind in await stored_kinds(connection)}
         for kind in self.kinds:
-            if kind.name not in self.policies or kind.name not in stored or not parts.are_whole(kind):
+            if kind.name not in {policy.kind for policy in self.policies}:
+                continue
+            if kind.name not in stored or not parts.are_whole(kind):
                 continue
             try:
                 mark, _ = await low_water(connection, login_of(self.record.reader_dsn))
@@ -123,6 +125,8 @@ class Tender:
                 continue
             await self.summaries.extend(connection, kind)
             for bucket in await rolling.buckets(connection, kind):
+                if self.policies.of(kind.name, bucket) is None:
+                    continue
                 try:
                     await self._roll_one(connection, kind, bucket, mark, result)
                     await self._drop_old(connection, kind, bucket, mark)
@@ -149,7 +153,8 @@ class Tender:
 
     async def _drop_old(self, connection: Connection, kind: Kind, bucket: int, now: datetime) -> None:
         """Rollups that are older than the policy keeps them, by whole days."""
-        kept = self.policies[kind.name].rollups
+        policy = self.policies.of(kind.name, bucket)
+        kept = None if policy is None else policy.rollups
         if kept is None:
             return
         async with held(connection, bucket) as is_ours:
@@ -164,7 +169,7 @@ class Tender:
 
     def _due(self, tiers: Tiers, now: datetime) -> Step | None:
         """Without a policy nothing begins; but of what readers were told that it goes, moves wait until it is gone."""
-        policy = self.policies.get(tiers.kind)
+        policy = self.policies.of(tiers.kind, tiers.bucket)
         if policy is None:
             return Step.DROP if tiers.undropped else None
         return due(tiers, policy, now)
@@ -213,7 +218,8 @@ class Tender:
         """Do it; returns how much was done, and how many leaves somebody may still read."""
         count, seen = 1, 0
         if step is Step.FREEZE:
-            leaf = kept.tiers.to_freeze(self.policies[kept.tiers.kind], now)
+            policy = self.policies.of(kept.tiers.kind, kept.tiers.bucket)
+            leaf = None if policy is None else kept.tiers.to_freeze(policy, now)
             if leaf is not None:
                 await steps.freeze(kept, leaf)
         elif step is Step.PACK:

@@ -25,7 +25,7 @@ from shards.operations import kinds as kinds_op
 from shards.operations import lifecycle as lc
 from shards.operations.correct import correct
 from shards.operations.lifecycle import Change
-from shards.policy import Policy
+from shards.policy import Policies, Policy
 from shards.tiers.runner import Tender
 from shards.tiers.watching import Watch
 from tests.integration.test_keys import until as until_status
@@ -209,7 +209,7 @@ async def test_a_kind_whose_sums_are_whole_later(servers: list[str], tmp_path: P
         await kinds_op.retire(catalog, "pump", "temp")
         known = await catalogued.known(catalog, deadline_in(10))
         for record in await records_of(made):
-            await Tender(record, policies, known).roll()
+            await Tender(record, Policies(policies), known).roll()
         async with in_process(made, runner=False) as client:
             await until_status(client, 200, headers=key.headers)
             answer = await client.get("/v1/usage", params=WHOLE, headers=key.headers)
@@ -293,8 +293,8 @@ async def second_after_first(cluster: TestCluster, policies: Mapping[str, Policy
         cluster_id = (await catalog.info(deadline)).cluster_id
         archive = await Archive.of(catalog, cluster_id)
 
-        async def current() -> Mapping[str, Policy]:
-            return policies
+        async def current() -> Policies:
+            return Policies(policies)
 
         for record in await catalog.shards(deadline):
             first, second = (Archiver(record, archive, current) for _ in range(2))

@@ -8,11 +8,13 @@ import asyncpg
 import httpx2
 import pytest_asyncio
 
+from tests.integration.test_keys import until
 from tests.support.commands import Finished, run_command
 from tests.support.ledger import execute, fetch
 from tests.support.readings import ingest, meter, vehicle
 from tests.support.routers import in_process
 from tests.support.servers import TestCluster, new_cluster
+from tests.support.tenants import new_tenant
 from tests.support.tiering import as_if_made
 
 OLD = datetime(2026, 5, 1, tzinfo=UTC)
@@ -48,7 +50,7 @@ async def test_policies(cluster: TestCluster) -> None:
         refused = await lifecycle(cluster, *arguments)
         assert (refused.code, words in refused.err) == (code, True), refused
     made = await lifecycle(cluster, "policy", "set", "--hot", "7d", "--leaf", "day", "--json")
-    plain = {"hot": "7d", "archiveAfter": None, "dropAfter": None, "rollupsFor": None}
+    plain = {"tenant": None, "hot": "7d", "archiveAfter": None, "dropAfter": None, "rollupsFor": None}
     assert made.json == {
         "leaf": "day",
         "archive": None,
@@ -173,3 +175,50 @@ async def told(client: httpx2.AsyncClient) -> None:
     await ingest(client, {**meter("M-1"), "timestamp": datetime.now(UTC).isoformat()})
     page = (await client.get("/v1/meters/M-1/history")).json()
     assert page["tiers"] == ["hot", "packed"]
+
+
+async def test_a_tenant_with_buckets_of_its_own_has_policies_of_its_own(cluster: TestCluster) -> None:
+    """Its buckets are packed by them, all others by their kind's; without them, its buckets, too."""
+    acme = await new_tenant(cluster, "acme", "s2", buckets=4)
+    await new_tenant(cluster, "shared")
+    async with in_process(cluster, runner=False) as client:
+        await until(client, 200, headers=acme.headers)
+        readings = [vehicle(f"V-{n}", minute) for n in range(9) for minute in range(20)]
+        await ingest(client, readings, headers=acme.headers)
+    for arguments, code, words in (
+        (("policy", "set", "--hot", "7d", "--tenant", "shared"), 3, "shared shares its buckets with others"),
+        (("policy", "set", "--hot", "7d", "--tenant", "nobody"), 3, "there is no tenant nobody"),
+        (("policy", "set", "--drop-after", "9d", "--tenant", "acme"), 3, "have no policy yet: --hot is needed, too"),
+        (("policy", "remove", "vehicle", "--tenant", "acme"), 3, "vehicle of acme has no policy of its own"),
+    ):
+        refused = await lifecycle(cluster, *arguments)
+        assert (refused.code, words.replace("have no", "has no") in refused.err) == (code, True), refused
+    assert (await lifecycle(cluster, "policy", "set", "--hot", "3660d", "--rollups-for", "4000d")).code == 0
+    wrong = await lifecycle(cluster, "policy", "set", "vehicle", "--drop-after", "5000d", "--tenant", "acme")
+    assert (wrong.code, "must be at least --drop-after 5000d (vehicle of acme)" in " ".join(wrong.err.split())) == (
+        2,
+        True,
+    )
+    made = await lifecycle(cluster, "policy", "set", "vehicle", "--hot", "2d", "--tenant", "acme", "--json")
+    own = {
+        "kind": "vehicle",
+        "tenant": "acme",
+        "hot": "2d",
+        "archiveAfter": None,
+        "dropAfter": None,
+        "rollupsFor": "4000d",
+    }
+    assert made.json["policies"][2:] == [own]
+    assert "vehicle of acme  2d" in (await lifecycle(cluster, "policy", "show")).out
+    planned = await lifecycle(cluster, "plan", "--json")
+    assert {(each["kind"], each["bucket"]) for each in planned.json["due"]} == {("vehicle", n) for n in range(8, 12)}
+    assert (await lifecycle(cluster, "run", "--wait")).code == 0
+    packed = "SELECT bucket, kind FROM tier WHERE packed_until > '2026-01-01'"
+    rows = [row for dsn in cluster.shards.values() for row in await fetch(dsn, packed)]
+    assert {(row["kind"], row["bucket"]) for row in rows} == {("vehicle", n) for n in range(8, 12)}
+    async with in_process(cluster, runner=False) as client:
+        await until(client, 200, headers=acme.headers)
+        assert (await ingest(client, readings, headers=acme.headers))["duplicates"] == len(readings)
+        assert (await ingest(client, [vehicle("V-0", 0.5)], headers=acme.headers))["accepted"] == 1
+    assert (await lifecycle(cluster, "policy", "remove", "vehicle", "--tenant", "acme")).code == 0
+    assert len((await lifecycle(cluster, "policy", "show", "--json")).json["policies"]) == 2

@@ -13,6 +13,7 @@ import pytest_asyncio
 
 from shards.errors import ClusterError
 from shards.kinds import KINDS, VEHICLE, Kinds
+from shards.policy import Policies
 from shards.postgres.sessions import owner_session
 from shards.postgres.sql import for_kind
 from shards.storage import sums
@@ -255,7 +256,7 @@ async def test_readings_that_somebody_packs_who_sums_others(client: httpx2.Async
     policies = {"vehicle": HOT["vehicle"]}
     others = Kinds([replace(VEHICLE, fields=VEHICLE.fields[:2])])
     for record in await records_of(cluster):
-        tender = Tender(record, policies, others)
+        tender = Tender(record, Policies(policies), others)
         async with owner_session(record) as session:
             for tiers in await tender._look(session):
                 while (step := tender._due(tiers, datetime.now(UTC))) is not None:
@@ -279,7 +280,7 @@ async def test_a_mark_that_nobody_can_know(
 
     monkeypatch.setattr(runner, "low_water", unknown)
     for record in await records_of(cluster):
-        result = await Tender(record, HOT).run()
+        result = await Tender(record, Policies(HOT)).run()
         assert result.failed == {f"rollups of {kind}": "a prepared transaction is open there" for kind in KINDS}
     monkeypatch.undo()
     told = (await client.get("/v1/analytics/fleet", params=WHOLE)).json()

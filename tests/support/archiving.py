@@ -15,7 +15,7 @@ from shards.clock import deadline_in
 from shards.kinds import KINDS
 from shards.operations import archive as operation
 from shards.operations.archive import Outcome, Wanted
-from shards.policy import Policy
+from shards.policy import Policies, Policy
 from shards.tiers.runner import Result
 from shards.tiers.watching import Watch, watch_nothing
 from tests.support.ledger import execute
@@ -54,8 +54,8 @@ async def leave_from(
     """All that is due leaves its shard, one shard after the other."""
     archive = await Archive.of(catalog, (await catalog.info(deadline_in(10))).cluster_id)
 
-    async def current() -> Mapping[str, Policy]:
-        return policies
+    async def current() -> Policies:
+        return Policies(policies)
 
     records = await catalog.shards(deadline_in(10))
     return [await Archiver(record, archive, current, watch=watch).run() for record in records]
@@ -106,7 +106,7 @@ async def old_snapshots(cluster: TestCluster) -> list[Any]:
     return found
 
 
-async def set_all(catalog: Catalog, **spans: timedelta) -> None:
+async def set_all(catalog: Catalog, **spans: Any) -> None:
     async with catalog.membership(deadline_in(10)) as connection:
         for kind in KINDS:
             await lifecycle.set_policy(connection, Policy(kind.name, timedelta(days=1), **spans))

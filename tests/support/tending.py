@@ -11,6 +11,7 @@ from datetime import timedelta
 
 from shards.catalog.database import Catalog
 from shards.clock import deadline_in
+from shards.policy import Policies
 from shards.tiers import due
 from shards.tiers.runner import Tender
 from tests.support.tiering import HOT
@@ -28,7 +29,7 @@ async def main(dsn: str, place: str, times: str) -> None:
     due.MERGE_AFTER = timedelta(0)  # type: ignore[misc]
     catalog = Catalog(dsn)
     records = await catalog.shards(deadline_in(10))
-    await asyncio.gather(*(Tender(record, HOT, watch=end).run() for record in records))
+    await asyncio.gather(*(Tender(record, Policies(HOT), watch=end).run() for record in records))
 
 
 if __name__ == "__main__":

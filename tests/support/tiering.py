@@ -11,7 +11,7 @@ import httpx2
 from shards.catalog.database import Catalog
 from shards.clock import deadline_in
 from shards.kinds import KINDS
-from shards.policy import Policy
+from shards.policy import Policies, Policy
 from shards.shard import ShardRecord
 from shards.tiers import due
 from shards.tiers.runner import Result, Tender
@@ -41,7 +41,7 @@ async def tend(
     cluster: TestCluster, watch: Watch = watch_nothing, policies: Mapping[str, Policy] = HOT
 ) -> list[Result]:
     """Everything that is due, on every shard; nothing may fail. A statement that still reads a leaf is waited for."""
-    results = [await _tended(Tender(record, policies, watch=watch)) for record in await records_of(cluster)]
+    results = [await _tended(Tender(record, Policies(policies), watch=watch)) for record in await records_of(cluster)]
     failed = {name: why for result in results for name, why in result.failed.items()}
     assert failed == {}, failed
     return results

@@ -9,7 +9,7 @@ from shards.archive.runner import end_of, leaves_now
 from shards.catalog.archive import Entry, State
 from shards.errors import InvalidArgument
 from shards.kinds import Row
-from shards.policy import Policy, duration_text, read_after, read_duration, read_hot
+from shards.policy import Policies, Policy, duration_text, read_after, read_duration, read_hot
 from shards.storage.horizons import BATCHES, Horizons
 from shards.tiers.due import MERGE_AFTER, MERGE_READINGS, NEVER, Leaf, Step, Tiers, due
 
@@ -181,3 +181,13 @@ def test_which_months_leave(
         entry = Entry(1, "meter", 0, october, state, 9, (), None, None, None, None, None, restored_until, NOW)
     assert end_of(october) == day(1)
     assert leaves_now(policy, october, entry, NOW) is leaves
+
+
+def test_a_tenants_policy_stands_for_the_kinds_in_its_buckets() -> None:
+    meter, vehicle = Policy("meter", timedelta(days=7)), Policy("vehicle", timedelta(days=7))
+    own = Policy("vehicle", timedelta(days=2), tenant="acme")
+    found = Policies({"meter": meter, "vehicle": vehicle}, [(range(8, 12), own)])
+    assert [found.of("vehicle", bucket) for bucket in (7, 8, 11, 12)] == [vehicle, own, own, vehicle]
+    assert (found.of("meter", 9), found.of("pump", 9)) == (meter, None)
+    assert (list(found), found.of_tenant("acme"), found.of_tenant("x")) == ([meter, vehicle, own], {"vehicle": own}, {})
+    assert (bool(found), bool(Policies({})), own.whose, meter.whose) == (True, False, "vehicle of acme", "meter")
