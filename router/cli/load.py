@@ -27,21 +27,21 @@ _UNITS: Final = ("s", "ms", "us", "ns")
 _Kind = Annotated[str, typer.Argument(help="The kind: meter, vehicle, ...", show_default=False)]
 _Files = Annotated[
     list[Path] | None,
-    typer.Argument(help="CSV, Parquet or NDJSON; .gz, .zst and .bz2 are unpacked.", show_default=False),
+    typer.Argument(help="CSV, Parquet, NDJSON, line protocol; .gz, .zst and .bz2 are unpacked.", show_default=False),
 ]
 _Dsn = Annotated[
     str | None,
     typer.Option(help="A PostgreSQL or TimescaleDB to read: @FILE, env:NAME or -.", show_default=False),
 ]
 _Table = Annotated[
-    list[str] | None, typer.Option(help="With --dsn: a table or view there, as in public.readings.", show_default=False)
+    list[str] | None, typer.Option(help="Of --dsn: a table or view. Of lines: the measurement.", show_default=False)
 ]
 _Map = Annotated[
     list[str] | None, typer.Option("--map", help="FIELD=COLUMN, for columns called otherwise.", show_default=False)
 ]
 _Ignore = Annotated[list[str] | None, typer.Option(help="A column that is left out.", show_default=False)]
 _Form = Annotated[
-    str | None, typer.Option("--format", help="csv, parquet or ndjson; else by the name.", show_default=False)
+    str | None, typer.Option("--format", help="csv, parquet, ndjson or lines; else by the name.", show_default=False)
 ]
 _Tenant = Annotated[str, typer.Option(help="Whose they are.")]
 _Device = Annotated[str | None, typer.Option(help="Of rows that name none.", show_default=False)]
@@ -125,8 +125,10 @@ class _Given:
     ) -> None:
         if bool(files) == (dsn is not None):
             raise InvalidArgument("say what is loaded: files, or --dsn with --table")
-        if (dsn is None) != (not tables):
-            raise InvalidArgument("--dsn and --table belong together")
+        if dsn is not None and not tables:
+            raise InvalidArgument("--dsn needs --table")
+        if files and len(tables) > 1:
+            raise InvalidArgument("--table is given twice: of lines of InfluxDB, one measurement is loaded at a time")
         if dsn is not None and dsn != "-" and not dsn.startswith(("@", "env:")):
             raise InvalidArgument("--dsn: other users see what stands here; use @FILE, env:NAME or -")
         for file in files:
@@ -142,7 +144,8 @@ class _Given:
         forms = [each.value for each in Form]
         if self._form not in {None, *forms}:
             raise InvalidArgument(f"--format {str(self._form)[:20]} is none: one of {', '.join(forms)}")
-        naming = Naming(kind, self._columns, self._ignore, counted)
+        measurement = self._tables[0] if self._tables and self._dsn is None else None
+        naming = Naming(kind, self._columns, self._ignore, counted, measurement)
         if self._dsn is not None:
             return [Foreign(self._dsn, each, naming) for each in self._tables]
         told = Form(self._form) if self._form else None

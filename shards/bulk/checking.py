@@ -58,6 +58,7 @@ class Checker:
     """Looks at batches of one kind. `earliest` and `latest`: of times. `zone`: of times that have none.
 
     `unit`: what whole numbers count from 1970 (s, ms, us, ns). `bad`: rows left out, if `skip_bad` says so.
+    `partial`: a row may be a part of a reading; what that lacks is told when all of it is there.
     """
 
     kind: Kind
@@ -67,6 +68,7 @@ class Checker:
     zone: str | None = None
     unit: str | None = None
     skip_bad: bool = False
+    partial: bool = False
     bad: list[str] = field(default_factory=list)
 
     def check(self, batch: Batch) -> Checked:
@@ -148,7 +150,7 @@ class Checker:
             nothing = np.zeros(
                 batch.table.num_rows, object if of.type is Type.TEXT else _ARROW[of.type].to_pandas_dtype()
             )
-            if of.required:
+            if of.required and not self.partial:
                 raise InvalidArgument(
                     f"{batch.name}: no column is {of.name}: say which one it is with --map {of.name}=COLUMN"
                 )
@@ -158,7 +160,7 @@ class Checker:
             column = pc.if_else(pc.is_nan(column), None, column)
         column = _read_each(column, _ARROW[of.type], of.name, wrong, f"is not {_what(of)}")
         there: Flags = pc.is_valid(column).to_numpy(zero_copy_only=False)
-        if of.required:
+        if of.required and not self.partial:
             wrong.add(~there, of.name, lambda _: "is required")
         data: Any = column if of.type is Type.TEXT else pc.fill_null(column, False if of.type is Type.BOOL else 0)
         data = data.to_numpy(zero_copy_only=False)
@@ -178,7 +180,7 @@ class Checker:
 
     def _energies(self, values: Sequence[Values], wrong: "_Wrong") -> None:
         """Where a device may send its count instead of an energy, a reading has one of them."""
-        if self.kind.alternatives is None:
+        if self.kind.alternatives is None or self.partial:
             return
         energy, register = (values[self.kind.values.index(each)].present for each in self.kind.alternatives)
         names = self.kind.named(Role.ENERGY), self.kind.named(Role.REGISTER)

@@ -79,6 +79,20 @@ class Readings:
             other |= _differ(each, repeats, of_first[repeats])
         return self.at(kept), len(repeats) - int(other.sum()), int(other.sum())
 
+    def merged(self) -> tuple["Readings", int]:
+        """Of sorted parts of readings, whole ones, of each value the first; and how many had different ones."""
+        begins = starts(self.device, self.times)
+        group = np.repeat(np.arange(len(begins)), np.diff(np.append(begins, len(self))))
+        differs, values = np.zeros(len(begins), np.bool_), []
+        for each in self.values:
+            some = np.flatnonzero(each.present)
+            groups, first = np.unique(group[some], return_index=True)
+            data, there = each.data[begins].copy(), np.zeros(len(begins), np.bool_)
+            data[groups], there[groups] = each.data[some[first]], True
+            differs[group[some][data[group[some]] != each.data[some]]] = True
+            values.append(Values(data, None if there.all() else there))
+        return Readings(self.devices, self.device[begins], self.times[begins], values), int(differs.sum())
+
     def portions(self, size: int) -> Iterator[Ints]:
         """The places of some devices' days, about `size` readings each, never a part of a day."""
         begins = self.device_days()

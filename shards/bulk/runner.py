@@ -69,6 +69,7 @@ class Load:
     spool: Spool
     parallel: int = 1
     verify: bool = False
+    partial: bool = False  # what was read are parts of readings
     told: Told = lambda _what, _count: None
     watch: Watch = watch_nothing
     outcome: Outcome = field(default_factory=Outcome)
@@ -180,10 +181,31 @@ class Load:
         """A unit's readings, and what was done of it before it failed."""
         if unit not in self._begun:
             some = await asyncio.to_thread(self.spool.load, unit, shape)
-            whole, duplicates, conflicts = await asyncio.to_thread(some.without_repeats)
+            if self.partial:
+                whole, conflicts = some.merged()
+                whole, duplicates = self._complete(whole, [column.name for column in shape.columns]), 0
+            else:
+                whole, duplicates, conflicts = await asyncio.to_thread(some.without_repeats)
             portions = deque(await asyncio.to_thread(lambda: list(whole.portions(PORTION))))
             self._begun[unit] = _Begun(whole, portions, Outcome(duplicates=duplicates, conflicts=conflicts))
         return self._begun[unit]
+
+    def _complete(self, whole: Readings, names: list[str]) -> Readings:
+        """Readings that lack nothing; the others are told as bad rows."""
+        lacking = {name: ~whole.values[names.index(name)].present for name in self.kind.values}
+        wrong = {each.column: lacking[each.column] for each in self.kind.fields if each.required}
+        if self.kind.alternatives is not None:
+            one, other = self.kind.alternatives
+            wrong[one] = lacking[one] == lacking[other]
+        bad = np.zeros(len(whole), np.bool_)
+        for name, flags in wrong.items():
+            for at in np.flatnonzero(flags & ~bad).tolist():
+                moment = next(moments(whole.times[at : at + 1]))
+                self.spool.state.bad.append(
+                    f"{whole.devices[whole.device[at]]} at {moment:%Y-%m-%dT%H:%M:%S.%fZ}: {name} is missing"
+                )
+            bad |= flags
+        return whole.at(~bad) if bad.any() else whole
 
     async def _pack(self, session: Session, unit: Unit, done: "_Begun") -> None:
         """Place what is before the horizon. The bucket is held for each portion, so that others have their turn."""

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from io import BytesIO
+from io import BytesIO, TextIOWrapper
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,6 +15,7 @@ import pyarrow.json
 import pyarrow.parquet
 
 from shards.bulk.checking import Batch, renamed
+from shards.bulk.lines import Lines
 from shards.errors import InvalidArgument
 from shards.kinds import Kind, Type
 from shards.postgres.sessions import SessionLimits, open_session
@@ -33,20 +34,31 @@ class Form(StrEnum):
     CSV = "csv"
     PARQUET = "parquet"
     NDJSON = "ndjson"
+    LINES = "lines"  # of InfluxDB
 
 
-_BY_SUFFIX: Final = {".csv": Form.CSV, ".parquet": Form.PARQUET, ".ndjson": Form.NDJSON, ".jsonl": Form.NDJSON}
+_BY_SUFFIX: Final = {
+    ".csv": Form.CSV,
+    ".parquet": Form.PARQUET,
+    ".ndjson": Form.NDJSON,
+    ".jsonl": Form.NDJSON,
+    ".lp": Form.LINES,
+}
 _PACKED: Final = {".gz", ".zst", ".bz2"}
 
 
 @dataclass(frozen=True)
 class Naming:
-    """What columns mean: field -> column, and those that are left out. `counted`: times are whole numbers."""
+    """What columns mean: field -> column, and those left out. `counted`: times are whole numbers.
+
+    `measurement`: the one that is taken, of lines.
+    """
 
     kind: Kind
     given: Mapping[str, str] = field(default_factory=dict)
     left_out: Sequence[str] = ()
     counted: bool = False
+    measurement: str | None = None
 
     def of(self, columns: Sequence[str], name: str) -> dict[str, str]:
         """Column -> field. InvalidArgument for what cannot be."""
@@ -66,7 +78,7 @@ def form_of(path: Path, told: Form | None) -> Form:
     last = next((each for each in reversed(suffixes) if each not in _PACKED), "")
     found = told or _BY_SUFFIX.get(last)
     if found is None:
-        raise InvalidArgument(f"{path}: its name does not tell what it is: say --format csv, parquet or ndjson")
+        raise InvalidArgument(f"{path}: its name does not tell what it is: say --format csv, parquet, ndjson or lines")
     return found
 
 
@@ -81,6 +93,11 @@ class File:
     @property
     def name(self) -> str:
         return str(self.path)
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether a row may be a part of a reading."""
+        return self.form is Form.LINES
 
     @property
     def identity(self) -> str:
@@ -103,7 +120,7 @@ class File:
             await asyncio.wait([reading])
 
     def _tables(self) -> Iterator[Any]:
-        reading = {Form.CSV: self._csv, Form.PARQUET: self._parquet, Form.NDJSON: self._ndjson}
+        reading = {Form.CSV: self._csv, Form.PARQUET: self._parquet, Form.NDJSON: self._ndjson, Form.LINES: self._lines}
         yield from reading[self.form]()
 
     def _csv(self) -> Iterator[Any]:
@@ -144,6 +161,17 @@ class File:
                 there = {c: n for c, n in columns.items() if table.column(c).null_count < table.num_rows}
                 yield _named(table, there)
 
+    def _lines(self) -> Iterator[Any]:
+        kind, given = self.naming.kind, self.naming.given
+        names = {kind.id_name: kind.id_column} | {each.name: each.column for each in kind.fields}
+        found = {column: name for name, column in given.items()}
+        for name, column in names.items():
+            if name not in given:
+                found |= {name: name, column: name}
+        lines = Lines(self.name, self.naming.measurement, found, self.naming.left_out)
+        with pa.input_stream(str(self.path)) as file:
+            yield from lines.tables(TextIOWrapper(file, "utf-8"))
+
 
 def _named(table: Any, found: Mapping[str, str]) -> Any:
     return table.select(list(found)).rename_columns(list(found.values()))
@@ -160,6 +188,10 @@ class Foreign:
     @property
     def name(self) -> str:
         return self.table
+
+    @property
+    def is_partial(self) -> bool:
+        return False
 
     @property
     def identity(self) -> str:

@@ -16,7 +16,7 @@ from shards.catalog import lifecycle
 from shards.catalog.database import Catalog
 from shards.clock import deadline_in
 from shards.cluster.live import Cluster
-from shards.errors import Refused
+from shards.errors import InvalidArgument, Refused
 from shards.kinds import Kind
 from shards.operations.tenants import find_tenant
 from shards.postgres.pools import PoolLimits
@@ -74,6 +74,11 @@ async def load(
 
     ShardError when the catalog does not answer.
     """
+    checker.partial = any(each.is_partial for each in sources)
+    if checker.partial:
+        if not all(each.is_partial for each in sources):
+            raise InvalidArgument("lines of InfluxDB are loaded by themselves: leave the other files out")
+        checker.unit = checker.unit or "ns"
     tenant = await find_tenant(catalog, wanted.tenant)
     cluster_id = (await catalog.info(deadline_in(TIMEOUT_S))).cluster_id
     what = [cluster_id, checker.kind.name, wanted.tenant, *sorted(each.identity for each in sources)]
@@ -90,6 +95,7 @@ async def load(
             spool,
             wanted.parallel,
             verify=wanted.verify,
+            partial=checker.partial,
             told=told,
             watch=watch,
         )

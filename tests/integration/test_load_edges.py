@@ -234,10 +234,10 @@ REFUSED = [
     (["bus", "FILE"], 3, "there is no kind 'bus'"),
     (["meter"], 2, "say what is loaded: files, or --dsn with --table"),
     (["meter", "FILE", "--dsn", "env:X", "--table", "t"], 2, "say what is loaded"),
-    (["meter", "--dsn", "postgresql://x"], 2, "--dsn and --table belong together"),
+    (["meter", "--dsn", "postgresql://x"], 2, "--dsn needs --table"),
     (["meter", "--dsn", "postgresql://x", "--table", "t"], 2, "other users see what stands here"),
     (["meter", "nothing.csv"], 2, "there is no such file"),
-    (["meter", "FILE", "--format", "xml"], 2, "--format xml is none: one of csv, parquet, ndjson"),
+    (["meter", "FILE", "--format", "xml"], 2, "--format xml is none: one of csv, parquet, ndjson, lines"),
     (["meter", "FILE", "--map", "volts=V"], 2, "meter has no such field"),
     (["meter", "FILE", "--map", "voltage"], 2, "is not FIELD=COLUMN"),
     (["meter", "FILE", "--map", "voltage=V"], 2, "there is no column 'V'; there are meterId"),
@@ -263,3 +263,32 @@ async def test_what_the_command_refuses(cluster: TestCluster, tmp_path: Path) ->
     await execute(cluster.catalog_dsn, "DELETE FROM lifecycle_policy")
     done = await run_command("load", "meter", file, env=env)
     assert (done.code, "lifecycle policy set meter --hot 7d" in " ".join(done.err.split())) == (3, True), done.err
+
+
+async def test_lines_of_influxdb(client: httpx2.AsyncClient, cluster: TestCluster, tmp_path: Path) -> None:
+    """Each field of a reading in a line of its own, and those of another measurement between them."""
+    start = int(datetime(2026, 5, 1, tzinfo=UTC).timestamp()) * 10**9
+    lines = ["# exported", ""]
+    for field, value in (("soc", "50"), ("kwhDeliveredDc", "0.25"), ("temp", "20i")):
+        lines += [
+            f"battery,vehicle=V\\=1,site=a {field}={value} {start + minute * 60 * 10**9}" for minute in range(1, 200)
+        ]
+    lines += [f"battery,vehicle=V\\=1,site=a soc=51 {start + 30 * 10**9}", f'weather note="a, b" {start}']
+    lines += [f"battery,vehicle=V\\=1,site=a soc=77,kwhDeliveredDc=0.25 {start + 60 * 10**9}"]
+    file = tmp_path / "dump.lp"
+    file.write_text("\n".join(lines))
+    arguments = ("--map", "vehicleId=vehicle", "--map", "batteryTemp=temp", "--table", "battery", "--json")
+    env = {"VOLTROUTE_CATALOG_DSN": cluster.catalog_dsn}
+    refused = await run_command("load", "vehicle", file, *arguments, env=env)
+    assert (refused.code, "dump.lp:3: 'site' is no field: say --map FIELD=site, or --ignore site" in refused.err) == (
+        2,
+        True,
+    )
+    done = await run_command("load", "vehicle", file, *arguments, "--ignore", "site", env=env)
+    assert (done.code, done.json["accepted"], done.json["conflicts"], done.json["bad"]) == (1, 199, 1, 1), done.err
+    assert done.json["badRows"] == ["V=1 at 2026-05-01T00:00:30.000000Z: kwh_delivered_dc is missing"]
+    found = (await client.get("/v1/vehicles/V=1/history", params={**PERIOD, "limit": 1})).json()["items"][0]
+    assert (found["soc"], found["kwhDeliveredDc"], found["batteryTemp"]) == (50.0, 0.25, 20.0)
+    file.write_text("battery soc\n")
+    broken = await run_command("load", "vehicle", file, *arguments, env=env)
+    assert (broken.code, "dump.lp:1: 'battery soc' is no line of the protocol" in broken.err) == (2, True)
