@@ -1,6 +1,7 @@
 """backup, restore: a whole cluster into a folder, and back into databases that hold nothing."""
 
 import asyncio
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -14,7 +15,6 @@ from shards.backup import manifest as manifests
 from shards.backup.manifest import CATALOG, Manifest
 from shards.embedded.binaries import find_binaries
 from shards.embedded.cluster import EmbeddedCluster, Options
-from shards.embedded.state import load_state
 from shards.errors import ClusterError, InvalidArgument, Refused
 from shards.operations import backup as backing
 from shards.operations import restore as restoring
@@ -75,6 +75,8 @@ def restore(
     if data is not None:
         if catalog is not None or shards:
             raise InvalidArgument("--data is for embedded servers: leave --catalog and --shard out")
+        if data.exists() and any(data.iterdir()):
+            raise Refused(f"{data} holds a cluster, or something else: name a new folder")
         asyncio.run(_embedded(folder, manifest, data, jobs, binaries))
     else:
         if catalog is None:
@@ -87,12 +89,15 @@ def restore(
 
 
 async def _embedded(folder: Path, manifest: Manifest, data: Path, jobs: int, binaries: Path | None) -> None:
-    if load_state(data) is not None:
-        raise Refused(f"{data} holds a cluster: name a new folder")
+    await asyncio.to_thread(manifests.verify, folder, manifest)
     options = Options(data, names=tuple(manifest.shards), buckets=manifest.bucket_count, blank=True)
-    async with EmbeddedCluster(options) as cluster:
-        wanted = restoring.Wanted(folder, cluster.catalog_dsn, cluster.state.shard_dsns(), jobs, binaries)
-        await restoring.restore(wanted, _progress)
+    try:
+        async with EmbeddedCluster(options) as cluster:
+            wanted = restoring.Wanted(folder, cluster.catalog_dsn, cluster.state.shard_dsns(), jobs, binaries)
+            await restoring.restore(wanted, _progress)
+    except BaseException:  # half of a cluster is none: `up` would take it for a new one
+        shutil.rmtree(data, ignore_errors=True)
+        raise
 
 
 def _places(given: Sequence[str]) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """load: years of readings from files and other databases, straight into packed history."""
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Self
@@ -89,10 +89,9 @@ def load(
     given = _Given(files or [], dsn, table or [], _mapped(columns or []), ignore or [], form)
     settings = load_settings()
     now = datetime.now(UTC)
-    limits = (
-        now - timedelta(days=settings.reading_age_max_days),
-        now + timedelta(seconds=settings.reading_ahead_max_s),
-    )
+    oldest = max(now - timedelta(days=settings.reading_age_max_days), datetime(1970, 1, 1, tzinfo=UTC))
+    limits = (oldest, now + timedelta(seconds=settings.reading_ahead_max_s))
+    options = [repr((columns, ignore, form, table, device, time_zone, time_unit, skip_bad))]
 
     async def work(catalog: Catalog, folder: Path) -> "Result":
         from shards.bulk.checking import Checker  # noqa: PLC0415 - an extra
@@ -100,11 +99,10 @@ def load(
 
         of = await operation.kind_named(catalog, kind)
         checker = Checker(of, *limits, device=device, zone=time_zone, unit=time_unit, skip_bad=skip_bad)
-        wanted = operation.Wanted(tenant, folder, parallel, verify)
+        wanted = operation.Wanted(tenant, folder, parallel, verify, options)
         with _Bar() as bar:
-            return await operation.load(
-                catalog, checker, given.sources(of, counted=time_unit is not None), wanted, bar.told
-            )
+            sources = given.sources(of, checker.bad.append if skip_bad else None, counted=time_unit is not None)
+            return await operation.load(catalog, checker, sources, wanted, bar.told)
 
     with tempfile.TemporaryDirectory(prefix="voltroute-load-") as temporary:
         folder = spool or Path(temporary) / "spool"
@@ -137,8 +135,8 @@ class _Given:
         self._files, self._tables, self._columns, self._ignore, self._form = files, tables, columns, ignore, form
         self._dsn = dsn_of(dsn) if dsn is not None else None
 
-    def sources(self, kind: Any, *, counted: bool) -> "list[File | Foreign]":
-        """In the order in which they were given."""
+    def sources(self, kind: Any, told: Callable[[str], None] | None, *, counted: bool) -> "list[File | Foreign]":
+        """In the order in which they were given; `told` takes rows that are none."""
         from shards.bulk.sources import File, Foreign, Form, Naming, form_of  # noqa: PLC0415 - an extra
 
         forms = [each.value for each in Form]
@@ -148,8 +146,8 @@ class _Given:
         naming = Naming(kind, self._columns, self._ignore, counted, measurement)
         if self._dsn is not None:
             return [Foreign(self._dsn, each, naming) for each in self._tables]
-        told = Form(self._form) if self._form else None
-        return [File(each, form_of(each, told), naming) for each in self._files]
+        form = Form(self._form) if self._form else None
+        return [File(each, form_of(each, form), naming, told) for each in self._files]
 
 
 def _mapped(given: Sequence[str]) -> dict[str, str]:
@@ -195,14 +193,14 @@ def _tell(result: "Result", spool: Path | None, *, json: bool) -> None:
         "duplicates": result.outcome.duplicates,
         "conflicts": result.outcome.conflicts,
         "tooOld": result.outcome.too_old,
-        "bad": len(result.bad),
+        "bad": result.bad,
     }
     if json:
-        print_json({**counts, "badRows": list(result.bad[:_SHOWN]), "failed": result.failed})
+        print_json({**counts, "badRows": list(result.bad_rows[:_SHOWN]), "failed": result.failed})
     else:
         words = {"tooOld": "too old"}
         say(", ".join(f"{count:,} {words.get(name, name)}" for name, count in counts.items()))
-        for line in result.bad[:_SHOWN]:
+        for line in result.bad_rows[:_SHOWN]:
             errors.print(f"  {line}", markup=False, soft_wrap=True)
         for unit, why in result.failed.items():
             errors.print(f"  {unit}: {why}", markup=False, soft_wrap=True)

@@ -17,9 +17,14 @@ _READ: Final = 2**20
 
 
 class Part(msgspec.Struct):
-    """A database: its server's version. Of a shard: its row in the catalog, and the buckets that it owned."""
+    """A database: its server's version, pg_dump's, and roles to which something was granted there.
+
+    Of a shard: its row in the catalog, and the buckets that it owned.
+    """
 
     version: int
+    program: int = 0
+    roles: list[str] = msgspec.field(default_factory=list)
     row: dict[str, Any] = msgspec.field(default_factory=dict)
     owned: list[int] = msgspec.field(default_factory=list)
 

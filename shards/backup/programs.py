@@ -3,13 +3,15 @@
 import asyncio
 import os
 import re
+import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from shards.errors import ClusterError, MachineError
-from shards.postgres.dsn import redact_text, without_password
+from shards.postgres.dsn import environment_of, redact_text
+from shards.postgres.sessions import MOVER
 
 LIMIT_S: Final = 24 * 3600.0  # of one database
 _SYSTEM: Final = Path("/usr/lib/postgresql")
@@ -23,6 +25,7 @@ class Programs:
     """Of one PostgreSQL."""
 
     folder: Path
+    version: int
 
     async def dump(self, dsn: str, snapshot: str, into: Path, jobs: int, without: Sequence[str] = ()) -> None:
         """A database as a snapshot sees it, into a new folder; `without`: tables whose rows are left out."""
@@ -53,11 +56,10 @@ class Programs:
     async def _run(self, program: str, dsn: str | None, arguments: Sequence[str]) -> str:
         """What it says. Ended with us, and after a day."""
         environment = {name: value for name, value in os.environ.items() if not name.startswith("PG") or name in _OURS}
-        named = []
+        named: list[str] = []
         if dsn is not None:
-            plain, password = without_password(dsn)
-            named = [f"--dbname={plain}"]
-            environment |= _NETWORK | ({} if password is None else {"PGPASSWORD": password})
+            environment |= _NETWORK | environment_of(dsn)  # of all of it, the name alone stands in argv
+            named = [f"--dbname={environment.get('PGDATABASE', '')}"]
         process = await asyncio.create_subprocess_exec(
             self.folder / program,
             *named,
@@ -76,33 +78,45 @@ class Programs:
                 await process.wait()
             raise
         if process.returncode:
-            last = " ".join(complained.decode(errors="replace").split()[-60:])
-            raise ClusterError(f"{program}: {redact_text(last)}")
+            raise ClusterError(f"{program}: {redact_text(_reason(complained.decode(errors='replace')))}")
         return said.decode()
 
 
-# Where passwords and services of an operator are.
-_OURS: Final = frozenset({"PGPASSFILE", "PGSERVICEFILE", "PGSYSCONFDIR", "PGSSLROOTCERT", "PGSSLCERT", "PGSSLKEY"})
-_NETWORK: Final = {"PGCONNECT_TIMEOUT": "10", "PGAPPNAME": "voltroute backup"}
+# Where passwords, services and certificates of an operator are.
+_OURS: Final = frozenset(
+    {"PGPASSWORD", "PGPASSFILE", "PGSERVICEFILE", "PGSYSCONFDIR", "PGSSLMODE", "PGSSLROOTCERT", "PGSSLCERT", "PGSSLKEY"}
+)
+_NETWORK: Final = {"PGCONNECT_TIMEOUT": "10", "PGAPPNAME": f"{MOVER} of backups"}
+_NEWER_FORM: Final = 17  # of pg_restore: it sets what older servers do not know
 
 
-def programs_for(major: int, preferred: Path | None) -> Programs:
-    """Those of a server's own version, or the next newer ones. MachineError when there are none."""
+def _reason(said: str) -> str:
+    """The lines that say what was wrong, and not all tables that somebody tried to lock."""
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    found = [line for line in lines if "error" in line.lower() or "fatal" in line.lower()] or lines[-3:]
+    return "; ".join(line[:300] for line in found[:3]) or "ended without a word"
+
+
+def programs_for(server: int, preferred: Path | None, dumped_by: int = 0) -> Programs:
+    """Those that suit a server, and a dump of these: of its own version, or the next newer ones.
+
+    MachineError when there are none.
+    """
     folders = [each for each in (preferred, *sorted(_SYSTEM.glob("*/bin"))) if each is not None]
     found = {version: each for each in folders if (version := version_of(each))}
-    newer = sorted(version for version in found if version >= major)
-    if not newer:
+    least = max(server, dumped_by)
+    suits = sorted(each for each in found if each >= least and (server >= _NEWER_FORM or each < _NEWER_FORM))
+    if not suits:
+        have = ", ".join(map(str, sorted(found))) or "none"
         raise MachineError(
-            f"no pg_dump of PostgreSQL {major} or newer on this machine: install postgresql-client-{major}, or say in "
-            "which folder it is with VOLTROUTE_PG_BIN"
+            f"no pg_dump and pg_restore for PostgreSQL {server} on this machine (there are: {have}): install "
+            f"postgresql-client-{least}, or say in which folder they are with VOLTROUTE_PG_BIN"
         )
-    return Programs(found[newer[0]])
+    return Programs(found[suits[0]], suits[0])
 
 
 def version_of(folder: Path) -> int:
     """The major version of the programs in a folder; 0: they are not all there."""
-    import subprocess  # noqa: PLC0415 - of what runs before there is a loop to wait in
-
     if not (folder / "pg_restore").exists():
         return 0
     try:

@@ -23,6 +23,8 @@ _ARROW: Final = {
     Type.BOOL: pa.bool_(),
     Type.TEXT: pa.string(),
 }
+_OFFSET: Final = r"([Zz]|[+-]\d\d(:?\d\d)?)\s*$"
+_WORDS: Final = {**dict.fromkeys(("t", "true", "1", "yes"), True), **dict.fromkeys(("f", "false", "0", "no"), False)}
 _TIME: Final = pa.timestamp("us", "UTC")
 
 
@@ -71,6 +73,11 @@ class Checker:
     partial: bool = False
     bad: list[str] = field(default_factory=list)
 
+    def taken(self) -> list[str]:
+        """The bad rows since it was asked last."""
+        bad, self.bad = self.bad, []
+        return bad
+
     def check(self, batch: Batch) -> Checked:
         """BadRow for the first row that cannot be stored, unless such are left out."""
         wrong = _Wrong(batch, np.zeros(batch.table.num_rows, np.bool_))
@@ -93,7 +100,7 @@ class Checker:
             return [self.device], np.zeros(rows, np.int64)
         column = _combined(batch.table, name)
         if not pa.types.is_dictionary(column.type):
-            column = pc.cast(column, pa.string()).dictionary_encode()
+            column = _cast(batch, name, column, pa.string()).dictionary_encode()
         devices = ["" if each is None else str(each) for each in column.dictionary.to_pylist()] or [""]
         codes = pc.fill_null(column.indices, 0).to_numpy(zero_copy_only=False).astype(np.int64)
         missing = pc.is_null(column.indices).to_numpy(zero_copy_only=False)
@@ -124,26 +131,30 @@ class Checker:
 
     def _moments(self, batch: Batch, column: Any, wrong: "_Wrong") -> Any:
         """As instants; NULL where it cannot be read."""
-        kind = column.type
-        if pa.types.is_integer(kind):
+        if self.unit is not None and _is_text(column):
+            column = _read_each(column, pa.int64(), "timestamp", wrong, "is not a whole number")
+        if pa.types.is_integer(column.type):
             if self.unit is None:
                 raise InvalidArgument(f"{batch.name}: timestamp is a whole number: say --time-unit s, ms, us or ns")
-            column = pc.cast(pc.cast(column, pa.int64()), pa.timestamp(self.unit, "UTC"))
-        elif pa.types.is_string(kind) or pa.types.is_large_string(kind):
-            has_zone = pc.match_substring_regex(column, r"(Z|z|[+-]\d\d:?\d\d)\s*$")
-            if pc.all(pc.fill_null(has_zone, True)).as_py():
-                return _read_each(column, _TIME, "timestamp", wrong, "is no time; one is 2026-05-01T00:00:00Z")
-            column = _read_each(column, pa.timestamp("us"), "timestamp", wrong, "has no offset, as others have")
-        elif not pa.types.is_timestamp(kind):
-            raise InvalidArgument(f"{batch.name}: timestamp is {kind}, which is no time")
+            column = pc.cast(_cast(batch, "timestamp", column, pa.int64()), pa.timestamp(self.unit, "UTC"))
+        elif _is_text(column):
+            column = _times_in(column, wrong)
+        elif not pa.types.is_timestamp(column.type):
+            raise InvalidArgument(f"{batch.name}: timestamp is {column.type}, which is no time")
         if column.type.tz is None:
-            if self.zone is None:
-                raise InvalidArgument(f"{batch.name}: its times have no time zone: say --time-zone UTC, or which one")
-            try:
-                column = pc.assume_timezone(column, self.zone)
-            except pa.ArrowInvalid as error:  # an hour that is there twice, or not at all
-                raise InvalidArgument(f"{batch.name}: rows from {batch.row}: {error}") from None
+            column = self._in_zone(batch, column, wrong)
         return pc.cast(column, _TIME, safe=False)  # parts of a microsecond go
+
+    def _in_zone(self, batch: Batch, column: Any, wrong: "_Wrong") -> Any:
+        """Local times as instants; those that are there twice, or not at all, are wrong."""
+        if self.zone is None:
+            raise InvalidArgument(f"{batch.name}: its times have no time zone: say --time-zone UTC, or which one")
+        first, last = (
+            pc.assume_timezone(column, self.zone, ambiguous=each, nonexistent=each) for each in ("earliest", "latest")
+        )
+        unclear = pc.fill_null(pc.not_equal(first, last), False).to_numpy(zero_copy_only=False)
+        wrong.add(unclear, "timestamp", lambda at: f"{column[at]} is twice in {self.zone}, or not at all")
+        return first
 
     def _values(self, batch: Batch, of: Field, wrong: "_Wrong") -> Values:
         if of.name not in batch.table.schema.names:
@@ -211,6 +222,29 @@ class _Wrong:
         return [self.told[at] for at in sorted(self.told)]
 
 
+def _is_text(column: Any) -> bool:
+    return bool(pa.types.is_string(column.type) or pa.types.is_large_string(column.type))
+
+
+def _times_in(column: Any, wrong: _Wrong) -> Any:
+    """Texts as times; local ones, when none has an offset."""
+    has_zone = pc.fill_null(pc.match_substring_regex(column, _OFFSET), False)
+    wanted, words = (_TIME, "no time with an offset") if pc.any(has_zone).as_py() else (pa.timestamp("us"), "no time")
+    try:
+        return pc.cast(column, wanted)
+    except pa.ArrowInvalid:
+        tidy = pc.utf8_upper(pc.utf8_trim_whitespace(column))
+        tidy = pc.replace_substring_regex(tidy, r"(\.\d{6})\d+", r"\1")  # parts of a microsecond go
+        return _read_each(tidy, wanted, "timestamp", wrong, f"is {words}; one is 2026-05-01T00:00:00Z")
+
+
+def _cast(batch: Batch, name: str, column: Any, wanted: Any) -> Any:
+    try:
+        return pc.cast(column, wanted)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise InvalidArgument(f"{batch.name}: {name} is {column.type}: {str(error)[:200]}") from None
+
+
 def _limited(data: Any, words: str, limit: float | None) -> Any:
     return lambda at: f"is {data[at]:g}, and must be {words} {limit:g}"
 
@@ -237,7 +271,13 @@ def _read_each(column: Any, wanted: Any, name: str, wrong: _Wrong, why: str) -> 
 
 
 def _read(value: Any, wanted: Any) -> Any:
+    """As somebody else may have written it: yes or no by a letter, a whole number with a point."""
     try:
+        if pa.types.is_string(value.type):
+            if pa.types.is_boolean(wanted):
+                return _WORDS.get(value.as_py(), None) if value.is_valid else None
+            if pa.types.is_integer(wanted):
+                value = pc.cast(value, pa.float64())
         return pc.cast(value, wanted).as_py()
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         return None
@@ -259,6 +299,9 @@ def renamed(
     kind: Kind, columns: Sequence[str], given: Mapping[str, str], left_out: Sequence[str], name: str
 ) -> dict[str, str]:
     """Column of a source -> field. `given`: field -> column. InvalidArgument for a column that is no field."""
+    if len(set(columns)) < len(columns):
+        twice = next(each for each in columns if list(columns).count(each) > 1)
+        raise InvalidArgument(f"{name}: the column {twice[:40]!r} is there twice")
     fields = {kind.id_name: kind.id_column, "timestamp": "timestamp"}
     fields |= {each.name: each.column for each in kind.fields}
     if unknown := [each for each in given if each not in fields]:

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Final, Self, TypeAlias
 
 import numpy as np
@@ -19,7 +20,7 @@ from shards.bulk.checking import Checker
 from shards.bulk.past import pack_past
 from shards.bulk.placing import place
 from shards.bulk.readings import Ints, Readings
-from shards.bulk.session import Outcome, Session, moments
+from shards.bulk.session import Outcome, Session, moments, patiently
 from shards.bulk.sources import File, Foreign
 from shards.bulk.spool import Spool, Unit
 from shards.clock import deadline_in
@@ -31,10 +32,10 @@ from shards.postgres.pools import Connection
 from shards.postgres.sessions import SessionLimits, owner_session
 from shards.shard import ShardRecord
 from shards.storage import parts
-from shards.storage.packing import Shape
 from shards.tiers.holding import held
 from shards.tiers.state import shape_on
 from shards.tiers.watching import Watch, watch_nothing
+from shards.together import together
 
 APPLICATION: Final = "voltroute mover of loads"  # as a mover's, it inserts nothing that a move's mark must wait for
 LIMITS: Final = SessionLimits(statement_timeout_s=120.0, lock_timeout_s=2.0)
@@ -75,6 +76,7 @@ class Load:
     outcome: Outcome = field(default_factory=Outcome)
     failed: dict[str, str] = field(default_factory=dict)
     _begun: dict[Unit, "_Begun"] = field(default_factory=dict)
+    _busy: dict[int, str] = field(default_factory=dict)  # buckets, and the shard of each
     _placed: int = 0
     _progressed: float = field(default_factory=time.monotonic)
 
@@ -83,8 +85,8 @@ class Load:
         for source in sources:
             async for batch in source.batches():
                 self.spool.add(await asyncio.to_thread(checker.check, batch))
+                self.spool.tell(checker.taken())
                 self.told("read", self.spool.state.readings)
-        self.spool.state.bad = checker.bad
         await asyncio.to_thread(self.spool.finish)
 
     async def run(self) -> Outcome:
@@ -92,39 +94,28 @@ class Load:
         counted = self.spool.state.counts
         self.outcome.add(Outcome(**counted))
         await self.cluster.refresh()
-        await self._begin()
         waiting = deque(self.spool.units())
         self._progressed = time.monotonic()
-        busy: set[int] = set()  # buckets: two at once would wait for each other
         workers = max(self.parallel * len(self.cluster.shards), 1)
-        async with asyncio.TaskGroup() as group:
-            for _ in range(workers):
-                group.create_task(self._work(waiting, busy))
+        await together(self._work(waiting) for _ in range(workers))
         if not self.failed:
             self.spool.remove()
         return self.outcome
-
-    async def _begin(self) -> None:
-        """Every shard has packed time from before the cluster."""
-        for name, shard in self.cluster.shards.items():
-            async with owner_session(shard.record, LIMITS, APPLICATION) as connection:
-                for bucket, why in (await pack_past(connection, self.kind, self._summed, self.watch)).items():
-                    raise ClusterError(f"{name}: bucket {bucket}: {why}: try again")
 
     @property
     def _summed(self) -> Kind | None:
         return self.kind if parts.are_whole(self.kind) else None
 
-    async def _work(self, waiting: deque[Unit], busy: set[int]) -> None:
+    async def _work(self, waiting: deque[Unit]) -> None:
         """Units until none is left. Sessions are kept from one to the next."""
         async with _Sessions() as sessions:
             while waiting:
-                unit = next((each for each in waiting if each.bucket not in busy), None)
+                unit = next((each for each in waiting if self._may_begin(each)), None)
                 if unit is None:
                     await asyncio.sleep(0.02)
                     continue
                 waiting.remove(unit)
-                busy.add(unit.bucket)
+                self._busy[unit.bucket] = self.cluster.map.owner(unit.bucket)
                 try:
                     await self._place(unit, sessions)
                     self._progressed = time.monotonic()
@@ -137,7 +128,12 @@ class Load:
                         await asyncio.sleep(PAUSE_S)
                         await self._look_again()
                 finally:
-                    busy.remove(unit.bucket)
+                    del self._busy[unit.bucket]
+
+    def _may_begin(self, unit: Unit) -> bool:
+        """Two of one bucket would wait for each other; of one shard, as many as somebody said."""
+        owner = self.cluster.map.owner(unit.bucket)
+        return unit.bucket not in self._busy and [*self._busy.values()].count(owner) < self.parallel
 
     def _may_heal(self, error: Exception) -> bool:
         heals = isinstance(error, _NotNow) or (isinstance(error, ShardError) and error.retryable)
@@ -153,21 +149,19 @@ class Load:
         shard = self.cluster.shard(self.cluster.map.owner(unit.bucket))
         async with sessions.of(shard.record) as connection:
             shape = await shape_on(connection, self.kind.name)
-            done = await self._loaded(unit, shape)
-            session = Session(
-                connection,
-                self.kind,
-                shape,
-                unit.bucket,
-                self.tenant,
-                self._summed is not None,
-                self.watch,
-                done.outcome,
-            )
-            await self._pack(session, unit, done)
-        names = [column.name for column in shape.columns]
+            where = (connection, self.kind, shape, unit.bucket, self.tenant, self._summed is not None, self.watch)
+            session = Session(*where)
+            await _horizons(session)  # before anything is read: a bucket that is not here is waited for
+            done = await self._loaded(unit)
+            session.outcome = done.outcome
+            try:
+                await self._pack(session, unit, done)
+            except BaseException:
+                if not done.is_begun:  # nothing is lost by reading it again
+                    del self._begun[unit]
+                raise
         while len(done.left):
-            some = _rows(self.kind, names, (unit.bucket, self.tenant), done.whole.at(done.left[:WRITTEN]))
+            some = _rows((unit.bucket, self.tenant), done.whole.at(done.left[:WRITTEN]))
             await self._write(shard.record.name, some, done.outcome)
             done.left = done.left[WRITTEN:]
         self.outcome.add(done.outcome)
@@ -177,22 +171,22 @@ class Load:
         self._placed += len(done.whole)
         self.told("placed", self._placed)
 
-    async def _loaded(self, unit: Unit, shape: Shape) -> "_Begun":
+    async def _loaded(self, unit: Unit) -> "_Begun":
         """A unit's readings, and what was done of it before it failed."""
         if unit not in self._begun:
-            some = await asyncio.to_thread(self.spool.load, unit, shape)
+            some = await asyncio.to_thread(self.spool.load, unit)
             if self.partial:
                 whole, conflicts = some.merged()
-                whole, duplicates = self._complete(whole, [column.name for column in shape.columns]), 0
+                whole, duplicates = self._complete(whole), 0
             else:
                 whole, duplicates, conflicts = await asyncio.to_thread(some.without_repeats)
             portions = deque(await asyncio.to_thread(lambda: list(whole.portions(PORTION))))
             self._begun[unit] = _Begun(whole, portions, Outcome(duplicates=duplicates, conflicts=conflicts))
         return self._begun[unit]
 
-    def _complete(self, whole: Readings, names: list[str]) -> Readings:
+    def _complete(self, whole: Readings) -> Readings:
         """Readings that lack nothing; the others are told as bad rows."""
-        lacking = {name: ~whole.values[names.index(name)].present for name in self.kind.values}
+        lacking = {name: ~values.present for name, values in zip(self.kind.values, whole.values, strict=True)}
         wrong = {each.column: lacking[each.column] for each in self.kind.fields if each.required}
         if self.kind.alternatives is not None:
             one, other = self.kind.alternatives
@@ -201,9 +195,8 @@ class Load:
         for name, flags in wrong.items():
             for at in np.flatnonzero(flags & ~bad).tolist():
                 moment = next(moments(whole.times[at : at + 1]))
-                self.spool.state.bad.append(
-                    f"{whole.devices[whole.device[at]]} at {moment:%Y-%m-%dT%H:%M:%S.%fZ}: {name} is missing"
-                )
+                device = whole.devices[whole.device[at]]
+                self.spool.tell([f"{device} at {moment:%Y-%m-%dT%H:%M:%S.%fZ}: {name} is missing"])
             bad |= flags
         return whole.at(~bad) if bad.any() else whole
 
@@ -214,16 +207,22 @@ class Load:
             async with held(session.connection, session.bucket) as is_ours:
                 if not is_ours:
                     raise _NotNow("another step of its lifecycle is under way")
-                packed_until, sealed_until = await _horizons(session)
                 if not is_prepared:
+                    await patiently(
+                        partial(pack_past, session.connection, unit.bucket, self.kind, session.keyed, self.watch)
+                    )
                     await session.prepare([unit.month])
                     is_prepared = True
-                await self._portion(session, done, packed_until, sealed_until)
+                await self._portion(session, done, *await _horizons(session))
 
     async def _portion(self, session: Session, done: "_Begun", packed_until: datetime, sealed_until: datetime) -> None:
         """The first one. An error leaves of it what nothing became yet: it counts once, however often it is tried."""
         places = done.portions[0]
-        some = done.whole.at(places)
+        columns = [
+            self.kind.values.index(each.name) if each.name in self.kind.values else None
+            for each in session.shape.columns
+        ]
+        some = done.whole.at(places).arranged(columns)
         old = some.times < _us(sealed_until)
         packs = np.flatnonzero(~old & (some.times < _us(packed_until)))
         left, kept = np.ones(len(packs), np.bool_), np.ones(len(places), np.bool_)
@@ -232,7 +231,9 @@ class Load:
                 await place(session, some.at(packs), packed_until, left, verify=self.verify)
         finally:
             kept[packs[~left]] = False
+            done.is_begun |= not left.all()
             done.portions[0] = places[kept]
+        done.is_begun = True
         session.outcome.too_old += int(old.sum())
         done.left = np.append(done.left, places[kept & ~old])
         done.portions.popleft()
@@ -285,6 +286,7 @@ class _Begun:
     whole: Readings
     portions: deque[Ints]
     outcome: Outcome
+    is_begun: bool = False  # something of it is stored
     left: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
 
 
@@ -300,9 +302,9 @@ def _us(moment: datetime) -> int:
     return (moment - _EPOCH) // timedelta(microseconds=1)
 
 
-def _rows(kind: Kind, names: Sequence[str], place: tuple[int, int], some: Readings) -> list[Row]:
+def _rows(place: tuple[int, int], some: Readings) -> list[Row]:
     """As writers have them."""
-    columns = [some.values[names.index(name)].listed() for name in kind.values]
+    columns = [values.listed() for values in some.values]
     devices = [some.devices[each] for each in some.device.tolist()]
     return [(*place, *row) for row in zip(devices, moments(some.times), *columns, strict=True)]
 

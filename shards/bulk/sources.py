@@ -1,7 +1,7 @@
 """Where readings come from: files of others and of ours, and tables of PostgreSQL, some rows at a time."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from io import BytesIO, TextIOWrapper
@@ -16,14 +16,21 @@ import pyarrow.parquet
 
 from shards.bulk.checking import Batch, renamed
 from shards.bulk.lines import Lines
+from shards.bulk.objects import JsonLines
 from shards.errors import InvalidArgument
 from shards.kinds import Kind, Type
+from shards.postgres.dsn import environment_of
 from shards.postgres.sessions import SessionLimits, open_session
 from shards.postgres.sql import quote_identifier
 
 _BLOCK: Final = 16 * 2**20
 _ROWS: Final = 262_144
-_NOTHING: Final = ["", "NULL", "null", "NaN", "nan"]
+_OPTIONS: Final = {
+    "null_values": ["", "NULL", "null", "NaN", "nan"],
+    "strings_can_be_null": True,
+    "true_values": ["1", "true", "TRUE", "True", "t"],
+    "false_values": ["0", "false", "FALSE", "False", "f"],
+}
 _TYPES: Final = {Type.FLOAT8: pa.float64(), Type.FLOAT4: pa.float64(), Type.INT: pa.int64(), Type.BOOL: pa.bool_()}
 LIMITS: Final = SessionLimits(statement_timeout_s=86_400.0)
 
@@ -84,11 +91,15 @@ def form_of(path: Path, told: Form | None) -> Form:
 
 @dataclass(frozen=True)
 class File:
-    """A file; `.gz`, `.zst` and `.bz2` are unpacked as they are read."""
+    """A file; `.gz`, `.zst` and `.bz2` are unpacked as they are read.
+
+    `told`: takes rows that are none; None: they are refused.
+    """
 
     path: Path
     form: Form
     naming: Naming
+    told: Callable[[str], None] | None = None
 
     @property
     def name(self) -> str:
@@ -129,19 +140,36 @@ class File:
         delimiter = ";" if first.count(b";") > first.count(b",") else ","
         head = pa.csv.read_csv(BytesIO(first + b"\n"), parse_options=pa.csv.ParseOptions(delimiter=delimiter))
         found = self.naming.of(head.schema.names, self.name)
-        options = pa.csv.ConvertOptions(
-            column_types={column: self.naming.type_of(named) for column, named in found.items()},
-            include_columns=list(found),
-            null_values=_NOTHING,
-            strings_can_be_null=True,
-        )
-        parsing = pa.csv.ParseOptions(delimiter=delimiter)
+        done = 0
+        try:
+            for table in self._csv_tables(found, delimiter, typed=True):
+                yield table
+                done += table.num_rows
+        except pa.ArrowInvalid:  # as texts, each value can be looked at by itself
+            for table in self._csv_tables(found, delimiter, typed=False):
+                if table.num_rows > done:
+                    yield table.slice(done)
+                done = max(done - table.num_rows, 0)
+
+    def _csv_tables(self, found: Mapping[str, str], delimiter: str, *, typed: bool) -> Iterator[Any]:
+        types = {column: self.naming.type_of(named) if typed else pa.string() for column, named in found.items()}
+        options = pa.csv.ConvertOptions(column_types=types, include_columns=list(found), **_OPTIONS)
+        parsing = pa.csv.ParseOptions(delimiter=delimiter, invalid_row_handler=None if typed else self._odd)
         with (
             pa.input_stream(str(self.path)) as file,
             pa.csv.open_csv(file, pa.csv.ReadOptions(block_size=_BLOCK), parsing, options) as reader,
         ):
             for batch in reader:
                 yield _named(pa.Table.from_batches([batch]), found)
+
+    def _odd(self, row: Any) -> str:
+        """A row that has more cells, or fewer, than there are columns."""
+        if self.told is None:
+            return "error"
+        self.told(
+            f"{self.name}: {row.expected_columns} cells are expected, there are {row.actual_columns}: {row.text[:60]}"
+        )
+        return "skip"
 
     def _parquet(self) -> Iterator[Any]:
         with pa.parquet.ParquetFile(self.path) as file:
@@ -150,16 +178,26 @@ class File:
                 yield _named(pa.Table.from_batches([batch]), found)
 
     def _ndjson(self) -> Iterator[Any]:
-        fields = {self.naming.kind.id_name, "timestamp", *(each.name for each in self.naming.kind.fields)}
-        columns = {self.naming.given.get(each, each): each for each in sorted(fields)}
-        schema = pa.schema([(column, self.naming.type_of(named)) for column, named in columns.items()])
-        unexpected = "ignore" if self.naming.left_out else "error"
-        options = pa.json.ParseOptions(explicit_schema=schema, unexpected_field_behavior=unexpected)
-        with pa.input_stream(str(self.path)) as file:
-            for batch in pa.json.open_json(file, pa.json.ReadOptions(block_size=_BLOCK), options):
-                table = pa.Table.from_batches([batch])
-                there = {c: n for c, n in columns.items() if table.column(c).null_count < table.num_rows}
-                yield _named(table, there)
+        names = self._names_of_json()
+        schema = pa.schema([(column, self.naming.type_of(named)) for column, named in names.items()])
+        options = pa.json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="error")
+        done = 0
+        try:
+            with pa.input_stream(str(self.path)) as file:
+                for batch in pa.json.open_json(file, pa.json.ReadOptions(block_size=_BLOCK), options):
+                    table = pa.Table.from_batches([batch])
+                    there = {c: n for c, n in names.items() if table.column(c).null_count < table.num_rows}
+                    yield _named(table, there)
+                    done += table.num_rows
+        except pa.ArrowInvalid:  # line by line, what is wrong can be told
+            with pa.input_stream(str(self.path)) as file:
+                objects = JsonLines(self.name, self.naming.kind, self._names_of_json(), self.naming.left_out, self.told)
+                yield from objects.tables(TextIOWrapper(file, "utf-8"), done)
+
+    def _names_of_json(self) -> dict[str, str]:
+        """Name in an object -> field."""
+        fields = ["timestamp", self.naming.kind.id_name, *(each.name for each in self.naming.kind.fields)]
+        return {self.naming.given.get(each, each): each for each in fields}
 
     def _lines(self) -> Iterator[Any]:
         kind, given = self.naming.kind, self.naming.given
@@ -195,7 +233,8 @@ class Foreign:
 
     @property
     def identity(self) -> str:
-        return f"table {self.table}"
+        where = {name: value for name, value in environment_of(self.dsn).items() if name != "PGPASSWORD"}
+        return f"table {self.table} of {sorted(where.items())}"
 
     async def batches(self) -> AsyncIterator[Batch]:
         """All of it. InvalidArgument for what is not there; ShardError when it does not answer."""
@@ -226,11 +265,11 @@ class Foreign:
         for column, named in found.items():
             quoted = quote_identifier(column)
             if named == "timestamp" and types[column] in {"timestamp", "timestamptz"}:
-                # A time without a zone stays one: whoever loads it says which one.
-                ending = "'YYYY-MM-DD\"T\"HH24:MI:SS.US'" + (" || 'Z'" if types[column] == "timestamptz" else "")
-                form = ending.partition(" || ")
-                at = f"{quoted} AT TIME ZONE 'UTC'" if types[column] == "timestamptz" else quoted
-                quoted = f"to_char({at}, {form[0]}){form[1]}{form[2]}"
+                # A time without a zone stays one: whoever loads it says which one. One of before our era is none.
+                has_zone = types[column] == "timestamptz"
+                at, mark = (f"{quoted} AT TIME ZONE 'UTC'", " || 'Z'") if has_zone else (quoted, "")
+                text = f"to_char({at}, 'YYYY-MM-DD\"T\"HH24:MI:SS.US'){mark}"
+                quoted = f"CASE WHEN {at} >= '0001-01-01' AND {at} < '10000-01-01' THEN {text} END"
             selected.append(f"{quoted} AS {quote_identifier(named)}")
         return found, f"SELECT {', '.join(selected)} FROM {listed}"
 
@@ -242,9 +281,15 @@ class Foreign:
 
     def _read(self, text: bytes, found: Mapping[str, str]) -> Any:
         names = list(found.values())
-        kept = {name: self.naming.type_of(name) for name in names}
-        options = pa.csv.ConvertOptions(column_types=kept, null_values=_NOTHING, strings_can_be_null=True)
-        return pa.csv.read_csv(BytesIO(text), pa.csv.ReadOptions(column_names=names), convert_options=options)
+        for typed in (True, False):  # as texts, each value can be looked at by itself
+            types = {name: self.naming.type_of(name) if typed else pa.string() for name in names}
+            options = pa.csv.ConvertOptions(column_types=types, **_OPTIONS)
+            try:
+                return pa.csv.read_csv(BytesIO(text), pa.csv.ReadOptions(column_names=names), convert_options=options)
+            except pa.ArrowInvalid as error:
+                if not typed:
+                    raise InvalidArgument(f"--table {self.table}: {str(error)[:300]}") from None
+        raise AssertionError  # the loop returns or raises
 
 
 async def _lines(queue: "asyncio.Queue[bytes | None]") -> AsyncIterator[bytes]:

@@ -18,9 +18,9 @@ from shards.buckets import BucketRange
 from shards.bulk.checking import Checked
 from shards.bulk.readings import Readings, Values
 from shards.errors import InvalidArgument, MachineError
-from shards.kinds import Kind, Type
-from shards.storage.packing import Shape
+from shards.kinds import Field, Kind, Type
 
+TOLD_MAX: Final = 100
 STATE: Final = "load.json"
 _DEVICES: Final = "devices.arrow"
 _BUFFERED: Final = 2_000_000  # readings
@@ -34,7 +34,8 @@ class State(msgspec.Struct):
     what: list[str]
     read: bool = False
     readings: int = 0
-    bad: list[str] = msgspec.field(default_factory=list)
+    bad_count: int = 0
+    bad: list[str] = msgspec.field(default_factory=list)  # the first ones
     counts: dict[str, int] = msgspec.field(default_factory=dict)
 
 
@@ -73,7 +74,8 @@ class Spool:
                     raise InvalidArgument(
                         f"--spool {self._folder}: there is something else in it: name an empty folder"
                     )
-                return State(what)
+                self._folder.chmod(0o700)
+                return self._noted(State(what))
             state = msgspec.json.decode(noted.read_bytes(), type=State)
         except (OSError, msgspec.DecodeError) as error:
             raise InvalidArgument(f"--spool {self._folder}: {error}") from None
@@ -85,15 +87,25 @@ class Spool:
         if not state.read:
             for each in others:
                 each.unlink()
-            return State(what)
+            return self._noted(State(what))
         self._devices = self._read_devices()
+        return state
+
+    def _noted(self, state: State) -> State:
+        """A folder without it is somebody else's."""
+        fresh = self._folder / f"{STATE}.new"
+        fresh.write_bytes(msgspec.json.encode(state))
+        fresh.replace(self._folder / STATE)
         return state
 
     def note(self) -> None:
         """The state, whole or as it was before."""
-        fresh = self._folder / f"{STATE}.new"
-        fresh.write_bytes(msgspec.json.encode(self.state))
-        fresh.replace(self._folder / STATE)
+        self._noted(self.state)
+
+    def tell(self, bad: Sequence[str]) -> None:
+        """Rows that are not stored, and why."""
+        self.state.bad_count += len(bad)
+        self.state.bad += bad[: max(TOLD_MAX - len(self.state.bad), 0)]
 
     def add(self, some: Checked) -> None:
         """Rows, in their order. MachineError when there is no room."""
@@ -102,7 +114,8 @@ class Spool:
         buckets = np.array(self._bucket_of, np.int64)[codes]
         months = (some.times.astype("datetime64[us]").astype("datetime64[M]")).astype(np.int64)
         parts = buckets * _MONTHS + months
-        table = pa.table([pa.array(codes, pa.int32()), pa.array(some.times), *map(_column, some.values)], self._names)
+        columns = map(_column, self._kind.fields, some.values)
+        table = pa.table([pa.array(codes, pa.int32()), pa.array(some.times), *columns], self._names)
         order = np.argsort(parts, kind="stable")
         different, begins = np.unique(parts[order], return_index=True)
         table = table.take(pa.array(order))
@@ -164,8 +177,11 @@ class Spool:
         files = (each.name for each in self._folder.glob("*.arrow") if each.name != _DEVICES)
         return sorted(Unit(date.fromisoformat(f"{name[:7]}-01"), int(name[8:].partition(".")[0])) for name in files)
 
-    def load(self, unit: Unit, shape: Shape) -> Readings:
-        """A unit's readings by device and time, those with one key in the order in which they came."""
+    def load(self, unit: Unit) -> Readings:
+        """A unit's readings by device and time, those with one key in the order in which they came.
+
+        Their columns are the kind's fields.
+        """
         tables = []
         with pa.OSFile(str(self._folder / unit.file)) as file:
             while file.tell() < file.size():
@@ -178,7 +194,7 @@ class Spool:
         order = sorted(range(len(used)), key=lambda at: names[used[at]])
         ranks = np.empty(len(used), np.int32)
         ranks[order] = np.arange(len(used), dtype=np.int32)
-        values = [_values(table, column.name, column.type) for column in shape.columns]
+        values = [_values(table, field) for field in self._kind.fields]
         devices = [names[used[at]] for at in order]
         return Readings(devices, ranks[device], table.column("timestamp").to_numpy(), values).sorted()
 
@@ -199,18 +215,17 @@ def _unit_of(part: int) -> Unit:
     return Unit(date(1970 + month // 12, month % 12 + 1, 1), bucket)
 
 
-def _column(values: Values) -> Any:
-    return pa.array(values.data, mask=None if values.there is None else ~values.there)
+def _column(of: Field, values: Values) -> Any:
+    """With its type said: a batch in which nothing of a text is there does not tell."""
+    kind = pa.string() if of.type is Type.TEXT else None
+    return pa.array(values.data, kind, mask=None if values.there is None else ~values.there)
 
 
-def _values(table: Any, name: str, kind: Type) -> Values:
-    """A column; one that nobody gave is nowhere there."""
-    if name not in table.schema.names:
-        return Values(np.zeros(table.num_rows), np.zeros(table.num_rows, np.bool_))
-    column = table.column(name)
+def _values(table: Any, of: Field) -> Values:
+    column = table.column(of.column)
     there = column.is_valid().to_numpy()
-    if kind is not Type.TEXT:
-        column = column.fill_null(False if kind is Type.BOOL else 0)
+    if of.type is not Type.TEXT:
+        column = column.fill_null(False if of.type is Type.BOOL else 0)
     return Values(column.to_numpy(), None if there.all() else there)
 
 

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
+import asyncpg
 import orjson
 
 from shards.backup import manifest
@@ -20,15 +21,31 @@ from shards.backup.manifest import CATALOG, FORMAT, Manifest, Part
 from shards.backup.programs import Programs, programs_for
 from shards.catalog.database import Catalog
 from shards.clock import deadline_in
-from shards.errors import Refused
+from shards.errors import ClusterError, Refused
 from shards.moves import rebalances
-from shards.postgres.sessions import SessionLimits, open_session
+from shards.postgres.pools import Connection
+from shards.postgres.sessions import MOVER, SessionLimits, open_session
+from shards.together import together
 
 TIMEOUT_S: Final = 10.0
-PINNED: Final = SessionLimits(statement_timeout_s=60.0, idle_in_transaction_s=0.0)  # it stands idle while others dump
+APPLICATION: Final = f"{MOVER} of backups"  # it inserts nothing that the mark of a move, or of rollups, must wait for
+PIN_ATTEMPTS: Final = 50
+PIN_PAUSE_S: Final = 0.2
+# It stands idle while others dump.
+PINNED: Final = SessionLimits(statement_timeout_s=60.0, lock_timeout_s=0.5, idle_in_transaction_s=0.0)
 ROWS_LEFT_OUT: Final = "public.shard"  # of the catalog: where shards are is said anew, before anybody can read it
 _PIN: Final = "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY"
 _SNAPSHOT: Final = "SELECT pg_export_snapshot()"
+_TABLES: Final = """
+SELECT string_agg(c.oid::regclass::text, ', ') FROM pg_class AS c
+WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'p')
+"""
+# To whom somebody has granted something: roles that a dump does not hold.
+_ROLES: Final = """
+SELECT coalesce(array_agg(DISTINCT a.grantee::regrole::text), '{}') FROM pg_class AS c, aclexplode(c.relacl) AS a
+WHERE c.relnamespace = 'public'::regnamespace AND a.grantee <> 0
+    AND a.grantee <> (SELECT oid FROM pg_roles WHERE rolname = current_user)
+"""
 _OWNED: Final = "SELECT coalesce(array_agg(bucket ORDER BY bucket), '{}') FROM owned_bucket"
 _MOVING: Final = "SELECT count(*) FROM bucket_move"
 _ROWS: Final = "SELECT name, to_jsonb(shard)::text AS row FROM shard"
@@ -69,9 +86,7 @@ async def backup(catalog: Catalog, wanted: Wanted, told: Told = lambda _name: No
                 await _dump(each, wanted)
                 told(each.name)
 
-        async with asyncio.TaskGroup() as group:
-            for each in pinned:
-                group.create_task(dump(each))
+        await together(map(dump, pinned))
     shards = {each.name: each.part for each in pinned if each.name != CATALOG}
     part = next(each.part for each in pinned if each.name == CATALOG)
     made = Manifest(FORMAT, info.cluster_id, info.bucket_count, point, datetime.now(UTC), part, shards)
@@ -81,6 +96,7 @@ async def backup(catalog: Catalog, wanted: Wanted, told: Told = lambda _name: No
 
 async def _dump(each: _Pinned, wanted: Wanted) -> None:
     programs: Programs = await asyncio.to_thread(programs_for, each.part.version, wanted.binaries)
+    each.part.program = programs.version
     without = (ROWS_LEFT_OUT,) if each.name == CATALOG else ()
     await programs.dump(each.dsn, each.snapshot, wanted.folder / each.name, wanted.jobs, without)
 
@@ -99,19 +115,37 @@ async def _pin_all(catalog: Catalog, stack: AsyncExitStack) -> tuple[datetime, l
         rows = whole.part.row
         for each in shards:
             each.part.row = rows[each.name]
-    return point, [*shards, _Pinned(CATALOG, whole.dsn, whole.snapshot, Part(whole.part.version))]
+    return point, [
+        *shards,
+        _Pinned(CATALOG, whole.dsn, whole.snapshot, Part(whole.part.version, roles=whole.part.roles)),
+    ]
+
+
+async def _snapshot(connection: Connection) -> str:
+    """Of a database none of whose tables is dropped while it is held: pg_dump locks them only when its turn comes."""
+    for _ in range(PIN_ATTEMPTS):
+        await connection.execute(_PIN)
+        try:
+            tables = await connection.fetchval(_TABLES)
+            if tables:
+                await connection.execute(f"LOCK TABLE {tables} IN ACCESS SHARE MODE")
+            return str(await connection.fetchval(_SNAPSHOT))
+        except (asyncpg.UndefinedTableError, asyncpg.LockNotAvailableError):  # one is being dropped: it is gone soon
+            await connection.execute("ROLLBACK")
+            await asyncio.sleep(PIN_PAUSE_S)
+    raise ClusterError("tables are being dropped, or locked, all the time: try again")
 
 
 @asynccontextmanager
 async def _pinned(name: str, dsn: str) -> AsyncIterator[_Pinned]:
-    async with open_session(name, dsn, PINNED, "voltroute backup") as connection:
-        await connection.execute(_PIN)
-        snapshot = await connection.fetchval(_SNAPSHOT)
+    async with open_session(name, dsn, PINNED, APPLICATION) as connection:
+        snapshot = await _snapshot(connection)
         part = Part(connection.get_server_version().major)
         if name == CATALOG:
             rows: dict[str, Any] = {each["name"]: orjson.loads(each["row"]) for each in await connection.fetch(_ROWS)}
             part.row = rows
-        else:
+        part.roles = list(await connection.fetchval(_ROLES))
+        if name != CATALOG:
             part.owned = list(await connection.fetchval(_OWNED))
             if await connection.fetchval(_MOVING):
                 raise Refused(f"{name} takes part in a move: see `voltroute check`")

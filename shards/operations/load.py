@@ -33,14 +33,16 @@ class Wanted:
     spool: Path
     parallel: int = 1
     verify: bool = False
+    options: Sequence[str] = ()  # how the sources are understood: another load has others
 
 
 @dataclass(frozen=True)
 class Result:
-    """What became of a load: counts; rows that were left out; bucket and month -> why it is not stored."""
+    """What became of a load: counts; rows left out, and the first ones; bucket and month -> why it is not stored."""
 
     outcome: Outcome
-    bad: Sequence[str]
+    bad: int
+    bad_rows: Sequence[str]
     failed: dict[str, str]
 
 
@@ -81,12 +83,13 @@ async def load(
         checker.unit = checker.unit or "ns"
     tenant = await find_tenant(catalog, wanted.tenant)
     cluster_id = (await catalog.info(deadline_in(TIMEOUT_S))).cluster_id
-    what = [cluster_id, checker.kind.name, wanted.tenant, *sorted(each.identity for each in sources)]
     limits = PoolLimits(min_size=0, max_size=max(wanted.parallel, 1))
     cluster = Cluster(catalog, limits, TIMEOUT_S)
     try:
         buckets = (await cluster.refresh(TIMEOUT_S)).range_of(tenant.tenant_id)
         await _check_policy(catalog, checker.kind, buckets)
+        what = [cluster_id, checker.kind.name, f"{tenant.tenant_id} {buckets}", *wanted.options]
+        what += sorted(each.identity for each in sources)
         spool = Spool(wanted.spool, checker.kind, buckets, what)
         work = Load(
             cluster,
@@ -102,6 +105,6 @@ async def load(
         if not spool.state.read:
             await work.read(sources, checker)
         outcome = await work.run()
-        return Result(outcome, spool.state.bad, work.failed)
+        return Result(outcome, spool.state.bad_count, spool.state.bad, work.failed)
     finally:
         await cluster.close()

@@ -24,12 +24,20 @@ from shards.postgres.logins import Logins, make_logins, make_roles
 from shards.postgres.sessions import SessionLimits, open_session
 from shards.postgres.transactions import transaction
 from shards.shard import ShardRecord, ShardState
+from shards.together import together
 
 LIMITS: Final = SessionLimits(statement_timeout_s=3600.0)
 _TABLES: Final = """
 SELECT count(*) FROM pg_class AS c
 WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p', 'v', 'm')
     AND NOT EXISTS (SELECT FROM pg_depend WHERE objid = c.oid AND classid = 'pg_class'::regclass AND deptype = 'e')
+UNION ALL
+SELECT count(*) FROM pg_proc AS f WHERE pronamespace = 'public'::regnamespace
+    AND NOT EXISTS (SELECT FROM pg_depend WHERE objid = f.oid AND classid = 'pg_proc'::regclass AND deptype = 'e')
+ORDER BY 1 DESC LIMIT 1
+"""
+_MISSING: Final = """
+SELECT array_agg(role) FROM unnest($1::text[]) AS role WHERE to_regrole(role) IS NULL
 """
 # Leaves that were published as packed are known by their identity, which is another one here.
 _LEAVES: Final = """
@@ -72,20 +80,18 @@ async def restore(wanted: Wanted, told: Told = lambda _name: None) -> Manifest:
         raise InvalidArgument(f"the backup has the shards {have}, and places were given for {given or 'none'}")
     for dsn in (wanted.catalog_dsn, *wanted.shards.values()):
         check_dsn(dsn)
-    await _check_places(manifest, wanted)
-    await asyncio.to_thread(manifests.verify, wanted.folder, manifest)
     records = {name: _record(name, part.row) for name, part in manifest.shards.items()}
     logins = logins_of(manifest.cluster_id, records)
-    async with asyncio.TaskGroup() as group:
-        for name, dsn in wanted.shards.items():
-            group.create_task(_shard(wanted, manifest, (name, dsn), logins, told))
+    await _check_places(manifest, wanted, logins)
+    await asyncio.to_thread(manifests.verify, wanted.folder, manifest)
+    await together(_shard(wanted, manifest, place, logins, told) for place in wanted.shards.items())
     await _catalog(wanted, manifest)
     told(CATALOG)
     return manifest
 
 
-async def _check_places(manifest: Manifest, wanted: Wanted) -> None:
-    """Refused unless all are empty, new enough, and different ones."""
+async def _check_places(manifest: Manifest, wanted: Wanted, logins: Logins) -> None:
+    """Refused unless all are empty, new enough, different ones, and have the roles to which something was granted."""
     places: dict[str, str] = {}
     for name, dsn in {CATALOG: wanted.catalog_dsn, **wanted.shards}.items():
         found = await ask(name, dsn)
@@ -96,9 +102,14 @@ async def _check_places(manifest: Manifest, wanted: Wanted) -> None:
         part = manifest.catalog if name == CATALOG else manifest.shards[name]
         async with open_session(name, dsn, LIMITS) as connection:
             if await connection.fetchval(_TABLES):
-                raise Refused(f"{name}: that database has tables: name an empty one")
+                raise Refused(f"{name}: that database has tables, or functions: name an empty one")
             if (version := connection.get_server_version().major) < part.version:
                 raise Refused(f"{name}: PostgreSQL {version} is older than the backup's, which is {part.version}")
+            if missing := await connection.fetchval(
+                _MISSING, [each for each in part.roles if each not in logins.passwords]
+            ):
+                raise Refused(f"{name}: something was granted to {', '.join(missing)}: make these roles there first")
+            programs_for(version, wanted.binaries, part.program)
 
 
 def _check_empty(name: str, found: Identity) -> None:
@@ -156,8 +167,8 @@ async def _catalog(wanted: Wanted, manifest: Manifest) -> None:
 
 async def _restore(wanted: Wanted, name: str, dsn: str, part: Part, sections: tuple[str, ...] = ()) -> None:
     async with open_session(name, dsn, LIMITS) as connection:
-        version = max(connection.get_server_version().major, part.version)
-    programs = await asyncio.to_thread(programs_for, version, wanted.binaries)
+        version = connection.get_server_version().major
+    programs = await asyncio.to_thread(programs_for, version, wanted.binaries, part.program)
     await programs.restore(dsn, wanted.folder / name, wanted.jobs, sections)
 
 

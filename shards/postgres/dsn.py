@@ -7,6 +7,23 @@ from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit, urlunsp
 from shards.errors import InvalidArgument
 
 REDACTED: Final = "***"
+# Parameters of a DSN, as the variables that libpq reads.
+_LIBPQ: Final = {
+    "user": "PGUSER",
+    "password": "PGPASSWORD",
+    "host": "PGHOST",
+    "port": "PGPORT",
+    "dbname": "PGDATABASE",
+    "database": "PGDATABASE",
+    "options": "PGOPTIONS",
+    "passfile": "PGPASSFILE",
+    "sslmode": "PGSSLMODE",
+    "sslrootcert": "PGSSLROOTCERT",
+    "sslcert": "PGSSLCERT",
+    "sslkey": "PGSSLKEY",
+    "sslcrl": "PGSSLCRL",
+    "target_session_attrs": "PGTARGETSESSIONATTRS",
+}
 _SECRET_PARAMETERS: Final = frozenset({"password", "sslpassword", "passfile"})
 _PASSWORD_IN_TEXT: Final = re.compile(r"(postgres(?:ql)?://[^:/@\s]*:)[^@\s]*@", re.IGNORECASE)
 
@@ -33,15 +50,23 @@ def with_login(dsn: str, user: str, password: str) -> str:
     return urlunsplit(parts._replace(netloc=netloc, query=urlencode(kept)))
 
 
-def without_password(dsn: str) -> tuple[str, str | None]:
-    """The same without its password, and that; None: it is elsewhere."""
+def environment_of(dsn: str) -> dict[str, str]:
+    """The same for PostgreSQL's programs, as variables of their environment; what only asyncpg knows is left out."""
     parts = urlsplit(dsn)
-    login, at, hosts = parts.netloc.rpartition("@")
+    login, _, hosts = parts.netloc.rpartition("@")
     user, colon, password = login.partition(":")
-    query = dict(parse_qsl(parts.query))
-    told = query.pop("password", None)
-    plain = urlunsplit(parts._replace(netloc=f"{user}{at}{hosts}", query=urlencode(query)))
-    return plain, unquote(password) if colon else told
+    pairs = [each.rpartition(":") if ":" in each.rpartition("]")[2] else (each, "", "") for each in hosts.split(",")]
+    found = {
+        "PGUSER": unquote(user),
+        "PGPASSWORD": unquote(password) if colon else "",
+        "PGHOST": ",".join(unquote(host).strip("[]") for host, _, _ in pairs),
+        "PGPORT": ",".join(port for _, _, port in pairs) if any(port for _, _, port in pairs) else "",
+        "PGDATABASE": unquote(parts.path.strip("/")),
+    }
+    for name, value in parse_qsl(parts.query):
+        if name in _LIBPQ:
+            found[_LIBPQ[name]] = value
+    return {name: value for name, value in found.items() if value}
 
 
 def redact(dsn: str) -> str:

@@ -18,7 +18,7 @@ from shards.kinds import METER, VEHICLE
 from shards.operations.load import Result
 from tests.support.commands import run_command
 from tests.support.ledger import execute, fetch
-from tests.support.loading import load_files, with_policies, write_csv, write_ndjson
+from tests.support.loading import checker_of, load_files, with_policies, write_csv, write_ndjson
 from tests.support.readings import at, ingest, meter, vehicle
 from tests.support.rolling import roll
 from tests.support.routers import in_process
@@ -292,3 +292,54 @@ async def test_lines_of_influxdb(client: httpx2.AsyncClient, cluster: TestCluste
     file.write_text("battery soc\n")
     broken = await run_command("load", "vehicle", file, *arguments, env=env)
     assert (broken.code, "dump.lp:1: 'battery soc' is no line of the protocol" in broken.err) == (2, True)
+
+
+async def test_a_field_that_is_added_meanwhile(
+    client: httpx2.AsyncClient, cluster: TestCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its sessions are ended for that, and the columns of the shards are others when it goes on."""
+    monkeypatch.setattr("shards.bulk.runner.PAUSE_S", 0.05)
+    monkeypatch.setattr("shards.bulk.runner.PORTION", 50)
+    added: list[int] = []
+
+    async def watch(place: str) -> None:
+        if place == "after load" and not added:
+            added.append(1)
+            arguments = ("field", "add", "vehicle", "mode", "--type", "int4")
+            done = await run_command(*arguments, env={"VOLTROUTE_CATALOG_DSN": cluster.catalog_dsn})
+            assert done.code == 0, done.err
+
+    outcome = (await load(cluster, week(), tmp_path, watch=watch)).outcome
+    assert (added, outcome) == ([1], Outcome(len(week())))
+    page = (await client.get("/v1/vehicles/V-2/history", params={**PERIOD, "limit": 1000})).json()["items"]
+    assert [item["kwhDeliveredDc"] for item in page] == [
+        each["kwhDeliveredDc"] for each in reversed(week()) if each["vehicleId"] == "V-2"
+    ][: len(page)]
+
+
+async def test_a_table_with_odd_columns(
+    client: httpx2.AsyncClient, cluster: TestCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Local times, one before our era, whole numbers as texts, a text that is no number."""
+    dsn = cluster.catalog_dsn
+    await execute(
+        dsn, 'CREATE TABLE "Old Readings" ("vehicleId" uuid, timestamp timestamp, soc text, kwh text, t numeric)'
+    )
+    await execute(
+        dsn,
+        """INSERT INTO "Old Readings" SELECT '00000000-0000-0000-0000-000000000001', at, soc, '0.5', 20.00
+        FROM (VALUES ('2026-05-01 02:01'::timestamp, '1'), ('2026-05-01 02:02 BC', '2'), ('2026-05-01 02:03', 'x'),
+            ('infinity', '4'), ('2026-05-01 02:05', '5.00')) AS v (at, soc)""",
+    )
+    naming = Naming(VEHICLE, {"kwhDeliveredDc": "kwh", "batteryTemp": "t"})
+    of = checker_of(VEHICLE, zone="Europe/Berlin", skip_bad=True)
+    source = Foreign(dsn, "Old Readings", naming)
+    found = await load_files(cluster, VEHICLE, [], tmp_path / "spool", checker=of, sources=[source])
+    assert (found.failed, found.outcome, found.bad) == ({}, Outcome(2), 3)
+    assert [each.partition(": ")[2] for each in found.bad_rows] == [
+        "row 2: timestamp is required",
+        "row 3: soc 'x' is not a number",
+        "row 4: timestamp is required",
+    ]
+    page = (await client.get("/v1/vehicles/00000000-0000-0000-0000-000000000001/history", params=PERIOD)).json()
+    assert [each["timestamp"] for each in page["items"]] == ["2026-05-01T00:05:00Z", "2026-05-01T00:01:00Z"]

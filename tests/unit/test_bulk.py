@@ -1,6 +1,7 @@
 """Readings as a load has them: checked, sorted out, cut into portions and summed."""
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,9 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shards.buckets import BucketRange
 from shards.bulk import sums
 from shards.bulk.checking import BadRow, Batch, Checker, renamed
 from shards.bulk.readings import DAY_US
+from shards.bulk.sources import File, Naming, form_of
+from shards.bulk.spool import Spool
 from shards.errors import InvalidArgument
 from shards.kinds import METER, VEHICLE, Field, Kind, Type
 from shards.storage.tiers import shape_of
@@ -61,7 +65,11 @@ def batch(*rows: dict[str, Any]) -> Batch:
         ({"timestamp": None}, "row 2: timestamp is required"),
         ({"timestamp": "2026-03-01T00:00:00Z"}, "row 2: timestamp 2026-03-01T00:00:00Z is before 2026-04-01"),
         ({"timestamp": "2026-12-01T00:00:00+01:00"}, "row 2: timestamp 2026-11-30T23:00:00Z is in the future"),
-        ({"timestamp": "yesterday Z"}, "row 2: timestamp 'yesterday Z' is no time; one is 2026-05-01T00:00:00Z"),
+        (
+            {"timestamp": "yesterday"},
+            "row 2: timestamp 'YESTERDAY' is no time with an offset; one is 2026-05-01T00:00:00Z",
+        ),
+        ({"timestamp": "2026-05-01 00:00:00"}, "row 2: timestamp '2026-05-01 00:00:00' is no time with an offset"),
     ],
 )
 def test_what_is_wrong_is_told_by_row_and_field(change: dict[str, Any], told: str) -> None:
@@ -116,6 +124,9 @@ def test_fields_of_every_type() -> None:
         (pa.array([datetime(2026, 5, 1, 0, 1)], pa.timestamp("s")), {"zone": "UTC"}, 0),  # noqa: DTZ001 - one without
         (pa.array([1_777_593_660_000_000_999], pa.timestamp("ns", "UTC")), {}, 0),
         (pa.array(["2026-05-01T00:01:00.000001Z"]), {}, 1),
+        (pa.array(["2026-05-01 00:01:00+00"]), {}, 0),
+        (pa.array([" 2026-05-01t00:01:00.000001999z "]), {}, 1),
+        (pa.array(["1777593660000"]), {"unit": "ms"}, 0),
     ],
 )
 def test_times_as_others_write_them(given_: Any, more: dict[str, Any], expected: int) -> None:
@@ -129,13 +140,22 @@ def test_times_as_others_write_them(given_: Any, more: dict[str, Any], expected:
         (pa.array([1]), "timestamp is a whole number: say --time-unit"),
         (pa.array(["2026-05-01 02:01:00"]), "its times have no time zone: say --time-zone"),
         (pa.array([1.5]), "timestamp is double, which is no time"),
-        (pa.array(["2026-10-25 02:30:00"]), "ambiguous"),
+        (
+            pa.array(["2026-10-25 02:30:00"]),
+            "row 1: timestamp 2026-10-25 02:30:00 is twice in Europe/Berlin, or not at all",
+        ),
+        (
+            pa.array(["2026-03-29 02:30:00"]),
+            "row 1: timestamp 2026-03-29 02:30:00 is twice in Europe/Berlin, or not at all",
+        ),
+        (pa.array([2**64 - 1], pa.uint64()), "timestamp is uint64"),
     ],
 )
 def test_times_that_say_too_little(given_: Any, told: str) -> None:
     table = batch(GOOD).table.set_column(1, "timestamp", given_)
+    looking = checker(zone="Europe/Berlin" if "Berlin" in told else None, unit="s" if "uint64" in told else None)
     with pytest.raises(InvalidArgument, match=told):
-        checker(zone="Europe/Berlin" if told == "ambiguous" else None).check(Batch("file", 1, table))
+        looking.check(Batch("file", 1, table))
 
 
 def test_columns_are_named_by_field_or_column_or_as_somebody_says() -> None:
@@ -154,6 +174,13 @@ def test_columns_are_named_by_field_or_column_or_as_somebody_says() -> None:
     ):
         with pytest.raises(InvalidArgument, match=told):
             renamed(VEHICLE, columns, given_, left_out, "file")
+    with pytest.raises(InvalidArgument, match="the column 'soc' is there twice"):
+        renamed(VEHICLE, ["soc", "soc"], {}, [], "file")
+    nested = Batch(
+        "file", 1, pa.table({**dict.fromkeys(GOOD, pa.array([[1]])), "timestamp": pa.array(["2026-05-01T00:00:00Z"])})
+    )
+    with pytest.raises(InvalidArgument, match="vehicleId is list<item: int64>"):
+        checker().check(nested)
     with pytest.raises(InvalidArgument, match="two columns are kwhConsumedAc: say which one with --map"):
         renamed(METER, ["kwhConsumedAc", "kwh_consumed_ac"], {}, [], "file")
     for missing in ("vehicleId", "timestamp", "soc"):
@@ -201,3 +228,77 @@ def test_sums_that_do_not_fit_are_told() -> None:
     assert sums.hours(METER, shape, readings_of(shape, []), 0, 0) == []
     assert sums.minutes(METER, shape, readings_of(shape, []), 0, 0) == []
     assert DAY_US == 86_400_000_000
+
+
+FORMS = {
+    "csv": (
+        "vehicleId,timestamp,soc,kwhDeliveredDc,batteryTemp\n"
+        "V,2026-05-01T00:01:00Z,1,0,20\nV,2026-05-01T00:02:00Z,abc,0,20\nV,2026-05-01T00:03:00Z,3,0\n"
+        "V,2026-05-01T00:04:00Z,4,0,20\n"
+    ),
+    "ndjson": (
+        '{"vehicleId":"V","timestamp":"2026-05-01T00:01:00Z","soc":1,"kwhDeliveredDc":0,"batteryTemp":20}\n'
+        '{"vehicleId":"V","timestamp":"2026-05-01T00:02:00Z","soc":"abc","kwhDeliveredDc":0,"batteryTemp":20}\n\n'
+        '{"vehicleId":"V","timestamp":"2026-05-01T00:03:00Z","soc":3,"kwh":0,"batteryTemp":20}\n'
+        '{"vehicle_id":"V","timestamp":"2026-05-01T00:04:00Z","soc":4,"kwhDeliveredDc":0,"batteryTemp":20}\n[]\n'
+    ),
+}
+
+
+@pytest.mark.parametrize("form", list(FORMS))
+async def test_bad_rows_of_files_are_left_out_and_told(form: str, tmp_path: Path) -> None:
+    path = tmp_path / f"readings.{form}"
+    path.write_text(FORMS[form])
+    of = checker(skip_bad=True)
+    file = File(path, form_of(path, None), Naming(VEHICLE), of.bad.append)
+    found = [of.check(each) async for each in file.batches()]
+    assert [value for each in found for value in each.values[0].listed()] == [1.0, 4.0]
+    assert any("soc 'abc' is not a number" in each for each in of.bad)
+    words = {
+        "csv": "5 cells are expected, there are 4",
+        "ndjson": "4: 'kwh' is no field of vehicle: say --map FIELD=kwh",
+    }
+    assert any(words[form] in each for each in of.bad), of.bad
+    with pytest.raises(InvalidArgument):
+        [checker().check(each) async for each in File(path, form_of(path, None), Naming(VEHICLE)).batches()]
+
+
+@pytest.mark.parametrize("text", ["", "a,b", "vehicleId,timestamp,soc,kwhDeliveredDc,batteryTemp\n"])
+async def test_files_without_rows(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "readings.csv"
+    path.write_text(text)
+    file = File(path, form_of(path, None), Naming(VEHICLE))
+    if "soc" in text:
+        assert sum([each.table.num_rows async for each in file.batches()]) == 0
+    else:
+        with pytest.raises(InvalidArgument, match=str(path)):
+            [each async for each in file.batches()]
+
+
+def test_a_spool_is_gone_on_with_by_the_same_load_alone(tmp_path: Path) -> None:
+    """Also after it was interrupted while it was read: then that begins anew."""
+    folder, rows = tmp_path / "spool", batch(GOOD, {**GOOD, "vehicleId": "V-2"})
+    first = Spool(folder, VEHICLE, BucketRange(0, 4), ["one"])
+    first.add(checker().check(rows))
+    first._flush()
+    again = Spool(folder, VEHICLE, BucketRange(0, 4), ["one"])
+    assert (again.state.read, again.units()) == (False, [])
+    again.add(checker().check(rows))
+    again.finish()
+    assert folder.stat().st_mode & 0o777 == 0o700
+    resumed = Spool(folder, VEHICLE, BucketRange(0, 4), ["one"])
+    assert resumed.state.read
+    loaded = [resumed.load(unit) for unit in resumed.units()]
+    assert sorted(each.devices[at] for each in loaded for at in each.device.tolist()) == ["V-1", "V-2"]
+    with pytest.raises(InvalidArgument, match="another load was interrupted there"):
+        Spool(folder, VEHICLE, BucketRange(0, 4), ["other"])
+
+
+def test_a_text_that_a_batch_lacks_is_spooled(tmp_path: Path) -> None:
+    row = {"oddId": "O", "timestamp": "2026-05-01T00:01:00Z", "count": 3, "state": "on"}
+    spool = Spool(tmp_path / "spool", ODD, BucketRange(0, 1), ["one"])
+    for each in (row, {**row, "state": None, "timestamp": "2026-05-01T00:02:00Z"}):
+        spool.add(checker(ODD).check(batch({name: value for name, value in each.items() if value is not None})))
+    spool.finish()
+    (unit,) = spool.units()
+    assert spool.load(unit).values[1].listed() == ["on", None]
