@@ -41,8 +41,12 @@ def _programs(told: str | None) -> Path | None:
         return Path(told) if told else None
 
 
-def _progress(name: str) -> None:
-    errors.print(f"  {name}", markup=False)
+def _dumped(name: str) -> None:
+    errors.print(f"  {name} is dumped", markup=False)
+
+
+def _restored(name: str) -> None:
+    errors.print(f"  {name} is restored", markup=False)
 
 
 def backup(
@@ -50,7 +54,7 @@ def backup(
 ) -> None:
     """Dump every database of the cluster, all as they are at one point, while everything runs."""
     wanted = backing.Wanted(folder, jobs, parallel, _programs(load_settings().pg_bin))
-    made = with_catalog(data, lambda catalog: backing.backup(catalog, wanted, _progress))
+    made = with_catalog(data, lambda catalog: backing.backup(catalog, wanted, _dumped))
     tell(
         _told(folder, made),
         f"{folder}: {_size(made):,.1f} MiB; everything acknowledged before {_point(made)}",
@@ -83,7 +87,7 @@ def restore(
             raise InvalidArgument("say where to: --data DIR, or --catalog and a --shard NAME=DSN for each shard")
         places = _places(shards or [])
         wanted = restoring.Wanted(folder, _dsn("--catalog", catalog), places, jobs, binaries)
-        asyncio.run(restoring.restore(wanted, _progress))
+        asyncio.run(restoring.restore(wanted, _restored))
     words = f"everything acknowledged before {_point(manifest)} is there. Next: start a router, then `voltroute check`"
     tell(_told(folder, manifest), words, json=json)
 
@@ -94,7 +98,7 @@ async def _embedded(folder: Path, manifest: Manifest, data: Path, jobs: int, bin
     try:
         async with EmbeddedCluster(options) as cluster:
             wanted = restoring.Wanted(folder, cluster.catalog_dsn, cluster.state.shard_dsns(), jobs, binaries)
-            await restoring.restore(wanted, _progress)
+            await restoring.restore(wanted, _restored)
     except BaseException:  # half of a cluster is none: `up` would take it for a new one
         shutil.rmtree(data, ignore_errors=True)
         raise

@@ -202,6 +202,8 @@ def _tell(result: "Result", spool: Path | None, *, json: bool) -> None:
         say(", ".join(f"{count:,} {words.get(name, name)}" for name, count in counts.items()))
         for line in result.bad_rows[:_SHOWN]:
             errors.print(f"  {line}", markup=False, soft_wrap=True)
+        if result.bad > _SHOWN:
+            errors.print(f"  and {result.bad - _SHOWN:,} more")
         for unit, why in result.failed.items():
             errors.print(f"  {unit}: {why}", markup=False, soft_wrap=True)
         if result.failed:
