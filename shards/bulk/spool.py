@@ -182,11 +182,14 @@ class Spool:
 
         Their columns are the kind's fields.
         """
-        tables = []
-        with pa.OSFile(str(self._folder / unit.file)) as file:
-            while file.tell() < file.size():
-                with pa.ipc.open_stream(file) as reader:
-                    tables.append(reader.read_all())
+        path, tables = self._folder / unit.file, []
+        try:
+            with pa.OSFile(str(path)) as file:
+                while file.tell() < file.size():
+                    with pa.ipc.open_stream(file) as reader:
+                        tables.append(reader.read_all())
+        except (pa.ArrowInvalid, OSError) as error:
+            raise MachineError(f"{path} is damaged ({error}): remove the folder, and begin anew") from None
         table = pa.concat_tables(tables).combine_chunks()
         codes = table.column("device").to_numpy()
         names = self._devices
