@@ -90,6 +90,7 @@ async def test_policies_that_are_refused(cluster: TestCluster, servers: list[str
     )
     assert made.json["policies"][0] == {
         "kind": "meter",
+        "tenant": None,
         "hot": "7d",
         "archiveAfter": "90d",
         "dropAfter": None,
