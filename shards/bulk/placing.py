@@ -17,13 +17,14 @@ from shards.bulk import sums
 from shards.bulk.merging import merge, same, some_days
 from shards.bulk.planes import packed
 from shards.bulk.readings import Flags, Readings
-from shards.bulk.session import LATE_OF_DAYS, Outcome, Session, keys_of, moments, patiently
+from shards.bulk.session import LATE_OF_DAYS, Outcome, Session, keys_of, moments
 from shards.postgres.sql import LOCK_TIMEOUT, measured_at, quote_identifier
 from shards.postgres.transactions import transaction
 from shards.storage import late
 from shards.storage.rollups import SUMMED
 from shards.storage.write import refreshing
 from shards.tiers import rolling
+from shards.tiers.holding import patiently
 
 _OF_DEVICES: Final = "bucket = $1::smallint AND tenant_id = $2::smallint AND {id} = ANY($3::varchar[])"
 _THERE: Final = f"""

@@ -20,7 +20,7 @@ from shards.bulk.checking import Checker
 from shards.bulk.past import pack_past
 from shards.bulk.placing import place
 from shards.bulk.readings import Ints, Readings
-from shards.bulk.session import Outcome, Session, moments, patiently
+from shards.bulk.session import Outcome, Session, moments
 from shards.bulk.sources import File, Foreign
 from shards.bulk.spool import Spool, Unit
 from shards.clock import deadline_in
@@ -32,7 +32,7 @@ from shards.postgres.pools import Connection
 from shards.postgres.sessions import SessionLimits, owner_session
 from shards.shard import ShardRecord
 from shards.storage import parts
-from shards.tiers.holding import held
+from shards.tiers.holding import held, patiently
 from shards.tiers.state import shape_on
 from shards.tiers.watching import Watch, watch_nothing
 from shards.together import together

@@ -3,14 +3,10 @@
 Tables of the session hold what is under way; each transaction leaves them empty.
 """
 
-import asyncio
-import random
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from typing import Final
-
-import asyncpg
 
 from shards.bulk.readings import Ints, Readings
 from shards.kinds import Kind
@@ -20,7 +16,6 @@ from shards.storage.packing import Shape, differing, readings
 from shards.tiers.steps import PackingFailed
 from shards.tiers.watching import Watch, watch_nothing
 
-LOCK_ATTEMPTS: Final = 30
 _EPOCH: Final = date(1970, 1, 1)
 _START: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MONTH: Final = "SELECT make_packed_month($1, $2::smallint, $3::date)"
@@ -131,18 +126,6 @@ class Session:
     async def count(self, readings_: int) -> None:
         """So many more are packed."""
         await self.connection.execute(_COUNTED, self.bucket, self.kind.name, readings_)
-
-
-async def patiently(work: Callable[[], Awaitable[None]]) -> None:
-    """Whoever holds a lock is waited for only a moment, so that writers do not queue behind; but some times."""
-    for attempt in range(1, LOCK_ATTEMPTS + 1):
-        try:
-            return await work()
-        except (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError):
-            if attempt == LOCK_ATTEMPTS:
-                raise
-            await asyncio.sleep(random.uniform(0.05, 0.15))
-    raise AssertionError  # the loop returns or raises
 
 
 def moments(times: Ints) -> Iterator[datetime]:

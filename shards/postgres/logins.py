@@ -7,6 +7,7 @@ import hashlib
 import hmac
 import random
 import secrets
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -128,29 +129,26 @@ def new_logins(cluster_id: str) -> Logins:
 
 async def make_logins(connection: Connection, logins: Logins) -> None:
     """Create a cluster's logins, or set their passwords, and give them, and nobody else, rights in a database."""
-    for attempt in range(1, _ATTEMPTS_MAX + 1):
-        try:
-            await _make(connection, logins)
-        except _RACES:
-            if attempt == _ATTEMPTS_MAX:
-                raise
-            await asyncio.sleep(random.uniform(0.01, 0.1))
-        else:
-            return
+    await _racing(connection, logins, _make)
 
 
 async def make_roles(connection: Connection, logins: Logins) -> None:
     """The logins alone, without rights: for a database that is about to be restored, where rights name them."""
+    await _racing(connection, logins, _roles)
+
+
+async def _racing(
+    connection: Connection, logins: Logins, make: Callable[[Connection, Logins], Awaitable[None]]
+) -> None:
     for attempt in range(1, _ATTEMPTS_MAX + 1):
         try:
             async with transaction(connection):
-                await _roles(connection, logins)
+                return await make(connection, logins)
         except _RACES:
             if attempt == _ATTEMPTS_MAX:
                 raise
             await asyncio.sleep(random.uniform(0.01, 0.1))
-        else:
-            return
+    raise AssertionError  # the loop returns or raises
 
 
 async def close_to_public(connection: Connection) -> None:
@@ -166,19 +164,18 @@ async def _roles(connection: Connection, logins: Logins) -> None:
 
 
 async def _make(connection: Connection, logins: Logins) -> None:
-    async with transaction(connection):
-        await _roles(connection, logins)
-        await close_to_public(connection)
-        reader = None if logins.reader_password is None else logins.reader
-        await connection.execute(_RIGHTS, logins.writer, logins.query, logins.monitor, reader)
-        # An owner who may not do these has fewer figures; `doctor` says what is missing.
-        with contextlib.suppress(asyncpg.InsufficientPrivilegeError):
+    await _roles(connection, logins)
+    await close_to_public(connection)
+    reader = None if logins.reader_password is None else logins.reader
+    await connection.execute(_RIGHTS, logins.writer, logins.query, logins.monitor, reader)
+    # An owner who may not do these has fewer figures; `doctor` says what is missing.
+    with contextlib.suppress(asyncpg.InsufficientPrivilegeError):
+        async with transaction(connection):
+            await connection.execute(await connection.fetchval(_STATISTICS, logins.monitor))
+    if await connection.fetchval(COUNTS_NO_STATEMENTS):
+        with contextlib.suppress(*_NOT_TO_BE_HAD):
             async with transaction(connection):
-                await connection.execute(await connection.fetchval(_STATISTICS, logins.monitor))
-        if await connection.fetchval(COUNTS_NO_STATEMENTS):
-            with contextlib.suppress(*_NOT_TO_BE_HAD):
-                async with transaction(connection):
-                    await connection.execute(_COUNT_STATEMENTS)
+                await connection.execute(_COUNT_STATEMENTS)
 
 
 async def retire_reader(connection: Connection, logins: Logins) -> None:

@@ -1,11 +1,10 @@
 """Carrying out what is due on one shard: whoever does it, the leader or an operator, holds a bucket for each step."""
 
-import asyncio
-import random
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import partial
 from typing import Final, TypeAlias
 
 import asyncpg
@@ -23,13 +22,12 @@ from shards.storage.marks import low_water
 from shards.storage.roots import stored_kinds
 from shards.tiers import rolling, steps
 from shards.tiers.due import Step, Tiers, due
-from shards.tiers.holding import held
+from shards.tiers.holding import held, patiently
 from shards.tiers.rolling import Summaries
 from shards.tiers.state import look, look_again
 from shards.tiers.steps import Kept
 from shards.tiers.watching import Watch, watch_nothing
 
-LOCK_ATTEMPTS: Final = 30
 APPLICATION: Final = f"{MOVER} of tiers"  # as a mover's, it inserts nothing that a move's mark must wait for
 # A detach waits for old statements; given up, it is finished by the next one.
 LIMITS: Final = SessionLimits(statement_timeout_s=60.0, lock_timeout_s=2.0)
@@ -96,7 +94,7 @@ class Tender:
             now = await connection.fetchval(_NOW)
             for tiers in [each for each in await self._look(connection) if self._due(each, now) is not None]:
                 try:
-                    await self._tend_patiently(connection, tiers, result)
+                    await patiently(partial(self._tend, connection, tiers, result))
                 except _FAILURES as error:
                     if connection.is_closed():
                         raise
@@ -173,17 +171,6 @@ class Tender:
         if policy is None:
             return Step.DROP if tiers.undropped else None
         return due(tiers, policy, now)
-
-    async def _tend_patiently(self, connection: Connection, tiers: Tiers, result: Result) -> None:
-        """Whoever holds a lock is waited for only a moment, so that writers do not queue behind; but some times."""
-        for attempt in range(1, LOCK_ATTEMPTS + 1):
-            try:
-                return await self._tend(connection, tiers, result)
-            except (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError):
-                if attempt == LOCK_ATTEMPTS:
-                    raise
-                await asyncio.sleep(random.uniform(0.05, 0.15))
-        raise AssertionError  # the loop returns or raises
 
     async def _tend(self, connection: Connection, tiers: Tiers, result: Result) -> None:
         """Steps of one kind of a bucket, each looked at anew while it is held."""
