@@ -77,13 +77,13 @@ async def _of_kind(reader: Reader, kind: Kind, buckets: list[int], asked: _Asked
         rows = await sums.paired(reader, kind, buckets, period, some, ratings, from_rollups=found.rolled)
         parts.append(Tagged((kind, "paired"), rows))
         if found.has_registers:
-            rows = await registers.paired(reader, kind, buckets, period, some, ratings)
+            rows = await registers.paired(reader, kind, buckets, period, some, ratings, from_rollups=found.rolled)
             parts.append(Tagged((kind, "paired"), rows))
     if (bounds := asked.bounds) is not None:
         rows = await sums.series(reader, kind, buckets, bounds, ratings, from_rollups=found.rolled)
         parts.append(Tagged((kind, "series"), rows))
         if found.has_registers:
-            rows = await registers.series(reader, kind, buckets, bounds, ratings)
+            rows = await registers.series(reader, kind, buckets, bounds, ratings, from_rollups=found.rolled)
             parts.append(Tagged((kind, "series"), rows))
     return parts
 

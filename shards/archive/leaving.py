@@ -27,7 +27,7 @@ from shards.postgres.sql import LOCK_TIMEOUT, quote_identifier
 from shards.postgres.transactions import transaction
 from shards.storage import late
 from shards.storage.rollups import roles
-from shards.tiers import steps
+from shards.tiers import rolling, steps
 from shards.tiers.due import Tiers
 from shards.tiers.holding import held
 from shards.tiers.runner import Pause, no_pause
@@ -169,6 +169,9 @@ class Leaving:
         )
         while await steps.merge_some(kept):
             pass
+        if self.summed is not None:  # nobody could count it again when it is gone
+            while await rolling.count_days(self.connection, self.summed, self.month.bucket):
+                pass
 
     async def _close(self, past: datetime) -> bool:
         """False when a late reading came since the merge."""

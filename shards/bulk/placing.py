@@ -134,7 +134,7 @@ async def _add_sums(session: Session, some: Readings, packed_until: datetime) ->
     connection, kind, sums_of = session.connection, session.kind, [*SUMMED, "most"]
     place = (kind, session.shape, some, *session.place)
     hours = await asyncio.to_thread(sums.hours, *place)
-    names = ["at", "bucket", "tenant_id", kind.id_column, *sums_of, "minutes"]
+    names = ["at", "bucket", "tenant_id", kind.id_column, *sums_of, "minutes", "counts", "counted_until"]
     await connection.copy_records_to_table(session.table("hours"), records=hours, columns=names)
     minutes = await asyncio.to_thread(sums.minutes, *place)
     await connection.copy_records_to_table(

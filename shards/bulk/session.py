@@ -26,6 +26,7 @@ _SUMS: Final = (
     "at timestamptz, bucket smallint, tenant_id smallint, readings integer, energies integer, registers integer, "
     "temperatures integer, energy bigint, temperature bigint, most double precision"
 )
+_OF_HOURS: Final = '{0} varchar(64) COLLATE "C", minutes bigint, counts count_span, counted_until timestamptz'
 # Devices' days: of packed rows, and of late readings.
 OF_DAYS: Final = (
     "bucket = $1::smallint AND tenant_id = $2::smallint "
@@ -97,7 +98,7 @@ class Session:
             "staged": f"ON COMMIT DELETE ROWS AS {reading} WITH NO DATA",
             "known": f"ON COMMIT DELETE ROWS AS SELECT *, false AS late FROM ({reading}) AS h WITH NO DATA",
             "packed": like.format(quote_identifier(self.kind.packed)),
-            "hours": f'({_SUMS}, {self.shape.key} varchar(64) COLLATE "C", minutes bigint) ON COMMIT DELETE ROWS',
+            "hours": f"({_SUMS}, {_OF_HOURS.format(self.shape.key)}) ON COMMIT DELETE ROWS",
             "minutes": f"({_SUMS}) ON COMMIT DELETE ROWS",
         }
         for what, how in wanted.items():

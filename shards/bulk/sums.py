@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from shards.bulk.readings import Flags, Ints, Readings, Values, starts
 from shards.kinds import Kind
 from shards.storage.packing import Shape
-from shards.storage.parts import DEGREE, KWH
+from shards.storage.parts import COUNT, DEGREE, KWH
+from shards.storage.spans import are_kept
 
 _MINUTE_US: Final = 60_000_000
 _HOUR_US: Final = 60 * _MINUTE_US
@@ -60,7 +61,10 @@ def _parts(values: Values, unit: str) -> Ints:
 
 
 def hours(kind: Kind, shape: Shape, readings: Readings, bucket: int, tenant: int) -> list[tuple[object, ...]]:
-    """at, bucket, tenant, device, the sums, and a bit for each minute that has a reading; of sorted readings."""
+    """at, bucket, tenant, device, the sums, minutes as bits; what registers counted, and when the newest count was.
+
+    The readings are sorted.
+    """
     if not len(readings):
         return []
     before = readings.times - 1
@@ -74,8 +78,49 @@ def hours(kind: Kind, shape: Shape, readings: Readings, bucket: int, tenant: int
         [readings.devices[each] for each in readings.device[begins].tolist()],
         *_Summed(kind, shape, readings).by(begins),
         np.bitwise_or.reduceat(bits, begins).tolist(),
+        *_spans(kind, shape, readings, begins),
     ]
     return list(zip(*found, strict=True))
+
+
+def _spans(kind: Kind, shape: Shape, readings: Readings, begins: Ints) -> tuple[list[object], list[object]]:
+    """The `count_span` of each hour, and when its newest count was; None where there is none, or counts fall in it."""
+    spans: list[object] = [None] * len(begins)
+    ends: list[object] = [None] * len(begins)
+    places = [at for at, column in enumerate(shape.columns) if column.name == kind.register]
+    some = np.flatnonzero(readings.values[places[0]].present) if are_kept(kind) and places else np.zeros(0, np.int64)
+    if not len(some):
+        return spans, ends
+    counts = _parts(readings.values[places[0]].at(some), COUNT)
+    times = readings.times[some]
+    hour = np.searchsorted(begins, some, side="right") - 1
+    first = starts(hour)
+    last = np.append(first[1:], len(some)) - 1
+    steps = np.diff(counts, prepend=counts[0])
+    steps[first] = 1  # the first one of an hour is above nothing
+    falls = np.minimum.reduceat(steps, first) < 0
+    rises = np.flatnonzero(steps > 0)
+    rates = np.zeros(len(rises))
+    rates[1:] = np.diff(counts[rises]) / np.maximum(np.diff(times[rises]) / 1e6, 1e-6)
+    begin = np.searchsorted(rises, first)
+    rates[begin] = 0
+    risen = times[rises[np.append(begin[1:], len(rises)) - 1]]
+    found = zip(
+        np.diff(np.append(first, len(some))).tolist(),
+        counts[first].tolist(),
+        counts[last].tolist(),
+        _moments(times[first]),
+        _moments(risen),
+        np.maximum.reduceat(rates, begin).tolist(),
+        _moments(times[last]),
+        falls.tolist(),
+        hour[first].tolist(),
+        strict=True,
+    )
+    for counted, lowest, highest, began, rose, rate, until, is_odd, at in found:
+        if not is_odd:
+            spans[at], ends[at] = (counted, lowest, highest, highest, began, rose, rate, None), until
+    return spans, ends
 
 
 def minutes(kind: Kind, shape: Shape, readings: Readings, bucket: int, tenant: int) -> list[tuple[object, ...]]:

@@ -13,7 +13,7 @@ from shards.kinds import Field, Kind, Value
 from shards.postgres.pools import Connection
 from shards.postgres.sql import LIFECYCLE_XACT, for_kind, quote_identifier
 from shards.postgres.transactions import transaction
-from shards.storage import rollups
+from shards.storage import rollups, spans
 from shards.storage.tiers import ONE, Place, columns_of, source
 
 # Until the transaction's end no move can claim the bucket: its passes carry what was inserted, not what was changed.
@@ -174,6 +174,8 @@ async def _sum_anew(connection: Connection, kind: Kind, key: tuple[int, str, dat
     hour, minute = (bucket, device_id, bin_of(moment, HOUR)), (bucket, bin_of(moment, MINUTE))
     await connection.execute(forget_hour, *hour, tenant)
     await connection.execute(make_hour, *hour, mark, tenant)
+    if spans.are_kept(kind):
+        await connection.execute(spans.hours(kind), bucket, mark, [tenant], [device_id], [bin_of(moment, HOUR)])
     await connection.execute(forget_minute, *minute, tenant)
     await connection.execute(make_minute, *minute, mark, tenant)
 

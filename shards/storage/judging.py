@@ -2,8 +2,7 @@
 
 from typing import Final
 
-from shards.storage.registers import ROUNDING_KWH
-
+ROUNDING_KWH: Final = 0.0005  # more than the largest power allows: what rounding to Wh may add
 # With nothing to tell devices apart, nothing is joined and nothing is judged.
 _RATED: Final = """LEFT JOIN jsonb_to_recordset({ratings}::jsonb -> 'devices')
         AS rating (device text, interval_s float8, power_max_kw float8) ON rating.device COLLATE "C" = """

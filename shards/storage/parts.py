@@ -7,7 +7,9 @@ from shards.postgres.sql import quote_identifier
 
 KWH: Final = "1e9"  # parts of one
 DEGREE: Final = "1e6"
+COUNT: Final = "1e8"  # of a kWh, of what a register counts
 WHOLE_MAX: Final = 1e9  # of a unit: its parts fit in 64 bits
+COUNT_MAX: Final = 1e10  # likewise
 
 
 def _most(kind: Kind, column: str) -> float | None:
@@ -18,16 +20,16 @@ def _most(kind: Kind, column: str) -> float | None:
     return max(abs(field.minimum), abs(field.maximum))
 
 
-def _is_whole(kind: Kind, column: str) -> bool:
+def _is_whole(kind: Kind, column: str, limit: float = WHOLE_MAX) -> bool:
     most = _most(kind, column)
-    return most is not None and most <= WHOLE_MAX
+    return most is not None and most <= limit
 
 
-def _parts(kind: Kind, column: str | None, unit: str) -> str:
+def _parts(kind: Kind, column: str | None, unit: str, limit: float = WHOLE_MAX) -> str:
     if column is None:
         return "NULL::bigint"
     value = f"h.{quote_identifier(column)} * {unit}::float8"
-    return f"round({value})::bigint" if _is_whole(kind, column) else value
+    return f"round({value})::bigint" if _is_whole(kind, column, limit) else value
 
 
 def energy(kind: Kind) -> str:
@@ -40,8 +42,18 @@ def temperature(kind: Kind) -> str:
     return _parts(kind, kind.temperature, DEGREE)
 
 
+def register(kind: Kind) -> str:
+    """The count of a row `h`, likewise."""
+    return _parts(kind, kind.register, COUNT, COUNT_MAX)
+
+
+def is_counted(kind: Kind) -> bool:
+    """Whether it has a register, and counts in whole parts."""
+    return kind.register is not None and _is_whole(kind, kind.register, COUNT_MAX)
+
+
 def are_whole(kind: Kind) -> bool:
-    """Whether all that is summed of a kind's readings is so in whole parts."""
+    """Whether all that is added up of a kind's readings is so in whole parts."""
     return all(_is_whole(kind, each) for each in (kind.energy, kind.temperature) if each is not None)
 
 

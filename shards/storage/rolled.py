@@ -12,21 +12,19 @@ from typing import Final
 from shards.kinds import Kind
 from shards.postgres.sql import for_kind
 from shards.storage import judging, parts
-from shards.storage.rollups import ORIGIN, hours, roles
+from shards.storage.remainder import ROLLED, Remainder
+from shards.storage.rollups import hours, roles
 from shards.storage.rows import COVERED
-from shards.storage.tiers import ROLLUPS, SEVERAL, Place, columns_of, hot, late, packed
+from shards.storage.spans import ORIGIN
+from shards.storage.tiers import ROLLUPS
 
-_INGESTED: Final = ", h.ingested_at"
 # A bucket that has lost its rollups since somebody looked is not covered: the shard is asked again, for its readings.
 _MARK: Final = """
 WITH mark AS MATERIALIZED (
     SELECT bucket, rolled_until AS since FROM tier
     WHERE kind = {kind} AND bucket = ANY($1::smallint[]) AND rolled_of = '{roles}' AND summed_since <= {begins}
 )"""
-_ROLLED: Final = "ARRAY(SELECT bucket FROM mark)"
-_COVERED: Final = COVERED.replace("ANY($1::smallint[])", f"ANY({_ROLLED})")
-# Found by when it came: that looks like few rows to the planner, and the period does not.
-_RECENT: Final = "{row}.ingested_at >= (SELECT min(since) FROM mark) AND {row}.ingested_at < 'infinity'"
+_COVERED: Final = COVERED.replace("ANY($1::smallint[])", f"ANY({ROLLED})")
 _READING: Final = "{parts_energy} AS energy, {parts_temperature} AS temperature, {register} AS register"
 _SUM: Final = "readings, energies, registers, energy, temperature, temperatures"
 OF_ALL: Final = "{row}.bucket = ANY({rolled}) AND {row}.tenant_id = {tenant}"
@@ -82,7 +80,7 @@ _FLEET: Final = (
     UNION ALL SELECT {of_reading} FROM fresh
     UNION ALL SELECT {of_spot} FROM spot{sharp_rows}
 )
-SELECT {covered}, (SELECT count(*) FROM device) AS devices, 0 AS mixed, {outside} AS outside,
+SELECT {covered}, (SELECT count(*) FROM device) AS devices, {mixed} AS mixed, {outside} AS outside,
     (SELECT sum(60 / {interval}) FROM device AS d {rated_devices}) AS per_minute, {sums}
 FROM total"""
 )
@@ -90,6 +88,16 @@ _SHARP: Final = f""", sharp AS MATERIALIZED (
     SELECT h.{{id}} AS device, {_ROW} FROM ({{edges}}) AS h {{rated}}
 )"""
 _SHARP_ROWS: Final = "\n    UNION ALL SELECT {of_reading} FROM sharp"
+# Devices that sent both energies and counts, of the whole period.
+_MIXED: Final = """(
+    SELECT count(*) FROM (
+        SELECT device FROM (
+            SELECT device, readings, registers FROM core
+            UNION ALL SELECT device, 1, (register IS NOT NULL)::integer FROM fresh
+            UNION ALL SELECT device, 1, (register IS NOT NULL)::integer FROM sharp
+        ) AS e GROUP BY 1 HAVING sum(registers) BETWEEN 1 AND sum(readings) - 1
+    ) AS m
+)"""
 _SHARP_DEVICES: Final = " UNION SELECT device FROM sharp"
 _OUTSIDE_DEVICES: Final = """
     UNION
@@ -187,46 +195,7 @@ _BEGIN_OF_SEGMENTS: Final = "($3::timestamptz[])[1]"
 _AN_HOUR: Final = "interval '1 hour'"
 
 
-class _Readings:
-    """Queries of a kind's readings in places, beside `mark`."""
-
-    def __init__(self, kind: Kind) -> None:
-        self._kind = kind
-        self._columns = columns_of(kind, (kind.energy, kind.register, kind.temperature))
-
-    def _unpacked(self, place: Place, ingested: str) -> str:
-        rows = " UNION ALL ".join(tier(self._kind, place, self._columns, _INGESTED) for tier in (hot, late))
-        return f"SELECT e.* FROM ({rows}) AS e JOIN mark AS m ON m.bucket = e.bucket WHERE e.ingested_at {ingested}"
-
-    def fresh(self, which: str, after: str, until: str) -> str:
-        """What rollups do not hold."""
-        return self._unpacked(Place(f"{which} AND {_RECENT}", after, until), ">= m.since")
-
-    def known(self, which: str, after: str, until: str, within: tuple[str, str] | None = None) -> str:
-        """What they hold. `within`: times as they are given, between which the others are when they come of a row."""
-        rows, days = which, which
-        if within is not None:
-            rows += f" AND {{row}}.timestamp > {within[0]} AND {{row}}.timestamp <= {within[1]}"
-            first, last = (f"({moment} AT TIME ZONE 'UTC')::date" for moment in within)
-            days += f" AND {{row}}.day >= {first} AND {{row}}.day <= {last}"
-        return f"{self._unpacked(Place(rows, after, until), '< m.since')} UNION ALL {self._days(days, after, until)}"
-
-    def edges(self) -> str:
-        """What they hold of a time after $2 up to $6, and after $7 up to $3; either may be none."""
-        times = ("{row}.timestamp > $2 AND {row}.timestamp <= $6", "{row}.timestamp > $7 AND {row}.timestamp <= $3")
-        either = Place(f"{SEVERAL} AND ({' OR '.join(f'({each})' for each in times)})")
-        days = (
-            self._days(f"{SEVERAL} AND {after}::timestamptz < {until}::timestamptz", after, until)
-            for after, until in (("$2", "$6"), ("$7", "$3"))
-        )
-        return " UNION ALL ".join([self._unpacked(either, "< m.since"), *days])
-
-    def _days(self, which: str, after: str, until: str) -> str:
-        place = Place(f"{which} AND {{row}}.bucket = ANY({_ROLLED})", after, until)
-        return packed(self._kind, place, self._columns, ", NULL::timestamptz AS ingested_at")
-
-
-def _spots(readings: _Readings, after: str, until: str, *, judged: bool) -> str:
+def _spots(readings: Remainder, after: str, until: str, *, judged: bool) -> str:
     if not judged:
         return _NO_SPOTS
     known = readings.known(
@@ -239,14 +208,15 @@ def _spots(readings: _Readings, after: str, until: str, *, judged: bool) -> str:
     return _SPOTS.replace("{known}", known).replace("{hours}", hours(OF_ALL, first, until))
 
 
-def _fleet(readings: _Readings, name: str) -> dict[str, str]:
-    sharp, whole = name != "fleet", name == "whole fleet"
+def _fleet(readings: Remainder, name: str) -> dict[str, str]:
+    sharp, whole, counted = name != "fleet", name == "whole fleet", name == "counted fleet"
     texts = {
         "{sharp}": _SHARP if sharp else "",
         "{sharp_rows}": _SHARP_ROWS if sharp else "",
         "{sharp_devices}": _SHARP_DEVICES if sharp else "",
         "{outside_devices}": _OUTSIDE_DEVICES if whole else "",
-        "{outside}": "0" if whole else "(SELECT count(*) FROM outside)",
+        "{mixed}": _MIXED if counted else "0",
+        "{outside}": "0" if whole or counted else "(SELECT count(*) FROM outside)",
         "{whole_hours}": hours(OF_ALL, "$4", "$5"),
         "{first_hour}": hours(f"{OF_ALL} AND $2::timestamptz < $4", f"($4::timestamptz - {_AN_HOUR})", "$4"),
         "{last_hour}": hours(f"{OF_ALL} AND $5 < $3::timestamptz", "$5", f"($5::timestamptz + {_AN_HOUR})"),
@@ -260,7 +230,7 @@ def _fleet(readings: _Readings, name: str) -> dict[str, str]:
     return texts
 
 
-def _pieces(readings: _Readings, name: str, windows: str, within: tuple[str, str]) -> dict[str, str]:
+def _pieces(readings: Remainder, name: str, windows: str, within: tuple[str, str]) -> dict[str, str]:
     return {
         "{joined_hours}": _hours_of_pieces(name),
         "{rest}": "" if name == "whole paired" else _REST,
@@ -285,9 +255,9 @@ def _hours_of_pieces(name: str) -> str:
 
 def _texts(name: str, kind: Kind, *, judged: bool) -> tuple[str, dict[str, str], str]:
     """The template, what is put into it, and the parameter of its ratings."""
-    readings = _Readings(kind)
+    readings = Remainder(kind)
     of_period = {"{fresh}": fresh(kind)}
-    if name in {"fleet", "sharp fleet", "whole fleet"}:
+    if name in {"fleet", "sharp fleet", "whole fleet", "counted fleet"}:
         spots = _spots(readings, "$6", "$7", judged=judged)
         return _FLEET, {"{spots}": spots, **_fleet(readings, name), **of_period}, "$8"
     if name == "series":
@@ -318,7 +288,7 @@ def filled(
         "{of_spot}": _OF_SPOT,
         "{of_tenant}": _OF_TENANT,
         "{reading}": _READING,
-        "{rolled}": _ROLLED,
+        "{rolled}": ROLLED,
         "{rollups}": str(ROLLUPS),
         "{roles}": roles(kind),
         "{parts_energy}": parts.energy(kind),
@@ -333,7 +303,7 @@ def filled(
 
 def fresh(kind: Kind) -> str:
     """What rollups of the buckets $1 do not hold of a time after $2 up to $3."""
-    return _Readings(kind).fresh(_IN_PERIOD, "$2", "$3")
+    return Remainder(kind).fresh(_IN_PERIOD, "$2", "$3")
 
 
 @cache
@@ -341,6 +311,7 @@ def statement(name: str, kind: Kind, *, judged: bool) -> str:
     """The sums called `name` (see sums.py) of a kind; `judged`: with ratings, as the last parameter but the tenant.
 
     "sharp fleet": over a period with other edges than minutes; "whole fleet": also with devices in its edges alone;
+    "counted fleet": also with how many sent both energies and counts, over a period of whole hours but for its edges;
     "whole paired": all windows are of whole hours.
     """
     template, texts, ratings = _texts(name, kind, judged=judged)

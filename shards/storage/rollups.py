@@ -12,10 +12,9 @@ from shards.kinds import Kind
 from shards.postgres.sql import for_kind, quote_identifier
 from shards.storage import parts
 from shards.storage.packing import Column
+from shards.storage.spans import FIELDS, ORIGIN
 from shards.storage.tiers import PACKED, Place, columns_of, hot, late, packed
 
-# Bins are counted from a whole hour in UTC: date_trunc would ask the session's time zone.
-ORIGIN: Final = "timestamptz '2000-01-01 00:00:00+00'"
 _INGESTED: Final = ", h.ingested_at"
 _UNKNOWN: Final = ", NULL::timestamptz AS ingested_at"
 SUMMED: Final = ("readings", "energies", "registers", "temperatures", "energy", "temperature")
@@ -44,8 +43,8 @@ INSERT INTO {minutely} AS k (at, bucket, tenant_id, {listed})
 SELECT date_bin('1 minute', before, {origin}) AS at, bucket, tenant_id, {sums} FROM new GROUP BY 1, 2, 3
 ON CONFLICT (bucket, tenant_id, at) DO UPDATE SET {added}, most = greatest(k.most, excluded.most)"""
 _STAGED_HOURS: Final = f"""
-INSERT INTO {{hourly}} AS k (at, bucket, tenant_id, {{id}}, {_LISTED}, minutes)
-SELECT at, bucket, tenant_id, {{id}}, {_LISTED}, minutes FROM {{table}} WHERE at >= $1
+INSERT INTO {{hourly}} AS k (at, bucket, tenant_id, {{id}}, {_LISTED}, minutes, counts, counted_until)
+SELECT at, bucket, tenant_id, {{id}}, {_LISTED}, minutes, counts, counted_until FROM {{table}} WHERE at >= $1
 ON CONFLICT ({{id}}, at, tenant_id, bucket) DO UPDATE
 SET {_ADDED}, most = greatest(k.most, excluded.most), minutes = k.minutes | excluded.minutes"""
 _STAGED_MINUTES: Final = f"""
@@ -69,24 +68,32 @@ _UNNESTED: Final = """CROSS JOIN LATERAL unnest(
         d.readings, d.energies, d.registers, d.temperatures, d.energy, d.temperature, d.most, d.minutes
     ) WITH ORDINALITY AS u (readings, energies, registers, temperatures, energy, temperature, most, minutes, n)"""
 _UNFOLDED: Final = f"""
-    SELECT k.bucket, k.tenant_id, k.{{id}}, k.at, {_LISTED}, k.minutes
+    SELECT k.bucket, k.tenant_id, k.{{id}}, k.at, {_LISTED}, k.minutes{{counts}}
     FROM {{hourly}} AS k WHERE {{of_row}} AND k.at >= {{first}} AND k.at < {{past}}
     UNION ALL
-    SELECT {_OF_DAY} FROM {{daily}} AS d {_UNNESTED}
+    SELECT {_OF_DAY}{{counts_of_day}} FROM {{daily}} AS d {_UNNESTED}{{unnested_counts}}
     WHERE {{of_day}} AND d.day >= ({{first}} AT TIME ZONE 'UTC')::date AND d.day <= ({{past}} AT TIME ZONE 'UTC')::date
         AND u.readings IS NOT NULL AND {_AT} >= {{first}} AND {_AT} < {{past}}"""
+# What an hour counted, beside its sums: the fields of its span, when its newest count was, and whether it is folded.
+_COUNTS: Final = "".join(f", (k.counts).{name}" for name in FIELDS) + ", k.counted_until AS until, false AS folded"
+_COUNTS_OF_DAY: Final = (
+    "".join(f", s.{name}" for name in FIELDS) + f", {_AT} + interval '1 hour' AS until, true AS folded"
+)
+_UNNESTED_COUNTS: Final = f"""
+    LEFT JOIN LATERAL unnest(d.counts) WITH ORDINALITY AS s ({", ".join(FIELDS)}, at) ON s.at = u.n"""
 _GONE: Final = f"""DELETE FROM {{hourly}} AS k WHERE k.bucket = $1::smallint AND k.at < $2
-    RETURNING k.bucket, k.tenant_id, k.{{id}}, k.at, {_LISTED}, k.minutes"""
-_STAGED: Final = f"""SELECT bucket, tenant_id, {{id}}, at, {_LISTED}, minutes
+    RETURNING k.bucket, k.tenant_id, k.{{id}}, k.at, {_LISTED}, k.minutes, k.counts"""
+_STAGED: Final = f"""SELECT bucket, tenant_id, {{id}}, at, {_LISTED}, minutes, counts
     FROM {{table}} WHERE bucket = $1::smallint AND at < $2"""
-# Every day of which an hour is to be folded is made anew, with the hours that it had.
+# Every day of which an hour is to be folded is made anew, with the hours that it had. What registers counted is known
+# if each hour came whole: else the day is counted again.
 _FOLD: Final = f"""
 WITH gone AS (
     {{gone}}
 ), touched AS MATERIALIZED (
     SELECT DISTINCT bucket, tenant_id, {{id}}, (at AT TIME ZONE 'UTC')::date AS day FROM gone
 ), known AS (
-    SELECT {_OF_DAY}
+    SELECT {_OF_DAY}, d.counts[u.n] AS counts
     FROM touched AS t JOIN {{daily}} AS d
         ON d.bucket = t.bucket AND d.{{id}} = t.{{id}} AND d.day = t.day AND d.tenant_id = t.tenant_id
     {_UNNESTED} WHERE u.readings IS NOT NULL
@@ -95,24 +102,29 @@ WITH gone AS (
         date_part('hour', at AT TIME ZONE 'UTC')::integer AS n, sum(readings)::integer AS readings,
         sum(energies)::integer AS energies, sum(registers)::integer AS registers,
         sum(temperatures)::integer AS temperatures, sum(energy) AS energy, sum(temperature) AS temperature,
-        max(most) AS most, bit_or(minutes) AS minutes
+        max(most) AS most, bit_or(minutes) AS minutes,
+        (array_agg(counts) FILTER (WHERE registers > 0))[1] AS counts,
+        coalesce(bool_and((counts).counted IS NOT DISTINCT FROM registers) FILTER (WHERE registers > 0), true)
+            AND count(*) FILTER (WHERE registers > 0) < 2 AS is_whole
     FROM (SELECT * FROM gone UNION ALL SELECT * FROM known) AS h GROUP BY 1, 2, 3, 4, 5
 )
 INSERT INTO {{daily}} AS d (
-    bucket, tenant_id, {{id}}, day, readings, energies, registers, temperatures, energy, temperature, most, minutes
+    bucket, tenant_id, {{id}}, day, readings, energies, registers, temperatures, energy, temperature, most, minutes,
+    counts
 )
 SELECT bucket, tenant_id, {{id}}, day, array_agg(readings ORDER BY n),
     CASE WHEN bool_or(energies <> readings) THEN array_agg(energies ORDER BY n) END,
     CASE WHEN bool_or(registers <> 0) THEN array_agg(registers ORDER BY n) END,
     CASE WHEN bool_or(temperatures <> readings) THEN array_agg(temperatures ORDER BY n) END,
     array_agg(energy ORDER BY n), CASE WHEN bool_or(temperature <> 0) THEN array_agg(temperature ORDER BY n) END,
-    CASE WHEN count(most) > 0 THEN array_agg(most ORDER BY n) END, array_agg(minutes ORDER BY n)
+    CASE WHEN count(most) > 0 THEN array_agg(most ORDER BY n) END, array_agg(minutes ORDER BY n),
+    CASE WHEN bool_or(registers <> 0) AND bool_and(is_whole) THEN array_agg(counts ORDER BY n) END
 FROM touched CROSS JOIN generate_series(0, 23) AS n LEFT JOIN hour USING (bucket, tenant_id, {{id}}, day, n)
 GROUP BY 1, 2, 3, 4
 ON CONFLICT ({{id}}, day, tenant_id, bucket) DO UPDATE
 SET readings = excluded.readings, energies = excluded.energies, registers = excluded.registers,
     temperatures = excluded.temperatures, energy = excluded.energy, temperature = excluded.temperature,
-    most = excluded.most, minutes = excluded.minutes"""
+    most = excluded.most, minutes = excluded.minutes, counts = excluded.counts"""
 _DAYS: Final = """
 SELECT day FROM (
     SELECT DISTINCT date_bin('1 day', timestamp - interval '1 microsecond', {origin}) AS day
@@ -144,9 +156,9 @@ def _filled(template: str, kind: Kind, source: str = "") -> str:
 
 
 def _add(kind: Kind, source: str, *, hours: bool = True, minutes: bool = True) -> str:
-    """Add the readings of `source` (a query with history's columns); gives how many they are."""
+    """Add the readings of `source` (a query with history's columns); gives how many, and how many of them count."""
     adding = [f", added_{at} AS ({each}\n)" for at, each in enumerate([_HOURS] * hours + [_MINUTES] * minutes)]
-    return _filled(_NEW + "".join(adding) + "\nSELECT count(*) FROM new", kind, source)
+    return _filled(_NEW + "".join(adding) + "\nSELECT count(*), count(register) FROM new", kind, source)
 
 
 def _columns(kind: Kind) -> tuple[Column, ...]:
@@ -229,16 +241,20 @@ def drop_old(kind: Kind) -> list[str]:
     return [_DROP_OLD.format(table=quote_identifier(name), which=which) for name, which in tables]
 
 
-def hours(which: str, first: str, past: str) -> str:
+def hours(which: str, first: str, past: str, *, counts: bool = False) -> str:
     """The hours that begin from `first` to before `past` (SQL), where `which` of `{row}`: key, at, sums, most, minutes.
 
-    A template of a kind. An hour may come in two parts: what it had when it was folded, and what came late.
+    A template of a kind. An hour may come in two parts: what it had when it was folded, and what came late. `counts`:
+    also what registers counted, as FIELDS of a span, `until` and `folded`.
     """
     texts = {
         "{of_row}": which.replace("{row}", "k"),
         "{of_day}": which.replace("{row}", "d"),
         "{first}": f"{first}::timestamptz",
         "{past}": f"{past}::timestamptz",
+        "{counts}": _COUNTS if counts else "",
+        "{counts_of_day}": _COUNTS_OF_DAY if counts else "",
+        "{unnested_counts}": _UNNESTED_COUNTS if counts else "",
     }
     template = _UNFOLDED
     for placeholder, text in texts.items():

@@ -3,7 +3,7 @@
 Energies of intervals are summed here, and registers.py adds what registers counted. An energy above what the device's
 rating allows is left out of `energy`, and told as `suspect` and `suspect_energy`. Energies are summed in whole
 millionths of a watt-hour, temperatures in millionths of a degree: the same sum in whatever order, from whatever tier.
-Where a shard has rollups, and no register counts, they are asked (rolled.py); else the readings themselves (summed.py).
+Where a shard has rollups they are asked (rolled.py); else the readings themselves (summed.py).
 """
 
 from collections.abc import Sequence
@@ -17,9 +17,9 @@ from shards.bins import HOUR, MINUTE, ceil, floor
 from shards.kinds import Kind
 from shards.postgres.driver import ARCHIVED
 from shards.ratings import INTERVAL_S, Ratings
-from shards.storage import parts, registers, rolled, summed
+from shards.storage import parts, registers, rolled, spans, summed
 from shards.storage.rollups import roles
-from shards.storage.rows import Reader, Rows, fetch_rows
+from shards.storage.rows import Reader, Record, Rows, fetch_rows
 from shards.window import Window
 
 LONG: Final = timedelta(days=4)  # a period of one device
@@ -141,22 +141,38 @@ async def _device_read(
     found = await _fetch(reader, "device", kind, "readings", [bucket], ratings, *arguments)
     values = found.rows[0]
     if values["registers"]:
-        counted = await registers.device(reader, kind, place, window, paired, ratings)
-        for name, value in counted.items():
-            values[name] += value
+        await _add_counts(reader, kind, place, (window, paired), ratings, values, from_rollups=False)
     return DeviceSums(asked=found.asked, covered=found.covered, **values)
+
+
+async def _add_counts(
+    reader: Reader,
+    kind: Kind,
+    place: tuple[int, str],
+    when: tuple[Window, Sequence[Window]],
+    ratings: Ratings,
+    values: Record,
+    *,
+    from_rollups: bool,
+) -> None:
+    counted = await registers.device(reader, kind, place, *when, ratings, from_rollups=from_rollups)
+    for name, value in counted.items():
+        values[name] += value
 
 
 async def _device_rolled(
     reader: Reader, kind: Kind, place: tuple[int, str], window: Window, paired: Sequence[Window], ratings: Ratings
 ) -> DeviceSums | None:
-    """From rollups; None when registers count, which are not added up there."""
+    """From rollups; None when registers count, and what they do is not kept there."""
     bucket, device_id = place
     asked = (device_id, *_segments(window, paired))
     found = await _fetch(reader, "device", kind, "readings", [bucket], ratings, *asked, from_rollups=True)
-    if found.rows[0]["registers"]:
-        return None
-    return DeviceSums(asked=found.asked, covered=found.covered, **found.rows[0])
+    values = found.rows[0]
+    if values["registers"]:
+        if not spans.are_kept(kind):
+            return None
+        await _add_counts(reader, kind, place, (window, paired), ratings, values, from_rollups=True)
+    return DeviceSums(asked=found.asked, covered=found.covered, **values)
 
 
 def _segments(window: Window, paired: Sequence[Window]) -> tuple[list[datetime], list[datetime], list[bool]]:
@@ -187,11 +203,31 @@ async def fleet(reader: Reader, kind: Kind, buckets: Sequence[int], window: Wind
             found = await _fetch(reader, "whole fleet", kind, "readings", buckets, ratings, *bounds, from_rollups=True)
         if not found.rows[0]["registers"]:
             return FleetSums([found], has_registers=False, rolled=True)
+        if spans.are_kept(kind):
+            return await _counted_fleet(reader, kind, buckets, window, (first, last), ratings)
     found = await _fetch(reader, "fleet", kind, "readings", buckets, ratings, window.start, window.end)
     if not found.rows[0]["registers"]:
         return FleetSums([found], has_registers=False, rolled=from_rollups)
-    counted = await registers.fleet(reader, kind, buckets, window, ratings)
+    counted = await registers.fleet(reader, kind, buckets, window, ratings, from_rollups=False)
     return FleetSums([found, counted], has_registers=True, rolled=False)
+
+
+async def _counted_fleet(
+    reader: Reader,
+    kind: Kind,
+    buckets: Sequence[int],
+    window: Window,
+    hours: tuple[datetime, datetime],
+    ratings: Ratings,
+) -> FleetSums:
+    """Sums over all devices from rollups, where registers count among them.
+
+    What the period has beside whole hours is read by device: a bucket's minutes do not say which of them sent both.
+    """
+    bounds = (window.start, window.end, *hours, *hours)
+    found = await _fetch(reader, "counted fleet", kind, "readings", buckets, ratings, *bounds, from_rollups=True)
+    counted = await registers.fleet(reader, kind, buckets, window, ratings, from_rollups=True)
+    return FleetSums([found, counted], has_registers=True, rolled=True)
 
 
 async def series(

@@ -5,18 +5,20 @@ that is not so (a clock that was set back, columns that are summed as something 
 """
 
 import contextlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
 
 import asyncpg
+from asyncpg import Record
 
 from shards.bins import DAY, HOUR
 from shards.kinds import Kind
 from shards.postgres.pools import Connection
 from shards.postgres.sql import LOCK_TIMEOUT, quote_identifier
 from shards.postgres.transactions import transaction
-from shards.storage import rollups
+from shards.storage import rollups, spans
 from shards.tiers.due import NEVER, Leaf
 from shards.tiers.watching import Watch, watch_nothing
 
@@ -106,8 +108,13 @@ async def roll(
 ) -> tuple[int, bool]:
     """Add what was ingested in a bucket before `mark`, or a slice of it; how many readings, and if more is to come.
 
-    The bucket is held.
+    Folded days of which it is not known what registers counted are counted again, some at a time. The bucket is held.
     """
+    added, is_behind = await _roll(connection, kind, bucket, mark, at)
+    return added, is_behind or await count_days(connection, kind, bucket)
+
+
+async def _roll(connection: Connection, kind: Kind, bucket: int, mark: datetime, at: Watch) -> tuple[int, bool]:
     if not await connection.fetchval(_IS_HERE, bucket):
         return 0, False
     await connection.execute(_BEGIN, bucket, kind.name, NEVER)
@@ -122,10 +129,45 @@ async def roll(
         return 0, False
     upto = min(mark, since + SLICE)
     async with transaction(connection):
-        added = await connection.fetchval(rollups.roll(kind), bucket, since, upto)
+        added, registers = await _add(connection, rollups.roll(kind), bucket, since, upto)
+        if registers:
+            await _count(connection, kind, spans.append(kind), bucket, since, upto)
         await at("inside roll")
         await connection.execute(_ROLLED, bucket, kind.name, upto, rollups.roles(kind))
-    return int(added), upto < mark
+    return added, upto < mark
+
+
+async def _add(connection: Connection, statement: str, *arguments: object) -> tuple[int, int]:
+    """How many readings were added, and how many of them are counts whose hours are kept."""
+    readings, registers = (await connection.fetch(statement, *arguments))[0]
+    return int(readings), int(registers)
+
+
+async def _count(connection: Connection, kind: Kind, statement: str, bucket: int, *arguments: datetime) -> None:
+    """After their sums: what the counts come to, in each hour. Where some came late, the hour is counted again."""
+    if not spans.are_kept(kind):
+        return
+    await _count_hours(connection, kind, bucket, arguments[-1], await connection.fetch(statement, bucket, *arguments))
+
+
+async def _count_hours(
+    connection: Connection, kind: Kind, bucket: int, mark: datetime, doubtful: Sequence[Record]
+) -> None:
+    if doubtful:
+        keys = ([row[name] for row in doubtful] for name in ("tenant_id", "device", "at"))
+        await connection.execute(spans.hours(kind), bucket, mark, *keys)
+
+
+async def count_days(connection: Connection, kind: Kind, bucket: int) -> bool:
+    """Count what is packed again where something came late; whether more may be to come.
+
+    Until then readers take their readings. The bucket is held.
+    """
+    if not spans.are_kept(kind) or not await is_rolled(connection, kind, bucket):
+        return False
+    mark = (await connection.fetch(_KNOWN, bucket, kind.name))[0]["rolled_until"]
+    await _count_hours(connection, kind, bucket, mark, await connection.fetch(spans.last_hour(kind), bucket))
+    return await connection.execute(spans.days(kind), bucket, mark) == f"UPDATE {spans.DAYS}"
 
 
 async def _make_anew(connection: Connection, kind: Kind, bucket: int, mark: datetime, at: Watch) -> int:
@@ -142,15 +184,18 @@ async def _make_anew(connection: Connection, kind: Kind, bucket: int, mark: date
     total = 0
     for record in await connection.fetch(rollups.days(kind), bucket, since):
         day: datetime = record["day"]
-        total += int(await connection.fetchval(rollups.fill(kind), bucket, mark, day, day + DAY))
+        added, registers = await _add(connection, rollups.fill(kind), bucket, mark, day, day + DAY)
+        total += added
+        if registers and spans.are_kept(kind):  # nothing of the day was there: no hour is in doubt
+            await connection.execute(spans.fill(kind), bucket, mark, day, day + DAY)
         await at("inside roll")
         # Each day by itself, and before the next one is there: nobody reads them yet.
         await _fold(connection, kind, bucket, min(day + DAY, whole_until(known["packed_until"])))
     async with transaction(connection):
         # What ends sealed time to the instant belongs to its last hour: of such, what came since the last mark.
-        last = await connection.fetchval(rollups.roll_instant(kind), bucket, known["rolled_until"], mark, since)
+        last, _ = await _add(connection, rollups.roll_instant(kind), bucket, known["rolled_until"], mark, since)
         await connection.execute(_ROLLED, bucket, kind.name, mark, rollups.roles(kind))
-    return total + int(last)
+    return total + last
 
 
 def whole_until(packed_until: datetime) -> datetime:
