@@ -30,6 +30,8 @@ USUAL: Final = {
         "voltage": "round((230 + 3 * sin(m / 200.0) + w * 0.05 + s * 0.4)::numeric, 2)",
     },
 }
+# A meter's register, which rises with every reading.
+COUNTS: Final = {"register_kwh": "round((d * 10 + m * 0.011 + 0.3 * ((m + d * 7) / 60))::numeric, 3)"}
 NOISY: Final = {
     VEHICLE: {
         "soc": "round((r * 100)::numeric, 1)",

@@ -2,6 +2,7 @@
 
 import statistics
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -11,7 +12,7 @@ import orjson
 from bench.commands import command
 from bench.context import Context
 from bench.http1 import Connection, connect, get, put
-from bench.lifelike import MINUTES_A_DAY, USUAL, Telemetry, fill
+from bench.lifelike import COUNTS, MINUTES_A_DAY, USUAL, Telemetry, fill
 from bench.measure import MeasurementError
 from bench.results import Collected, ScenarioResult, Target
 from bench.systems import System, voltroute
@@ -25,6 +26,7 @@ OFF_MIN: Final = 25
 TIMES: Final = 5
 SETTINGS: Final = {"VOLTROUTE_ROLLUPS_S": "3600", "VOLTROUTE_LIFECYCLE_S": "3600", "VOLTROUTE_QUERY_TIMEOUT_S": "60"}
 TELEMETRY: Final = (Telemetry("vehicle", VEHICLE, USUAL[VEHICLE]), Telemetry("meter", METER, USUAL[METER]))
+COUNTERS: Final = Telemetry("counter", METER, COUNTS)
 TARGETS: Final = [
     Target("rollups: fleet, whole hours, CPU of readings / of rollups", 40, 80),
     Target("rollups: fleet, whole hours, from rollups", 150, 50, higher=False),
@@ -44,32 +46,49 @@ async def run(context: Context) -> ScenarioResult:
     context.begin("rollups", 0, extra=4)
     start = (datetime.now(UTC) - timedelta(days=1)).replace(minute=0, second=0, microsecond=0)
     async with voltroute(context.shards, SETTINGS, BUCKETS) as system:
-        context.step(f"{2 * devices * MINUTES_A_DAY:,} readings are made")
-        made = sum([await fill(system, telemetry, devices, start, 1) for telemetry in TELEMETRY])
         web = await connect(system.url)
-        paths = _paths(start)
-        context.step("from readings")
-        before = {name: await _read(system, web, path, found, f"{name}, from readings") for name, path in paths.items()}
-        context.step("rolling up")
-        await command(system, "lifecycle", "policy", "set", "--hot", "7d")
-        started = time.perf_counter()
-        await command(system, "lifecycle", "run")
-        found.add("rollups: rolled up a second", "readings/s", made / (time.perf_counter() - started))
+        made = await _compare(context, system, web, TELEMETRY, (devices, start), found)
         await _sizes(system, found, made)
-        context.step("from rollups")
-        for name, path in paths.items():
-            if await _read(system, web, path, found, f"{name}, from rollups") != before[name]:
-                message = f"{name}: the answer from rollups is not the one from readings"
-                raise MeasurementError(message)
-            if name.startswith("fleet"):
-                _ratio(
-                    found, f"{name}, CPU of readings / of rollups", [f"{name}, from readings", f"{name}, from rollups"]
-                )
-        await _paired(system, web, devices, paths["fleet, whole hours"], found)
+        await _paired(system, web, devices, _paths(start)["fleet, whole hours"], found)
+        web.close()
+    async with voltroute(context.shards, SETTINGS, BUCKETS) as system:
+        web = await connect(system.url)
+        made += await _compare(context, system, web, [COUNTERS], (devices, start), found)
         web.close()
     notes = [f"{devices:,} vehicles and {devices:,} meters, a day of minutes, {HOURS} h asked for {TIMES} times"]
     notes += [] if context.full else [f"--full has {DEVICES_FULL:,} of each"]
     return ScenarioResult("rollups", found.figures(), TARGETS, made, notes)
+
+
+async def _compare(
+    context: Context,
+    system: System,
+    web: Connection,
+    sent: Sequence[Telemetry],
+    of: tuple[int, datetime],
+    found: Collected,
+) -> int:
+    """What some devices sent in a day, read from readings and from rollups; how many readings it is."""
+    devices, start = of
+    context.step(f"{len(sent) * devices * MINUTES_A_DAY:,} readings are made")
+    made = sum([await fill(system, telemetry, devices, start, 1) for telemetry in sent])
+    what = "" if sent is TELEMETRY else f"{sent[0].name}s: "
+    paths = {f"{what}{name}": path for name, path in _paths(start).items() if not what or name.startswith("fleet")}
+    context.step("from readings")
+    before = {name: await _read(system, web, path, found, f"{name}, from readings") for name, path in paths.items()}
+    context.step("rolling up")
+    await command(system, "lifecycle", "policy", "set", "--hot", "7d")
+    started = time.perf_counter()
+    await command(system, "lifecycle", "run")
+    found.add(f"rollups: {what}rolled up a second", "readings/s", made / (time.perf_counter() - started))
+    context.step("from rollups")
+    for name, path in paths.items():
+        if await _read(system, web, path, found, f"{name}, from rollups") != before[name]:
+            message = f"{name}: the answer from rollups is not the one from readings"
+            raise MeasurementError(message)
+        if name.removeprefix(what).startswith("fleet"):
+            _ratio(found, f"{name}, CPU of readings / of rollups", [f"{name}, from readings", f"{name}, from rollups"])
+    return made
 
 
 def _period(start: datetime) -> str:
