@@ -46,15 +46,11 @@ async def run(context: Context) -> ScenarioResult:
     context.begin("rollups", 0, extra=4)
     start = (datetime.now(UTC) - timedelta(days=1)).replace(minute=0, second=0, microsecond=0)
     async with voltroute(context.shards, SETTINGS, BUCKETS) as system:
-        web = await connect(system.url)
-        made = await _compare(context, system, web, TELEMETRY, (devices, start), found)
+        made = await _compare(context, system, TELEMETRY, (devices, start), found)
         await _sizes(system, found, made)
-        await _paired(system, web, devices, _paths(start)["fleet, whole hours"], found)
-        web.close()
+        await _paired(system, devices, _paths(start)["fleet, whole hours"], found)
     async with voltroute(context.shards, SETTINGS, BUCKETS) as system:
-        web = await connect(system.url)
-        made += await _compare(context, system, web, [COUNTERS], (devices, start), found)
-        web.close()
+        made += await _compare(context, system, [COUNTERS], (devices, start), found)
     notes = [f"{devices:,} vehicles and {devices:,} meters, a day of minutes, {HOURS} h asked for {TIMES} times"]
     notes += [] if context.full else [f"--full has {DEVICES_FULL:,} of each"]
     return ScenarioResult("rollups", found.figures(), TARGETS, made, notes)
@@ -63,7 +59,6 @@ async def run(context: Context) -> ScenarioResult:
 async def _compare(
     context: Context,
     system: System,
-    web: Connection,
     sent: Sequence[Telemetry],
     of: tuple[int, datetime],
     found: Collected,
@@ -74,6 +69,7 @@ async def _compare(
     made = sum([await fill(system, telemetry, devices, start, 1) for telemetry in sent])
     what = "" if sent is TELEMETRY else f"{sent[0].name}s: "
     paths = {f"{what}{name}": path for name, path in _paths(start).items() if not what or name.startswith("fleet")}
+    web = await connect(system.url)
     context.step("from readings")
     before = {name: await _read(system, web, path, found, f"{name}, from readings") for name, path in paths.items()}
     context.step("rolling up")
@@ -88,6 +84,7 @@ async def _compare(
             raise MeasurementError(message)
         if name.removeprefix(what).startswith("fleet"):
             _ratio(found, f"{name}, CPU of readings / of rollups", [f"{name}, from readings", f"{name}, from rollups"])
+    web.close()
     return made
 
 
@@ -140,8 +137,9 @@ async def _sizes(system: System, found: Collected, made: int) -> None:
         found.add(f"rollups: {kind.name}, hours and minutes", "B/reading", size * len(TELEMETRY) / made)
 
 
-async def _paired(system: System, web: Connection, devices: int, path: str, found: Collected) -> None:
+async def _paired(system: System, devices: int, path: str, found: Collected) -> None:
     """Every vehicle is paired with a meter since long ago."""
+    web = await connect(system.url)
     vehicle, meter = TELEMETRY
     for number in range(devices):
         ids = {"vehicleId": vehicle.device(number), "meterId": meter.device(number)}
@@ -153,3 +151,4 @@ async def _paired(system: System, web: Connection, devices: int, path: str, foun
     await _read(system, web, path, found, "fleet with pairings, from rollups")
     of = ["fleet with pairings, from rollups", "fleet, whole hours, from rollups"]
     _ratio(found, "CPU of the fleet with pairings / without", of)
+    web.close()
