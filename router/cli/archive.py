@@ -1,6 +1,7 @@
 """archive: months that left their shards; whether they are whole; bringing them back."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import UTC, date, datetime
 from typing import Annotated, Any, Final
 
@@ -13,6 +14,7 @@ from shards.catalog.archive import Entry
 from shards.catalog.database import Catalog
 from shards.errors import InvalidArgument
 from shards.operations import archive as operation
+from shards.operations import register as registering
 from shards.operations.archive import Outcome, Wanted
 from shards.policy import read_duration
 
@@ -128,6 +130,26 @@ def recover(data: DataOption = None, json: JsonOption = False) -> None:
         for name, why in outcome.failed.items():
             say(f"{name}: {why}")
     _end(outcome, "known again", json=json)
+
+
+@archive_app.command("register")
+def register(
+    iceberg: Annotated[bool, typer.Option("--iceberg", help="As Apache Iceberg tables, one for a kind.")] = False,
+    catalog: Annotated[
+        str | None, typer.Option("--catalog", help="A catalog of pyiceberg's configuration [the cluster's own].")
+    ] = None,
+    data: DataOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Tell a catalog of tables which objects there are now, so that Spark, Trino and DuckDB see a table."""
+    if not iceberg:
+        raise InvalidArgument("--iceberg: it is the only kind of table so far, and must be asked for")
+    found = with_catalog(data, lambda known: registering.register(known, catalog))
+    if json:
+        print_json({"tables": [asdict(table) for table in found]})
+        return
+    names = ("table", "objects", "came", "went", "metadata")
+    print_table(names, [(each.name, each.objects, each.added, each.removed, each.metadata) for each in found])
 
 
 def _progress(*, json: bool) -> operation.Told:
