@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from itertools import chain, pairwise
 from typing import Final
 
@@ -13,6 +13,8 @@ HOT_MIN: Final = timedelta(days=1)
 HOT_MAX: Final = timedelta(days=3660)
 AFTER_MAX: Final = timedelta(days=36_600)
 NEVER: Final = "never"
+NO_TABLESPACE: Final = "none"
+_MONTH: Final = timedelta(days=31)
 LEAF_WIDTHS: Final = ("day", "week", "month")
 _DURATION: Final = re.compile(r"([1-9][0-9]{0,5})([hdw])")
 _UNITS: Final = {"h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}
@@ -23,7 +25,7 @@ class Policy:
     """How long readings of a kind stay hot: a leaf is frozen when all of it is older.
 
     `archive`: when all of a month is older, it goes from its shard to the archive; `drop`: for good; `rollups`: its
-    sums go. None: never.
+    sums go. None: never. `tablespace`: where frozen leaves go instead of being packed.
     """
 
     kind: str
@@ -31,6 +33,7 @@ class Policy:
     archive: timedelta | None = None
     drop: timedelta | None = None
     rollups: timedelta | None = None
+    tablespace: str | None = None
     tenant: str | None = None  # whose buckets alone it is for
 
     @property
@@ -54,6 +57,11 @@ class Policy:
     def leaves_after(self) -> timedelta | None:
         """How old a month is when it leaves its shard."""
         return self.drop if self.archive is None else self.archive
+
+    def is_leaving(self, until: datetime, now: datetime) -> bool:
+        """Whether what ends then may leave its shard within a month: months leave as wholes."""
+        after = self.leaves_after()
+        return after is not None and until <= now - after + _MONTH
 
 
 class Policies:

@@ -38,6 +38,7 @@ _WORDS: Final = {
     "roll": "readings rolled up",
     "freeze": "leaves frozen",
     "pack": "readings packed",
+    "place": "readings copied to a tablespace",
     "drop": "leaves dropped",
     "merge": "days merged",
     "archive": "readings taken out",
@@ -61,6 +62,10 @@ def set_policy(
     archive_to: Annotated[
         str | None, typer.Option(help="Where the archive is: file:///folder, s3://bucket/prefix, gs://..., az://...")
     ] = None,
+    tablespace: Annotated[
+        str | None,
+        typer.Option(help="A tablespace to which frozen partitions go instead of being packed; none: packed."),
+    ] = None,
     leaf: Annotated[str | None, typer.Option(help="How much time a new partition holds: day, week or month.")] = None,
     tenant: _Tenant = None,
     data: DataOption = None,
@@ -78,9 +83,11 @@ def set_policy(
     ):
         if text is not None:
             spans[name] = read_after(text, option)
-    if not spans and leaf is None and archive_to is None:
-        raise InvalidArgument("--hot, --archive-after, --drop-after, --rollups-for, --archive-to or --leaf is needed")
-    change = operation.Change(spans, leaf, None if archive_to is None else check_url(archive_to))
+    if not spans and leaf is None and archive_to is None and tablespace is None:
+        raise InvalidArgument(
+            "--hot, --archive-after, --drop-after, --rollups-for, --archive-to, --tablespace or --leaf is needed"
+        )
+    change = operation.Change(spans, leaf, None if archive_to is None else check_url(archive_to), tablespace)
 
     async def work(catalog: Catalog) -> _Policies:
         made = await operation.set_policy(catalog, kind, change, tenant)
@@ -118,11 +125,17 @@ async def _with_places(catalog: Catalog, policies: Policies) -> _Policies:
 
 def _show(policies: Policies, width: str, archive: str | None, *, json: bool) -> None:
     if json:
-        spans = [{"kind": each.kind, "tenant": each.tenant, **_spans(each)} for each in policies]
+        spans = [
+            {"kind": each.kind, "tenant": each.tenant, **_spans(each), "tablespace": each.tablespace}
+            for each in policies
+        ]
         print_json({"leaf": width, "archive": archive, "policies": spans})
         return
     rows = [(each.whose, *(value or NEVER_ for value in _spans(each).values())) for each in policies]
     print_table(("kind", "hot", "archive after", "drop after", "rollups for"), rows)
+    for each in policies:
+        if each.tablespace is not None:
+            say(f"{each.whose}: partitions go to tablespace {each.tablespace}, and are packed before they leave")
     say(f"new partitions hold a {width}; a partition is packed when all of it is older than what stays hot")
     if archive is not None:
         say(f"the archive is in {archive}")

@@ -34,6 +34,7 @@ class Programs:
             f"--jobs={jobs}",
             f"--snapshot={snapshot}",
             "--no-owner",
+            "--no-tablespaces",
             "--compress=gzip:1",
         ]
         arguments += [f"--lock-wait-timeout={_LOCK_WAIT_S * 1000}", f"--file={into}"]
@@ -47,7 +48,7 @@ class Programs:
         kept = [line for line in contents.splitlines() if not _NOT_RESTORED.match(line)]
         chosen.write_text("\n".join(kept) + "\n")
         try:
-            arguments = ["--exit-on-error", "--no-owner", f"--jobs={jobs}", f"--use-list={chosen}"]
+            arguments = ["--exit-on-error", "--no-owner", "--no-tablespaces", f"--jobs={jobs}", f"--use-list={chosen}"]
             arguments += [f"--section={section}" for section in sections]
             await self._run("pg_restore", dsn, [*arguments, str(source)])
         finally:

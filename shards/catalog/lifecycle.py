@@ -7,27 +7,29 @@ from shards.policy import Policies, Policy
 from shards.postgres.pools import Connection
 
 _ALL: Final = """
-SELECT k.name, p.hot, p.archive_after, p.drop_after, p.rollups_for
+SELECT k.name, p.hot, p.archive_after, p.drop_after, p.rollups_for, p.tablespace
 FROM lifecycle_policy AS p JOIN kind AS k USING (kind_id) WHERE k.state = 'active' ORDER BY kind_id
 """
 _OWN: Final = """
-SELECT k.name, p.hot, p.archive_after, p.drop_after, p.rollups_for, t.name AS tenant, t.first_bucket, t.bucket_count
+SELECT k.name, p.hot, p.archive_after, p.drop_after, p.rollups_for, p.tablespace,
+    t.name AS tenant, t.first_bucket, t.bucket_count
 FROM tenant_policy AS p JOIN kind AS k USING (kind_id) JOIN tenant AS t USING (tenant_id)
 WHERE k.state = 'active' AND t.first_bucket IS NOT NULL ORDER BY kind_id, tenant_id
 """
 _SET: Final = """
-INSERT INTO lifecycle_policy (kind_id, hot, archive_after, drop_after, rollups_for)
-SELECT kind_id, $2, $3, $4, $5 FROM kind WHERE name = $1
+INSERT INTO lifecycle_policy (kind_id, hot, archive_after, drop_after, rollups_for, tablespace)
+SELECT kind_id, $2, $3, $4, $5, $6 FROM kind WHERE name = $1
 ON CONFLICT (kind_id) DO UPDATE
 SET hot = excluded.hot, archive_after = excluded.archive_after, drop_after = excluded.drop_after,
-    rollups_for = excluded.rollups_for, set_at = now()
+    rollups_for = excluded.rollups_for, tablespace = excluded.tablespace, set_at = now()
 """
 _SET_OWN: Final = """
-INSERT INTO tenant_policy (kind_id, tenant_id, hot, archive_after, drop_after, rollups_for)
-SELECT k.kind_id, t.tenant_id, $3, $4, $5, $6 FROM kind AS k CROSS JOIN tenant AS t WHERE k.name = $1 AND t.name = $2
+INSERT INTO tenant_policy (kind_id, tenant_id, hot, archive_after, drop_after, rollups_for, tablespace)
+SELECT k.kind_id, t.tenant_id, $3, $4, $5, $6, $7
+FROM kind AS k CROSS JOIN tenant AS t WHERE k.name = $1 AND t.name = $2
 ON CONFLICT (kind_id, tenant_id) DO UPDATE
 SET hot = excluded.hot, archive_after = excluded.archive_after, drop_after = excluded.drop_after,
-    rollups_for = excluded.rollups_for, set_at = now()
+    rollups_for = excluded.rollups_for, tablespace = excluded.tablespace, set_at = now()
 """
 _REMOVE_OWN: Final = """
 DELETE FROM tenant_policy AS p USING kind AS k, tenant AS t
@@ -56,7 +58,7 @@ async def policies_in(connection: Connection) -> Policies:
 
 async def set_policy(connection: Connection, policy: Policy) -> None:
     """From now on; the leader finds it in its next round."""
-    spans = (policy.hot, policy.archive, policy.drop, policy.rollups)
+    spans = (policy.hot, policy.archive, policy.drop, policy.rollups, policy.tablespace)
     if policy.tenant is None:
         await connection.execute(_SET, policy.kind, *spans)
     else:

@@ -18,10 +18,12 @@ from shards.errors import InvalidArgument, Refused
 from shards.kinds import Kinds
 from shards.operations import schema
 from shards.operations.tenants import find_tenant
-from shards.policy import LEAF_WIDTHS, Policies, Policy
+from shards.policy import LEAF_WIDTHS, NO_TABLESPACE, Policies, Policy
+from shards.postgres.sessions import owner_session
 from shards.shard import ShardRecord
+from shards.tiers import tablespaces
 from shards.tiers.due import Tiers
-from shards.tiers.runner import Done, Result, Tender, nobody
+from shards.tiers.runner import APPLICATION, LIMITS, Done, Result, Tender, nobody
 
 TIMEOUT_S: Final = 10.0
 WAIT_TICK_S: Final = 1.0
@@ -44,12 +46,13 @@ class OfShard:
 class Change:
     """What is to be different: spans, the width of new leaves, where the archive is. The rest stays as it is.
 
-    `spans`: by the names that a policy has for them; None: never.
+    `spans`: by the names that a policy has for them; None: never. `tablespace`: NO_TABLESPACE for none.
     """
 
     spans: Mapping[str, timedelta | None]
     width: str | None = None
     archive_url: str | None = None
+    tablespace: str | None = None
 
 
 async def set_policy(catalog: Catalog, kind: str | None, change: Change, tenant: str | None = None) -> Policies:
@@ -65,7 +68,7 @@ async def set_policy(catalog: Catalog, kind: str | None, change: Change, tenant:
     url = change.archive_url or url_before
     async with catalog.membership(deadline_in(TIMEOUT_S)) as connection:
         known = await lifecycle.policies_in(connection)
-        for policy in _changed(known, names, change.spans, tenant):
+        for policy in _changed(known, names, change, tenant):
             policy.check()
             if policy.archive is not None and url is None:
                 raise Refused(f"--archive-after of {policy.whose} needs a place: --archive-to URL")
@@ -93,14 +96,15 @@ async def _checked(catalog: Catalog, kind: str | None, change: Change, tenant: s
         raise Refused(f"there is no kind {kind}: known are {', '.join(names)}")
     if tenant is not None:
         await _check_own(catalog, tenant)
+    if change.tablespace not in {None, NO_TABLESPACE}:
+        await _check_tablespace(catalog, str(change.tablespace))
     return names if kind is None else [kind]
 
 
-def _changed(
-    policies: Policies, names: Sequence[str], spans: Mapping[str, timedelta | None], tenant: str | None
-) -> list[Policy]:
+def _changed(policies: Policies, names: Sequence[str], change: Change, tenant: str | None) -> list[Policy]:
     """New policies. Refused when one would begin without how long readings stay hot."""
-    if not spans:
+    spans = change.spans
+    if not spans and change.tablespace is None:
         return []
     known = policies.kinds if tenant is None else policies.kinds | policies.of_tenant(tenant)
     hot = spans.get("hot")
@@ -112,7 +116,9 @@ def _changed(
     for name in names:
         base = known.get(name) or Policy(name, hot or timedelta(0))
         archive, drop, rollups = (spans.get(each, getattr(base, each)) for each in LATER)
-        made.append(Policy(name, hot or base.hot, archive, drop, rollups, tenant))
+        tablespace = change.tablespace or base.tablespace
+        tablespace = None if tablespace == NO_TABLESPACE else tablespace
+        made.append(Policy(name, hot or base.hot, archive, drop, rollups, tablespace, tenant))
     return made
 
 
@@ -123,6 +129,16 @@ async def _check_own(catalog: Catalog, tenant: str) -> None:
             f"{tenant} shares its buckets with others, so that its readings cannot have a policy of their own: "
             "that is for tenants made with `voltroute tenant create --pin`"
         )
+
+
+async def _check_tablespace(catalog: Catalog, tablespace: str) -> None:
+    """Refused unless every shard has it."""
+    for record in await catalog.shards(deadline_in(TIMEOUT_S)):
+        async with owner_session(record, LIMITS, APPLICATION) as connection:
+            try:
+                await tablespaces.check(connection, tablespace)
+            except Refused as error:
+                raise Refused(f"{record.name}: {error}") from None
 
 
 async def _claim(catalog: Catalog, url: str) -> None:

@@ -24,6 +24,7 @@ class Step(StrEnum):
     FREEZE = "freeze"
     MERGE = "merge"
     ARCHIVE = "archive"  # a month leaves its shard
+    PLACE = "place"  # a frozen leaf goes to another tablespace
     EXPIRE = "expire"  # a month leaves the archive
 
 
@@ -35,6 +36,7 @@ class Leaf:
     lower: datetime | None
     upper: datetime
     published: bool = False
+    tablespace: str = "pg_default"
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,13 @@ class Tiers:
         waiting = (leaf for leaf in self.leaves if self.packed_until < leaf.upper <= self.frozen_until)
         return next(waiting, None)
 
+    def to_place(self, tablespace: str | None) -> Leaf | None:
+        """The oldest leaf that is frozen, not packed, and in another tablespace."""
+        if tablespace is None:
+            return None
+        frozen = (leaf for leaf in self.leaves if self.packed_until < leaf.upper <= self.frozen_until)
+        return next((leaf for leaf in frozen if leaf.tablespace != tablespace), None)
+
     def to_freeze(self, policy: Policy, now: datetime) -> Leaf | None:
         """The oldest leaf that is not frozen, when all of it is older than what stays hot."""
         leaf = next((leaf for leaf in self.leaves if leaf.upper > self.frozen_until), None)
@@ -74,13 +83,19 @@ class Tiers:
 
 
 def due(tiers: Tiers, policy: Policy, now: datetime) -> Step | None:
-    """The next step of a bucket's kind. What was begun is ended first: at most one leaf is frozen and not packed."""
-    if tiers.to_pack is not None:
+    """The next step of a bucket's kind. What was begun is ended first: at most one leaf is frozen and not packed.
+
+    With a tablespace, frozen leaves stay as they are there, and are packed when their time may leave the shard.
+    """
+    leaf = tiers.to_pack
+    if leaf is not None and (policy.tablespace is None or policy.is_leaving(leaf.upper, now)):
         return Step.PACK
-    if tiers.frozen_until > tiers.packed_until:
+    if leaf is None and tiers.frozen_until > tiers.packed_until:
         return Step.PACK  # the leaf is gone: nothing but the horizon is behind
     if tiers.undropped:
         return Step.DROP
     if tiers.is_merge_due(now):
         return Step.MERGE
+    if tiers.to_place(policy.tablespace) is not None:
+        return Step.PLACE
     return Step.FREEZE if tiers.to_freeze(policy, now) is not None else None

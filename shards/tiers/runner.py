@@ -20,7 +20,7 @@ from shards.shard import ShardRecord
 from shards.storage import parts
 from shards.storage.marks import low_water
 from shards.storage.roots import stored_kinds
-from shards.tiers import rolling, steps
+from shards.tiers import rolling, steps, tablespaces
 from shards.tiers.due import Step, Tiers, due
 from shards.tiers.holding import held, patiently
 from shards.tiers.rolling import Summaries
@@ -91,6 +91,7 @@ class Tender:
         async with owner_session(self.record, LIMITS, APPLICATION) as connection:
             if rollups:
                 await self._roll(connection, result)
+            await tablespaces.sweep(connection, self.policies)
             now = await connection.fetchval(_NOW)
             for tiers in [each for each in await self._look(connection) if self._due(each, now) is not None]:
                 try:
@@ -191,6 +192,8 @@ class Tender:
                 kept = await Kept.of(connection, found[0], self.watch, self._summed(tiers.kind))
                 count, seen = await self._step(kept, step, now)
                 result.waiting += seen
+                if step is Step.PLACE and seen:
+                    return
                 waits = waits or seen > 0
                 seconds = time.monotonic() - started
                 result.done[step] = result.done.get(step, 0) + count
@@ -213,9 +216,18 @@ class Tender:
             count = await self._pack(kept)
         elif step is Step.DROP:
             count, seen = await steps.drop(kept)
+        elif step is Step.PLACE:
+            count, seen = await self._place(kept)
         else:
             count = await steps.merge_some(kept)
         return count, seen
+
+    async def _place(self, kept: Kept) -> tuple[int, int]:
+        policy = self.policies.of(kept.tiers.kind, kept.tiers.bucket)
+        leaf = None if policy is None else kept.tiers.to_place(policy.tablespace)
+        if policy is None or policy.tablespace is None or leaf is None:
+            return 0, 0
+        return await tablespaces.place_some(kept, leaf, policy.tablespace)
 
     async def _pack(self, kept: Kept) -> int:
         """Some devices of the frozen leaf, or, when none is left, its publishing; how many readings were packed."""

@@ -14,6 +14,10 @@ from shards.tiers.due import NEVER, Leaf, Tiers
 _LEAVES: Final = """
 SELECT b.bucket, b.kind, b.table_oid, l.name, lower(l.span) AS lower, upper(l.span) AS upper,
     EXISTS (SELECT FROM packed_leaf AS p WHERE p.table_oid = l.leaf_oid) AS published,
+    coalesce((
+        SELECT s.spcname::text FROM pg_class AS c JOIN pg_tablespace AS s ON s.oid = c.reltablespace
+        WHERE c.oid = l.leaf_oid
+    ), 'pg_default') AS tablespace,
     coalesce(t.frozen_until, $1) AS frozen_until, coalesce(t.packed_until, $1) AS packed_until,
     coalesce(t.packed_readings, 0) AS packed_readings,
     (SELECT count(*) FROM packed_leaf AS p WHERE p.bucket = b.bucket AND p.kind = b.kind) AS undropped
@@ -88,7 +92,7 @@ async def look_again(connection: Connection, tiers: Tiers, late: str) -> list[Ti
 def _tiers(key: tuple[int, str], records: list[Any], late: Any) -> Tiers:
     first = records[0]
     leaves = [
-        Leaf(record["name"], record["lower"], record["upper"], record["published"])
+        Leaf(*(record[name] for name in ("name", "lower", "upper", "published", "tablespace")))
         for record in records
         if record["upper"] is not None
     ]

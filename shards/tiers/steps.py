@@ -114,6 +114,20 @@ async def freeze(kept: Kept, leaf: Leaf) -> None:
     await kept.at("after freeze")
 
 
+async def next_devices(kept: Kept, leaf: Leaf, last: str) -> tuple[str, int]:
+    """The last of the devices behind `last` for one transaction, and how many readings of theirs a leaf has."""
+    table, key = quote_identifier(leaf.name), kept.shape.key
+    counted = await kept.connection.fetch(
+        f"SELECT {key}, count(*) FROM {table} WHERE {key} > $1 GROUP BY 1 ORDER BY 1 LIMIT {CHUNK_DEVICES}", last
+    )
+    upto, total = last, 0
+    for device, count in counted:
+        if total and total + count > CHUNK_READINGS:
+            break
+        upto, total = device, total + count
+    return upto, total
+
+
 async def pack_some(kept: Kept, leaf: Leaf) -> int:
     """Pack the next devices of a frozen leaf, and compare them bit by bit; 0 when there is none left.
 
@@ -124,14 +138,7 @@ async def pack_some(kept: Kept, leaf: Leaf) -> int:
     days = (bucket, *_days(leaf))
     # Devices are packed in the order of their IDs, a transaction for some of them: the last one tells how far it came.
     last = await connection.fetchval(f"SELECT max({key}) FROM {kept.root('packed')} WHERE {_OF_LEAF}", *days)
-    counted = await connection.fetch(
-        f"SELECT {key}, count(*) FROM {table} WHERE {key} > $1 GROUP BY 1 ORDER BY 1 LIMIT {CHUNK_DEVICES}", last or ""
-    )
-    upto, total = last or "", 0
-    for device, count in counted:
-        if total and total + count > CHUNK_READINGS:
-            break
-        upto, total = device, total + count
+    upto, total = await next_devices(kept, leaf, last or "")
     if not total:
         return 0
     which = f"{key} > $1 AND {key} <= $2"

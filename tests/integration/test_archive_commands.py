@@ -95,6 +95,7 @@ async def test_policies_that_are_refused(cluster: TestCluster, servers: list[str
         "archiveAfter": "90d",
         "dropAfter": None,
         "rollupsFor": None,
+        "tablespace": None,
     }
     changed = await voltroute(cluster, "lifecycle", "policy", "set", "vehicle", "--drop-after", "400d")
     assert "vehicle  7d   90d            400d        never" in changed.out

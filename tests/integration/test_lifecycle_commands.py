@@ -50,7 +50,7 @@ async def test_policies(cluster: TestCluster) -> None:
         refused = await lifecycle(cluster, *arguments)
         assert (refused.code, words in refused.err) == (code, True), refused
     made = await lifecycle(cluster, "policy", "set", "--hot", "7d", "--leaf", "day", "--json")
-    plain = {"tenant": None, "hot": "7d", "archiveAfter": None, "dropAfter": None, "rollupsFor": None}
+    plain = {"tenant": None, "hot": "7d", "archiveAfter": None, "dropAfter": None, "rollupsFor": None, "tablespace": None}
     assert made.json == {
         "leaf": "day",
         "archive": None,
@@ -207,6 +207,7 @@ async def test_a_tenant_with_buckets_of_its_own_has_policies_of_its_own(cluster:
         "archiveAfter": None,
         "dropAfter": None,
         "rollupsFor": "4000d",
+        "tablespace": None,
     }
     assert made.json["policies"][2:] == [own]
     assert "vehicle of acme  2d" in (await lifecycle(cluster, "policy", "show")).out

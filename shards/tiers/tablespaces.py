@@ -1,0 +1,151 @@
+"""A frozen leaf goes to another tablespace, as it is: copied beside it, and put in its place.
+
+    frozen -copy, some devices at a time-> whole -old snapshots gone-> in the leaf's place, which is dropped
+
+ALTER TABLE SET TABLESPACE would lock readers out, and writers' look for repeats, for as long as it copies. Here nobody
+waits for more than a moment. The caller holds the bucket, as for every step; it may do anything between two of them.
+"""
+
+from typing import Final
+
+from shards.errors import ClusterError, Refused
+from shards.policy import Policies
+from shards.postgres.pools import Connection
+from shards.postgres.sql import LOCK_TIMEOUT, quote_identifier
+from shards.postgres.transactions import transaction
+from shards.tiers.due import Leaf
+from shards.tiers.steps import Kept, next_devices
+
+_SUFFIX: Final = "_copy"
+_BEGUN: Final = "voltroute copy"
+_WHOLE: Final = "voltroute copy, whole"
+_COPY: Final = """
+SELECT s.spcname AS tablespace, obj_description(c.oid, 'pg_class') = $2 AS whole
+FROM pg_class AS c LEFT JOIN pg_tablespace AS s ON s.oid = c.reltablespace
+WHERE c.oid = to_regclass(format('public.%I', $1::text))
+"""
+_INTO: Final = "SELECT set_config('default_tablespace', $1, true)"
+_CONSTRAINT: Final = "SELECT pg_get_partition_constraintdef(to_regclass(format('public.%I', $1::text)))"
+_PLACE: Final = """
+SELECT pg_get_expr(c.relpartbound, c.oid) AS bound, p.relname::text AS parent
+FROM pg_class AS c JOIN pg_inherits AS i ON i.inhrelid = c.oid JOIN pg_class AS p ON p.oid = i.inhparent
+WHERE c.oid = to_regclass(format('public.%I', $1::text))
+"""
+# Whoever has a snapshot of before the copy was whole would not see its rows.
+_SEEN: Final = """
+SELECT EXISTS (
+    SELECT FROM pg_stat_activity AS a
+    WHERE a.backend_xmin IS NOT NULL AND a.pid <> pg_backend_pid()
+        AND (a.datname = current_database() OR a.datname IS NULL) AND age(a.backend_xmin) >= age(d.xmin)
+) OR EXISTS (
+    SELECT FROM pg_replication_slots AS s WHERE s.xmin IS NOT NULL AND age(s.xmin) >= age(d.xmin)
+)
+FROM pg_description AS d
+WHERE d.objoid = to_regclass(format('public.%I', $1::text)) AND d.classoid = 'pg_class'::regclass AND d.objsubid = 0
+"""
+_NO_NEW_LEAVES: Final = "SELECT pg_advisory_xact_lock(hashtext('voltroute.partitions'), $1::integer)"
+_TRIGGER: Final = "CREATE TRIGGER frozen BEFORE INSERT ON {0} FOR EACH ROW EXECUTE FUNCTION refuse_frozen()"
+_COPIES: Final = """
+SELECT c.relname::text AS name, s.spcname AS tablespace, b.bucket, b.kind
+FROM pg_class AS c
+JOIN pg_description AS d ON d.objoid = c.oid AND d.classoid = 'pg_class'::regclass AND d.objsubid = 0
+LEFT JOIN pg_tablespace AS s ON s.oid = c.reltablespace
+LEFT JOIN pg_inherits AS i
+    ON i.inhrelid = to_regclass(format('public.%I', left(c.relname::text, -length($2::text))))
+LEFT JOIN bucket_table AS b ON b.table_oid = i.inhparent AND b.role = 'history'
+WHERE d.description IN ($1, $3) AND c.relname::text LIKE '%' || $2
+"""
+_CHECK: Final = "SELECT has_tablespace_privilege(current_user, $1, 'CREATE')"
+_EXISTS: Final = "SELECT EXISTS (SELECT FROM pg_tablespace WHERE spcname = $1)"
+
+
+async def check(connection: Connection, tablespace: str) -> None:
+    """Refused unless the server has it, and the shard's owner may use it."""
+    if not await connection.fetchval(_EXISTS, tablespace):
+        raise Refused(f"there is no tablespace {tablespace}: CREATE TABLESPACE makes one, on every server")
+    if not await connection.fetchval(_CHECK, tablespace):
+        raise Refused(f"its owner may not use tablespace {tablespace}: GRANT CREATE ON TABLESPACE gives that right")
+
+
+async def place_some(kept: Kept, leaf: Leaf, tablespace: str) -> tuple[int, int]:
+    """Copy the next devices, or put the copy in the leaf's place; how many readings were copied, and if somebody waits.
+
+    The second is 1 while an old statement may still read the leaf: then nothing was done.
+    """
+    connection, name = kept.connection, leaf.name + _SUFFIX
+    found = await connection.fetch(_COPY, name, _WHOLE)
+    if not found or (found[0]["tablespace"] or "pg_default") != tablespace:
+        await _begin(kept, leaf, tablespace)
+    elif found[0]["whole"]:
+        if await connection.fetchval(_SEEN, name):
+            return 0, 1
+        await _put(kept, leaf)
+        return 0, 0
+    copied = await _copy_some(kept, leaf)
+    if not copied:
+        await connection.execute(f"ANALYZE {quote_identifier(name)}")
+        # The last of all that is written: who sees this sees the rows.
+        await connection.execute(f"COMMENT ON TABLE {quote_identifier(name)} IS '{_WHOLE}'")
+        await kept.at("after copy")
+    return copied, 0
+
+
+async def _begin(kept: Kept, leaf: Leaf, tablespace: str) -> None:
+    connection, source, copy = kept.connection, quote_identifier(leaf.name), quote_identifier(leaf.name + _SUFFIX)
+    async with transaction(connection):
+        await connection.execute(f"DROP TABLE IF EXISTS {copy}")
+        await connection.execute(_INTO, tablespace)  # of its indexes, too
+        await connection.execute(f"CREATE TABLE {copy} (LIKE {source} INCLUDING ALL)")
+        # ATTACH believes it, instead of reading all rows.
+        holds = await connection.fetchval(_CONSTRAINT, leaf.name)
+        await connection.execute(f"ALTER TABLE {copy} ADD CONSTRAINT of_leaf CHECK ({holds})")
+        await connection.execute(f"COMMENT ON TABLE {copy} IS '{_BEGUN}'")
+
+
+async def _copy_some(kept: Kept, leaf: Leaf) -> int:
+    """The copy tells how far it came: devices go in the order of their IDs."""
+    connection, key = kept.connection, kept.shape.key
+    source, copy = quote_identifier(leaf.name), quote_identifier(leaf.name + _SUFFIX)
+    last = await connection.fetchval(f"SELECT max({key}) FROM {copy}") or ""
+    upto, total = await next_devices(kept, leaf, last)
+    if total:
+        which = f"{key} > $1 AND {key} <= $2"
+        async with transaction(connection):
+            await connection.execute(
+                f"INSERT INTO {copy} SELECT * FROM {source} WHERE {which} ORDER BY {key}, timestamp", last, upto
+            )
+            await kept.at("inside copy")
+    return total
+
+
+async def _put(kept: Kept, leaf: Leaf) -> None:
+    """From this COMMIT on the copy is the leaf. ClusterError when it does not hold as much: then it is copied anew."""
+    connection, source, copy = kept.connection, quote_identifier(leaf.name), quote_identifier(leaf.name + _SUFFIX)
+    counts = [await connection.fetchval(f"SELECT count(*) FROM {each}") for each in (source, copy)]
+    if counts[0] != counts[1]:  # a move healed the leaf after a part of it was copied, say
+        await connection.execute(f"DROP TABLE {copy}")
+        raise ClusterError(f"{leaf.name} has {counts[0]} readings, and {counts[1]} were copied: it is copied anew")
+    place = (await connection.fetch(_PLACE, leaf.name))[0]
+    parent = quote_identifier(place["parent"])
+    async with transaction(connection):
+        await connection.execute(LOCK_TIMEOUT)
+        await connection.execute(_NO_NEW_LEAVES, kept.tiers.bucket)
+        # First, and whole: whoever waits for it plans anew, and finds the copy.
+        await connection.execute(f"LOCK TABLE {parent} IN ACCESS EXCLUSIVE MODE")
+        await connection.execute(_TRIGGER.format(copy))
+        await connection.execute(f"ALTER TABLE {parent} DETACH PARTITION {source}")
+        await connection.execute(f"DROP TABLE {source}")
+        await connection.execute(f"ALTER TABLE {copy} RENAME TO {source}")
+        await connection.execute(f"ALTER TABLE {parent} ATTACH PARTITION {source} {place['bound']}")
+        await connection.execute(f"ALTER TABLE {source} DROP CONSTRAINT of_leaf")
+        await connection.execute(f"COMMENT ON TABLE {source} IS NULL")
+        await kept.at("inside swap")
+    await kept.at("after swap")
+
+
+async def sweep(connection: Connection, policies: Policies) -> None:
+    """Drop copies that nobody goes on with: of buckets that were moved away, or by a policy that is another one now."""
+    for record in await connection.fetch(_COPIES, _BEGUN, _SUFFIX, _WHOLE):
+        policy = None if record["bucket"] is None else policies.of(record["kind"], record["bucket"])
+        if policy is None or policy.tablespace != (record["tablespace"] or "pg_default"):
+            await connection.execute(f"DROP TABLE IF EXISTS {quote_identifier(record['name'])}")
