@@ -57,7 +57,7 @@ _POINTS: Final = f"""
 WITH reading AS MATERIALIZED (
     {_READINGS}
 ), size AS (
-    SELECT count(*) AS n FROM reading
+    SELECT count(*) AS n, coalesce(bit_or(tier), 0) AS tiers FROM reading
 ), part AS (
     SELECT (array_agg(timestamp ORDER BY value, timestamp))[1] AS lowest,
         (array_agg(timestamp ORDER BY value DESC, timestamp))[1] AS highest,
@@ -71,7 +71,7 @@ WITH reading AS MATERIALIZED (
         UNION SELECT min(first) FROM part UNION SELECT max(last) FROM part
     )
 )
-SELECT {COVERED}, (SELECT n FROM size) AS readings, (SELECT coalesce(bit_or(tier), 0) FROM reading) AS tiers,
+SELECT {COVERED}, (SELECT n FROM size) AS readings, (SELECT tiers FROM size) AS tiers,
     array_agg(date_part('epoch', timestamp)) AS times, array_agg(value) AS values
 FROM (SELECT * FROM chosen ORDER BY timestamp) AS c"""
 _FLEET: Final = f"""

@@ -239,7 +239,7 @@ CROSS JOIN LATERAL (SELECT {", ".join(flat)} OFFSET 0) AS f
 CROSS JOIN LATERAL (
     SELECT {listed}
     FROM (SELECT i, {", ".join(steps)} FROM generate_series(0, p.n - 1) AS i) AS e
-    WINDOW o AS (ORDER BY i)
+    WINDOW o AS (ORDER BY i ROWS UNBOUNDED PRECEDING)
 ) AS u"""
 
 
@@ -264,7 +264,7 @@ CROSS JOIN LATERAL (
             CASE WHEN i > 0 THEN tc ELSE NULL END AS tc
         FROM generate_series(0, least({MARKED}, p.n - {first}) - 1) AS i
     ) AS e
-    WINDOW o AS (ORDER BY i)
+    WINDOW o AS (ORDER BY i ROWS UNBOUNDED PRECEDING)
 ) AS u"""
 
 

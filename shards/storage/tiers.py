@@ -60,7 +60,11 @@ class Place:
         """The condition on packed days `row` that may hold some."""
         found = [self.which.replace("{row}", row)]
         found += [f"{row}.day >= ({self.after} AT TIME ZONE 'UTC')::date"] if self.after else []
-        found += [f"{row}.day <= ({self.until} AT TIME ZONE 'UTC')::date"] if self.until else []
+        if self.until:
+            # A day of which the period has an instant is unpacked only if its first reading is in it.
+            last = f"({self.until} AT TIME ZONE 'UTC')::date"
+            first = f"{row}.day::timestamp AT TIME ZONE 'UTC' + {row}.t_base * {row}.unit * interval '1 microsecond'"
+            found.append(f"{row}.day <= {last} AND ({row}.day < {last} OR {first} <= {self.until})")
         return " AND ".join(found)
 
     def of_tier(self, row: str) -> str:

@@ -40,7 +40,7 @@ async def some(cluster: TestCluster) -> None:
 async def test_policies(cluster: TestCluster) -> None:
     for arguments, code, words in (
         (("plan",), 3, "no kind has a policy: `voltroute lifecycle policy set --hot 7d` makes one for all"),
-        (("policy", "set"), 2, "--hot, --archive-after, --drop-after, --rollups-for, --archive-to, --tablespace or --leaf is needed"),
+        (("policy", "set"), 2, "--archive-to, --tablespace or --leaf is needed"),
         (("policy", "set", "--hot", "soon"), 2, "--hot soon: a number of hours, days or weeks is expected"),
         (("policy", "set", "--hot", "2h"), 2, "--hot 2h: from 1d to 3660d"),
         (("policy", "set", "--leaf", "year"), 2, "--leaf year: one of day, week, month"),
@@ -50,7 +50,8 @@ async def test_policies(cluster: TestCluster) -> None:
         refused = await lifecycle(cluster, *arguments)
         assert (refused.code, words in refused.err) == (code, True), refused
     made = await lifecycle(cluster, "policy", "set", "--hot", "7d", "--leaf", "day", "--json")
-    plain = {"tenant": None, "hot": "7d", "archiveAfter": None, "dropAfter": None, "rollupsFor": None, "tablespace": None}
+    never = dict.fromkeys(("archiveAfter", "dropAfter", "rollupsFor", "tablespace"))
+    plain = {"tenant": None, "hot": "7d", **never}
     assert made.json == {
         "leaf": "day",
         "archive": None,
