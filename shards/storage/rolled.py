@@ -129,21 +129,22 @@ _PIECES: Final = (
 ), single AS MATERIALIZED (
     SELECT w.paired, f.* FROM fresh AS f
     JOIN piece AS w ON w.device = f.device AND f.timestamp > w.starts AND f.timestamp <= w.ends{{rest}}
-), hour AS MATERIALIZED (
+), hour AS {{once}} (
     SELECT w.paired, k.* FROM piece AS w {{joined_hours}}
-), spot AS (
-    SELECT w.paired, {{reading}}, h.tier
-    FROM (
-        SELECT DISTINCT k.paired, k.bucket, k.{{id}} AS device, k.at AS starts, k.at + interval '1 hour' AS ends
-        FROM hour AS k {{rated_hours}} WHERE k.most > {{allowed}}
-    ) AS w
-    CROSS JOIN LATERAL ({{known}}) AS h {{rated}} WHERE {{implausible}}
+), spot AS ({{spots}}
 ), total AS (
     SELECT paired, {{of_rollup}} FROM hour
     UNION ALL SELECT paired, {{of_reading}} FROM single
     UNION ALL SELECT paired, {{of_spot}} FROM spot
 )"""
 )
+_SPOTS_OF_PIECES: Final = """
+    SELECT w.paired, {reading}, h.tier
+    FROM (
+        SELECT DISTINCT k.paired, k.bucket, k.{id} AS device, k.at AS starts, k.at + interval '1 hour' AS ends
+        FROM hour AS k {rated_hours} WHERE k.most > {allowed}
+    ) AS w
+    CROSS JOIN LATERAL ({known}) AS h {rated} WHERE {implausible}"""
 _REST: Final = f"""
     UNION ALL
     SELECT w.paired, w.device, {_ROW} FROM rest AS w CROSS JOIN LATERAL ({{known}}) AS h {{rated}}"""
@@ -184,7 +185,8 @@ _SPOTS: Final = """
     FROM (
         SELECT DISTINCT k.bucket, k.{id} AS device, k.at FROM ({hours}) AS k {rated_hours} WHERE k.most > {allowed}
     ) AS s CROSS JOIN LATERAL ({known}) AS h {rated} WHERE {implausible}"""
-_NO_SPOTS: Final = "\n    SELECT NULL::timestamptz AS timestamp, 0::bigint AS energy, 0 AS tier WHERE false"
+_NO_SPOTS: Final = """
+    SELECT NULL::timestamptz AS timestamp, false AS paired, 0::bigint AS energy, 0 AS tier WHERE false"""
 _OF_PIECE: Final = (
     "{row}.bucket = w.bucket AND {row}.bucket = ANY($1::smallint[]) AND {row}.{id} = w.device "
     "AND {row}.tenant_id = {tenant}"
@@ -230,8 +232,11 @@ def _fleet(readings: Remainder, name: str) -> dict[str, str]:
     return texts
 
 
-def _pieces(readings: Remainder, name: str, windows: str, within: tuple[str, str]) -> dict[str, str]:
+def _pieces(readings: Remainder, name: str, windows: str, within: tuple[str, str], *, judged: bool) -> dict[str, str]:
+    """What one looks at once, readings of hours or the hours themselves, is not kept, and not planned for."""
     return {
+        "{once}": "MATERIALIZED" if judged or name == "device" else "NOT MATERIALIZED",
+        "{spots}": _SPOTS_OF_PIECES if judged else _NO_SPOTS,
         "{joined_hours}": _hours_of_pieces(name),
         "{rest}": "" if name == "whole paired" else _REST,
         "{windows}": windows,
@@ -263,10 +268,10 @@ def _texts(name: str, kind: Kind, *, judged: bool) -> tuple[str, dict[str, str],
     if name == "series":
         return _SERIES, {"{spots}": _spots(readings, "$2", "$3", judged=judged), **of_period}, "$5"
     if name in {"paired", "whole paired"}:
-        return _PAIRED, {**_pieces(readings, name, _ENTRIES, ("$2", "$3")), **of_period}, "$8"
+        return _PAIRED, {**_pieces(readings, name, _ENTRIES, ("$2", "$3"), judged=judged), **of_period}, "$8"
     period = _BEGIN_OF_SEGMENTS, "($4::timestamptz[])[cardinality($4::timestamptz[])]"
     of_one = readings.fresh(_OF_ONE, *period)
-    return _DEVICE, {**_pieces(readings, name, _SEGMENTS, period), "{fresh}": of_one}, "$6"
+    return _DEVICE, {**_pieces(readings, name, _SEGMENTS, period, judged=judged), "{fresh}": of_one}, "$6"
 
 
 def filled(
