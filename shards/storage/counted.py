@@ -92,7 +92,11 @@ _SPAN: Final = (
     "h.until AS timestamp, h.began, h.first_count, h.last_count, "
     "CASE WHEN cardinality(h.odd) > 3 THEN h.odd[2][1] ELSE h.peak END AS head, h.peak, h.risen, h.odd"
 )
-_OF_DEVICE: Final = "{row}.bucket = d.bucket AND {row}.{id} = d.device AND {row}.tenant_id = {tenant}"
+# Also by what is given: so partitions of other buckets are left out when the statement is planned.
+_OF_DEVICE: Final = (
+    "{row}.bucket = d.bucket AND {row}.bucket = ANY($1::smallint[]) AND {row}.{id} = d.device "
+    "AND {row}.tenant_id = {tenant}"
+)
 _AN_HOUR: Final = "interval '1 hour'"
 _HOUR_OF_START: Final = HOUR_OF.format("$2::timestamptz")
 _BEGIN: Final = f"({_HOUR_OF_START} - {_AN_HOUR})"

@@ -92,16 +92,17 @@ SELECT k.tenant_id, k.{{id}} AS device, k.at FROM tier AS t JOIN {{hourly}} AS k
     AND k.at >= t.packed_until - interval '1 hour' AND k.at < t.packed_until
 WHERE t.bucket = $1::smallint AND t.kind = {{kind}} AND k.registers > 0
     AND (k.counts).counted IS DISTINCT FROM k.registers LIMIT {DAYS * 24}"""
-_OF_HOUR: Final = "{row}.bucket = a.bucket AND {row}.{id} = a.device AND {row}.tenant_id = a.tenant_id"
-_OF_DAY: Final = "{row}.bucket = d.bucket AND {row}.{id} = d.{id} AND {row}.tenant_id = d.tenant_id"
+_OF_HOUR: Final = "{row}.bucket = $1::smallint AND {row}.{id} = a.device AND {row}.tenant_id = a.tenant_id"
+_OF_DAY: Final = "{row}.bucket = $1::smallint AND {row}.{id} = d.{id} AND {row}.tenant_id = d.tenant_id"
 _STARTS: Final = "(d.day::timestamp AT TIME ZONE 'UTC')"
 # Of what is archived there is nothing to be counted again.
-_DAYS_AGAIN: Final = f"""
-WITH asked AS MATERIALIZED (
-    SELECT d.bucket, d.tenant_id, d.{{id}}, d.day, d.registers FROM {{daily}} AS d
+_UNKNOWN_DAYS: Final = f"""
+    SELECT d.bucket, d.tenant_id, d.{{id}}, d.day FROM {{daily}} AS d
     JOIN tier AS t ON t.bucket = d.bucket AND t.kind = {{kind}}
     WHERE d.bucket = $1::smallint AND d.registers IS NOT NULL AND d.counts IS NULL
-        AND NOT t.archived @> {_STARTS} AND d.day >= (t.summed_since AT TIME ZONE 'UTC')::date LIMIT {DAYS}
+        AND NOT t.archived @> {_STARTS} AND d.day >= (t.summed_since AT TIME ZONE 'UTC')::date LIMIT {DAYS}"""
+_DAYS_AGAIN: Final = f"""
+WITH asked AS MATERIALIZED ({_UNKNOWN_DAYS}
 ), {_COUNTED}, {_SPANS}, again AS (
     SELECT d.bucket, d.tenant_id, d.{{id}}, d.day, array_agg(s.counts ORDER BY n) AS counts
     FROM asked AS d CROSS JOIN generate_series(0, 23) AS n
@@ -173,6 +174,12 @@ def hours(kind: Kind) -> str:
 def last_hour(kind: Kind) -> str:
     """Of a bucket's ($1) last packed hour: tenants, devices and hours that are not known."""
     return for_kind(_LAST_HOUR, kind)
+
+
+@cache
+def unknown_days(kind: Kind) -> str:
+    """Whether a bucket ($1) has days that are to be counted again: there are none, most of the time."""
+    return for_kind(f"SELECT EXISTS ({_UNKNOWN_DAYS})", kind)
 
 
 @cache

@@ -167,6 +167,8 @@ async def count_days(connection: Connection, kind: Kind, bucket: int) -> bool:
         return False
     mark = (await connection.fetch(_KNOWN, bucket, kind.name))[0]["rolled_until"]
     await _count_hours(connection, kind, bucket, mark, await connection.fetch(spans.last_hour(kind), bucket))
+    if not await connection.fetchval(spans.unknown_days(kind), bucket):
+        return False
     return await connection.execute(spans.days(kind), bucket, mark) == f"UPDATE {spans.DAYS}"
 
 
