@@ -16,6 +16,15 @@ CREATE TYPE count_span AS (
     odd bigint []
 );
 
+-- Whoever changes the sums of a day, and knows nothing of counts, leaves none: a leader of before.
+CREATE FUNCTION forget_counts() RETURNS trigger
+LANGUAGE plpgsql AS $$
+BEGIN
+    NEW.counts := NULL;
+    RETURN NEW;
+END
+$$;
+
 -- An hour without it, or with another number of counts than `registers`, is not known: its readings are read. An hour that is
 -- written to has the time of its newest count beside it. Of a day, all hours are known, or none is.
 CREATE FUNCTION add_counts(the_kind text) RETURNS void
@@ -28,6 +37,11 @@ BEGIN
     EXECUTE format('ALTER TABLE %I ADD COLUMN counts count_span, ADD COLUMN counted_until timestamptz', hourly);
     EXECUTE format('ALTER TABLE %I ADD COLUMN counts count_span []', daily);
     EXECUTE format('ALTER TABLE %I ALTER COLUMN counts SET STORAGE MAIN', daily);
+    EXECUTE format(
+        'CREATE TRIGGER counts_of_others BEFORE UPDATE ON %I FOR EACH ROW WHEN ('
+        'NEW.registers IS DISTINCT FROM OLD.registers AND NEW.counts IS NOT DISTINCT FROM OLD.counts'
+        ') EXECUTE FUNCTION forget_counts()', daily
+    );
     -- None like it on hours: what an index looks at cannot change without a new entry in all of them.
     EXECUTE format(
         'CREATE INDEX %I ON %I (bucket, day) WHERE registers IS NOT NULL AND counts IS NULL', daily || '_uncounted', daily
@@ -50,5 +64,6 @@ BEGIN
 END
 $$;
 
+REVOKE ALL ON FUNCTION forget_counts() FROM PUBLIC;
 REVOKE ALL ON FUNCTION add_counts(text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION make_rollup_roots(text) FROM PUBLIC;

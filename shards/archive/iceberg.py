@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from shards.errors import ClusterError, InvalidArgument, MachineError, Refused
 from shards.kinds import Kind, Type
-from shards.postgres.dsn import environment_of
+from shards.postgres.dsn import environment_of, redact_text
 
 NAMESPACE: Final = "voltroute"
 SCHEMA: Final = "iceberg"  # of Iceberg's own tables, in the catalog's database
@@ -81,7 +81,10 @@ def own_catalog(dsn: str, url: str) -> Any:
     query = {_KEYWORDS.get(name, name.removeprefix("PG").lower()): value for name, value in known.items()}
     query["options"] = " ".join(filter(None, [query.get("options"), f"-csearch_path={SCHEMA}"]))
     uri = URL.create("postgresql+psycopg", query=query).render_as_string(hide_password=False)
-    return SqlCatalog(NAMESPACE, uri=uri, warehouse=f"{url}/{FOLDER}", **_store_properties())
+    try:
+        return SqlCatalog(NAMESPACE, uri=uri, warehouse=f"{url}/{FOLDER}", **_store_properties())
+    except Exception as error:  # of SQLAlchemy, and of its driver
+        raise ClusterError(f"Iceberg's catalog: {_words(error)}") from error
 
 
 def named_catalog(name: str) -> Any:
@@ -89,7 +92,7 @@ def named_catalog(name: str) -> Any:
     found = _pyiceberg()
     try:
         return found.catalog.load_catalog(name)
-    except (ValueError, found.exceptions.NoSuchTableError, ImportError, OSError) as error:
+    except Exception as error:  # whatever the catalog's own driver says
         raise InvalidArgument(f"--catalog {name[:80]}: {_words(error)}") from error
 
 
@@ -186,4 +189,4 @@ def _schema(found: Any, kind: Kind) -> Any:
 
 def _words(error: Exception) -> str:
     """The first line of it, without what SQLAlchemy says of itself."""
-    return (str(error).splitlines() or [type(error).__name__])[0][:300]
+    return redact_text((str(error).splitlines() or [type(error).__name__])[0])[:300]

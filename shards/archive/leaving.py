@@ -131,6 +131,7 @@ class Leaving:
         """From this COMMIT on no late reading is taken, and all that were are packed."""
         _, past = self.month.span
         for _ in range(_SEALS):
+            await self._count_again()
             async with held(self.connection, self.month.bucket) as is_ours:
                 if not is_ours:
                     raise NotYet("another step of its lifecycle is under way")
@@ -169,9 +170,17 @@ class Leaving:
         )
         while await steps.merge_some(kept):
             pass
-        if self.summed is not None:  # nobody could count it again when it is gone
-            while await rolling.count_days(self.connection, self.summed, self.month.bucket):
-                pass
+
+    async def _count_again(self) -> None:
+        """What registers counted must be known: nobody could find it out when the readings are gone."""
+        is_behind = self.summed is not None
+        while is_behind and self.summed is not None:
+            started = time.monotonic()
+            async with held(self.connection, self.month.bucket) as is_ours:
+                if not is_ours:
+                    raise NotYet("another step of its lifecycle is under way")
+                is_behind = await rolling.count_again(self.connection, self.summed, self.month.bucket)
+            await self.pause(time.monotonic() - started)
 
     async def _close(self, past: datetime) -> bool:
         """False when a late reading came since the merge."""

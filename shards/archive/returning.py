@@ -19,8 +19,9 @@ from shards.catalog import archive as ledger
 from shards.catalog.archive import Entry, State
 from shards.clock import deadline_in
 from shards.errors import Refused
+from shards.kinds import DAILY
 from shards.postgres.pools import Connection
-from shards.postgres.sql import LOCK_TIMEOUT
+from shards.postgres.sql import LOCK_TIMEOUT, quote_identifier
 from shards.postgres.transactions import transaction
 from shards.tiers import steps
 from shards.tiers.due import Tiers
@@ -35,6 +36,11 @@ SELECT (SELECT archived FROM tier WHERE bucket = $1 AND kind = $2) @> $3::timest
 """
 _TABLES: Final = "SELECT make_tier_tables($1, $2::smallint, '')"
 _MONTH: Final = "SELECT make_packed_month($1, $2::smallint, $3::date)"
+# What registers counted in it may be found out again, where a release before archived it.
+_UNKNOWN: Final = """
+UPDATE {daily} SET counts = NULL
+WHERE bucket = $1::smallint AND day >= $2::date AND day < $3::date AND cardinality(counts) = 0
+"""
 _GIVE: Final = """
 UPDATE tier
 SET archived = archived - tstzmultirange(tstzrange($3, $4)), packed_readings = packed_readings + $5
@@ -154,6 +160,8 @@ class Returning:
             async with transaction(self.connection):
                 await self.connection.execute(LOCK_TIMEOUT)
                 await self.connection.execute(_GIVE, *self.month.place, *self.month.span, self.entry.readings)
+                daily = quote_identifier(f"{self.month.kind}{DAILY}")
+                await self.connection.execute(_UNKNOWN.format(daily=daily), *self.month.bounds)
                 await self.at("inside return")
             await self.at("after return")
             await self._note(State.RESTORED, restored_until=self.until)

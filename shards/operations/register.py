@@ -14,7 +14,8 @@ from shards.clock import deadline_in
 from shards.errors import Refused
 
 TIMEOUT_S: Final = 10.0
-_SCHEMA: Final = f"CREATE SCHEMA IF NOT EXISTS {iceberg.SCHEMA}"
+_IS_THERE: Final = f"SELECT to_regnamespace('{iceberg.SCHEMA}') IS NOT NULL"
+_SCHEMA: Final = f"CREATE SCHEMA {iceberg.SCHEMA}"
 
 
 async def register(catalog: Catalog, name: str | None = None) -> Sequence[Table]:
@@ -50,5 +51,6 @@ async def register(catalog: Catalog, name: str | None = None) -> Sequence[Table]
 
 async def _own(catalog: Catalog, url: str, deadline: float) -> Any:
     async with catalog.pool.connection(deadline) as connection:
-        await connection.execute(_SCHEMA)
+        if not await connection.fetchval(_IS_THERE):  # who may make none can use one that is there
+            await connection.execute(_SCHEMA)
     return await asyncio.to_thread(iceberg.own_catalog, catalog.dsn, url)

@@ -4,6 +4,7 @@ A span is one count, or an hour of rollups (spans.py): the same sums come of bot
 lies before a window is looked at by the hour: all counts of the hour of the newest one, and of the hour before.
 """
 
+from enum import Enum, auto
 from functools import cache
 from typing import Final
 
@@ -19,6 +20,18 @@ from shards.storage.rows import COVERED
 from shards.storage.spans import FIELDS, HOUR_OF, RESET_BELOW, unpacked
 from shards.storage.tiers import SEVERAL, Place, columns_of, hot, late, newest_days, packed, source
 
+FEW: Final = 200  # hours that are read count by count,
+MANY: Final = 8  # and one of so many: reading all of the period takes less than more of them
+
+
+class Source(Enum):
+    """What a statement looks at: readings alone, or hours that are known, and few that are not, or however many."""
+
+    READINGS = auto()
+    HOURS = auto()
+    ALL_HOURS = auto()
+
+
 _RATING: Final = """rating AS MATERIALIZED (
     SELECT device COLLATE "C" AS device, interval_s, power_max_kw, register_max_kwh
     FROM jsonb_to_recordset($4::jsonb -> 'devices')
@@ -33,20 +46,21 @@ _RATED: Final = """
 _POWER: Final = "coalesce(own.power_max_kw, every.power_max_kw) / 3600"
 # Its first count beside what was before is `edge`; up to its first reset it is `rise`, and behind that `later`.
 _READING: Final = """stepped AS (
-    SELECT *, lag(last_count) OVER w AS before FROM seen WINDOW w AS (PARTITION BY device ORDER BY timestamp)
+    SELECT *, lag(last_count) OVER w AS before FROM seen WINDOW w AS (PARTITION BY device ORDER BY timestamp, began)
 ), reset AS (
     SELECT *, coalesce(first_count < {below} * before, false) AS resets,
         coalesce(cardinality(odd) / 3 - 1, 0) AS more
     FROM stepped
 ), run AS (
-    SELECT *, sum(more + resets::integer) OVER w AS run FROM reset WINDOW w AS (PARTITION BY device ORDER BY timestamp)
+    SELECT *, sum(more + resets::integer) OVER w AS run
+    FROM reset WINDOW w AS (PARTITION BY device ORDER BY timestamp, began)
 ), peaked AS (
-    SELECT *, max(peak) OVER (PARTITION BY device, run ORDER BY timestamp) AS top FROM run
+    SELECT *, max(peak) OVER (PARTITION BY device, run ORDER BY timestamp, began) AS top FROM run
 ), highest AS (
-    SELECT *, lag(top) OVER (PARTITION BY device ORDER BY timestamp) AS high FROM peaked
+    SELECT *, lag(top) OVER (PARTITION BY device ORDER BY timestamp, began) AS high FROM peaked
 ), rising AS (
     SELECT *, max(risen) FILTER (WHERE before IS NULL OR resets OR more > 0 OR head > high) OVER (
-        PARTITION BY device ORDER BY timestamp ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
+        PARTITION BY device ORDER BY timestamp, began ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
     ) AS since
     FROM highest
 ), measured AS (
@@ -100,33 +114,41 @@ _OF_DEVICE: Final = (
 _AN_HOUR: Final = "interval '1 hour'"
 _HOUR_OF_START: Final = HOUR_OF.format("$2::timestamptz")
 _BEGIN: Final = f"({_HOUR_OF_START} - {_AN_HOUR})"
-# Archived hours of device `d` before the window, the newest two days that have some: rollups say whether it counted.
+# The newest archived hour of device `d` before the window: rollups say whether it counted. A month's last hour may not
+# be folded; the window's own day may have none before it.
 _GONE: Final = f"""
-    SELECT g.at, g.at + {_AN_HOUR} AS until, ar.kind, ar.archived, u.registers,
-        {", ".join(f"s.{name}" for name in FIELDS[1:])}, CASE WHEN g.at >= ar.summed_since THEN s.counted END AS counted
-    FROM tier AS ar CROSS JOIN LATERAL (
-        SELECT k.* FROM {{daily}} AS k
-        WHERE k.bucket = d.bucket AND k.{{id}} = d.device AND k.tenant_id = {{tenant}} AND k.registers IS NOT NULL
-            AND k.day <= ($2 AT TIME ZONE 'UTC')::date AND ar.archived @> (k.day::timestamp AT TIME ZONE 'UTC')
-        ORDER BY k.day DESC LIMIT 2
-    ) AS k
-    CROSS JOIN LATERAL unnest(k.registers) WITH ORDINALITY AS u (registers, n)
-    CROSS JOIN LATERAL (SELECT (k.day::timestamp AT TIME ZONE 'UTC') + (u.n - 1) * {_AN_HOUR} AS at) AS g
-    LEFT JOIN LATERAL unnest(k.counts) WITH ORDINALITY AS s ({", ".join(FIELDS)}, n) ON s.n = u.n
-    WHERE ar.kind = {{kind}} AND ar.bucket = d.bucket AND is_archived(ar.archived, NULL, $2::timestamptz)
-        AND u.registers > 0 AND g.at < $2"""
+    SELECT max(g.at) AS hour FROM tier AS ar CROSS JOIN LATERAL (
+        SELECT (k.day::timestamp AT TIME ZONE 'UTC') + (u.n - 1) * {_AN_HOUR} AS at
+        FROM (
+            SELECT k.day, k.registers FROM {{daily}} AS k
+            WHERE k.bucket = d.bucket AND k.{{id}} = d.device AND k.tenant_id = {{tenant}} AND k.registers IS NOT NULL
+                AND k.day <= ($2 AT TIME ZONE 'UTC')::date AND ar.archived @> (k.day::timestamp AT TIME ZONE 'UTC')
+            ORDER BY k.day DESC LIMIT 3
+        ) AS k CROSS JOIN LATERAL unnest(k.registers) WITH ORDINALITY AS u (registers, n) WHERE u.registers > 0
+        UNION ALL (
+            SELECT k.at FROM {{hourly}} AS k
+            WHERE k.bucket = d.bucket AND k.{{id}} = d.device AND k.tenant_id = {{tenant}} AND k.registers > 0
+                AND k.at < $2 AND ar.archived @> k.at ORDER BY k.at DESC LIMIT 1
+        )
+    ) AS g
+    WHERE ar.kind = {{kind}} AND ar.bucket = d.bucket AND g.at < $2
+        AND is_archived(ar.archived, NULL, $2::timestamptz)"""
+_GONE_HOURS: Final = f"""
+    SELECT {_SPAN} FROM ({{gone_hours}}) AS h JOIN tier AS ar ON ar.kind = {{kind}} AND ar.bucket = h.bucket
+    WHERE h.registers > 0 AND ar.archived @> h.at AND CASE
+        WHEN h.counted = h.registers AND h.at >= ar.summed_since THEN true ELSE refuse_archived(ar.kind, ar.archived)
+    END"""
 _LOOK_BACK: Final = f"""
 SELECT r.* FROM (
     SELECT {HOUR_OF.format("max(e.timestamp)")} AS hour FROM ({{newest}}) AS e
 ) AS n CROSS JOIN LATERAL (
-    SELECT max(g.at) AS hour FROM ({_GONE}) AS g
+    {_GONE}
 ) AS g CROSS JOIN LATERAL (
-    SELECT greatest(n.hour, g.hour) - {_AN_HOUR} AS hour
+    SELECT d.bucket, d.device, greatest(n.hour, g.hour) - {_AN_HOUR} AS hour
 ) AS l CROSS JOIN LATERAL (
     SELECT {{single}} FROM {{earlier}} AS h WHERE {{register}} IS NOT NULL
     UNION ALL
-    SELECT {_SPAN} FROM ({_GONE}) AS h
-    WHERE h.at >= l.hour AND CASE WHEN h.counted = h.registers THEN true ELSE refuse_archived(h.kind, h.archived) END
+    SELECT * FROM ({_GONE_HOURS}) AS h WHERE g.hour IS NOT NULL
 ) AS r"""
 _READ: Final = """device AS MATERIALIZED (
     {devices}
@@ -137,32 +159,38 @@ _READ: Final = """device AS MATERIALIZED (
         SELECT {single} FROM {within} AS h WHERE {register} IS NOT NULL
     ) AS r
 )"""
-# `bad` hours are read count by count: of which it is not known what they counted, or to which something came since; in
-# which a window begins or ends; in which a count may be more than the device's power allows.
+# An hour that is folded may have a second part, of what came late: then it is not known. One that is archived may be
+# unfolded, or its last instant came late, behind all others. `bad` hours are read count by count: it is not known what
+# they counted, something came since, a window begins or ends in them, a count may be more than the power allows.
 _ROLLED: Final = f"""mark AS MATERIALIZED (
-    SELECT bucket, rolled_until AS since, packed_until - {_AN_HOUR} AS folded, summed_since FROM tier
+    SELECT bucket, rolled_until AS since, packed_until - {_AN_HOUR} AS folded, summed_since, archived FROM tier
     WHERE kind = {{kind}} AND bucket = ANY($1::smallint[]) AND rolled_of = '{{roles}}' AND summed_since <= $2
 ), device AS MATERIALIZED (
     {{devices}}
 ), hour AS MATERIALIZED (
     SELECT k.bucket, k.{{id}} AS device, k.at, k.until, k.registers, {", ".join(f"k.{name}" for name in FIELDS)},
-        k.folded OR k.at >= m.folded AS is_one, {{cuts}} AS cuts
+        k.folded OR k.at >= m.folded OR m.archived @> k.at AS is_whole, {{cuts}} AS cuts
     FROM ({{hours}}) AS k JOIN mark AS m ON m.bucket = k.bucket AND k.at >= m.summed_since{{of_devices}}
     WHERE k.registers > 0 AND (k.began <= $3) IS NOT FALSE
 ), fresh AS MATERIALIZED (
     SELECT h.bucket, h.{{id}} AS device, h.timestamp, {{count}} AS register
     FROM ({{fresh}}) AS h JOIN mark AS m ON m.bucket = h.bucket
     WHERE h.ingested_at >= m.since AND {{register}} IS NOT NULL
+        AND {HOUR_OF.format("h.timestamp")} >= m.summed_since
 ), bad AS MATERIALIZED (
     SELECT h.bucket, h.device, h.at FROM hour AS h{_RATED}
-    WHERE h.counted IS DISTINCT FROM h.registers OR NOT h.is_one
+    WHERE h.counted IS DISTINCT FROM h.registers OR NOT h.is_whole
         OR width_bucket(h.began - interval '1 microsecond', h.cuts)
             <> width_bucket(h.until - interval '1 microsecond', h.cuts)
-        OR {_POWER} IS NOT NULL AND (h.rate > {_POWER} * {{unit}} OR cardinality(h.odd) > 3)
+        OR {_POWER} IS NOT NULL AND (h.rate > {_POWER} * {{unit}} OR EXISTS (
+            SELECT FROM generate_series(2, cardinality(h.odd) / 3) AS n WHERE h.odd[n][2] >= {{below}} * {{maximum}}
+        ))
     UNION
     SELECT h.bucket, h.device, h.at FROM fresh AS f
     JOIN hour AS h ON h.bucket = f.bucket AND h.device = f.device AND h.at = {HOUR_OF.format("f.timestamp")}
     WHERE f.timestamp <= h.until
+), few AS MATERIALIZED (
+    SELECT {{few}} AS few FROM bad
 ), segment AS MATERIALIZED (
     SELECT h.bucket, h.device, {_SPAN} FROM hour AS h
     WHERE NOT EXISTS (SELECT FROM bad AS b WHERE b.bucket = h.bucket AND b.device = h.device AND b.at = h.at)
@@ -174,7 +202,7 @@ _ROLLED: Final = f"""mark AS MATERIALIZED (
     ){{only_devices}}
     UNION ALL
     SELECT d.bucket, d.device, {{single}}
-    FROM bad AS d CROSS JOIN LATERAL ({{counts}}) AS h WHERE {{register}} IS NOT NULL
+    FROM bad AS d CROSS JOIN LATERAL ({{counts}}) AS h WHERE (SELECT few FROM few) AND {{register}} IS NOT NULL
 ), placed AS MATERIALIZED (
     SELECT DISTINCT device FROM segment WHERE timestamp > {_HOUR_OF_START} AND timestamp <= $2
 ), lost AS MATERIALIZED (
@@ -229,7 +257,13 @@ def _newest(kind: Kind) -> str:
 def _look_back(kind: Kind) -> str:
     after = f"greatest(l.hour, g.hour + {_AN_HOUR})"
     earlier = source(kind, Place(_OF_DEVICE, after, "$2", guarded=False), _columns(kind))
-    return _LOOK_BACK.replace("{newest}", _newest(kind)).replace("{earlier}", earlier)
+    which = "{row}.bucket = l.bucket AND {row}.{id} = l.device AND {row}.tenant_id = {tenant}"
+    gone = hours(which, "l.hour", "$2", counts=True)
+    texts = {"{newest}": _newest(kind), "{earlier}": earlier, "{gone_hours}": gone}
+    template = _LOOK_BACK
+    for placeholder, text in texts.items():
+        template = template.replace(placeholder, text)
+    return template
 
 
 def _counts(kind: Kind) -> str:
@@ -270,16 +304,20 @@ def _template(name: str, kind: Kind, *, from_rollups: bool) -> str:
 
 
 @cache
-def statement(name: str, tail: str, kind: Kind, *, from_rollups: bool) -> str:
+def statement(name: str, tail: str, kind: Kind, source_: Source) -> str:
     """A statement over `reading` (device, timestamp, energy, suspect, suspect_energy), in parts of a kWh.
 
-    What is asked for: `name`, of `_ASKED`; `tail`: what is selected. `{covered}` in it: the buckets that were read.
+    What is asked for: `name`, of `_ASKED`; `tail`: what is selected. `{covered}` in it: the buckets that were read, and
+    `singly`: whether too many hours would have been read count by count, and were not.
     """
+    from_rollups = source_ is not Source.READINGS
     template = f"WITH {_RATING}, {_template(name, kind, from_rollups=from_rollups)}, {_READING}{tail}"
     covered = COVERED.replace("ANY($1::smallint[])", f"ANY({ROLLED})") if from_rollups else COVERED
+    covered += f", {'NOT (SELECT few FROM few)' if from_rollups else 'false'} AS singly"
     whole = "round({0})::bigint" if parts.is_counted(kind) else "{0}"
     texts = {
         "{covered}": covered,
+        "{few}": "true" if source_ is Source.ALL_HOURS else f"count(*) <= {FEW} + (SELECT count(*) FROM hour) / {MANY}",
         "{look_back}": _look_back(kind),
         "{single}": _SINGLE.format("{count}"),
         "{count}": parts.register(kind),

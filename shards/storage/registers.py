@@ -11,10 +11,14 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
+import asyncpg
+
+from shards.bins import HOUR, floor
 from shards.kinds import Kind
+from shards.postgres.driver import ARCHIVED
 from shards.ratings import Ratings
 from shards.storage import parts
-from shards.storage.counted import statement
+from shards.storage.counted import Source, statement
 from shards.storage.rows import Reader, Rows, fetch_rows
 from shards.window import Window
 
@@ -56,10 +60,25 @@ async def _fetch(
     *arguments: object,
     key: str = "energy",
     from_rollups: bool = False,
+    whole_hours: bool = True,
 ) -> Rows:
+    """`whole_hours`: most of the asked windows are; else the readings are asked first, as most hours would be cut."""
     given = (window.start, window.end, ratings.as_json(), *arguments)
-    sql = statement(name, _TAILS[name], kind, from_rollups=from_rollups)
-    return await fetch_rows(reader, sql, key, buckets, *given, anew=True)
+
+    async def ask(source: Source) -> Rows:
+        sql = statement(name, _TAILS[name], kind, source)
+        return await fetch_rows(reader, sql, key, buckets, *given, anew=True)
+
+    if from_rollups and whole_hours:
+        found = await ask(Source.HOURS)
+        if not found.singly:
+            return found
+    try:
+        return await ask(Source.READINGS)
+    except asyncpg.PostgresError as error:
+        if error.sqlstate != ARCHIVED or not from_rollups:
+            raise
+        return await ask(Source.ALL_HOURS)
 
 
 def columns(entries: Sequence[tuple[int, str, Window]]) -> tuple[list[int], list[str], list[datetime], list[datetime]]:
@@ -90,7 +109,9 @@ async def series(
 ) -> Rows:
     """An item for each interval with counts: bin, energy, suspect, suspect_energy."""
     window = Window(bounds[0], bounds[-1])
-    return await _fetch(reader, "series", kind, buckets, window, ratings, bounds, key="bin", from_rollups=from_rollups)
+    whole = all(bound == floor(bound, HOUR) for bound in bounds[1:-1])
+    how: dict[str, Any] = {"key": "bin", "from_rollups": from_rollups, "whole_hours": whole}
+    return await _fetch(reader, "series", kind, buckets, window, ratings, bounds, **how)
 
 
 async def paired(

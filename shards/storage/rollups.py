@@ -81,7 +81,9 @@ _COUNTS_OF_DAY: Final = (
 )
 _UNNESTED_COUNTS: Final = f"""
     LEFT JOIN LATERAL unnest(d.counts) WITH ORDINALITY AS s ({", ".join(FIELDS)}, at) ON s.at = u.n"""
+# An archived hour stays in the parts in which it is: nobody could count it again.
 _GONE: Final = f"""DELETE FROM {{hourly}} AS k WHERE k.bucket = $1::smallint AND k.at < $2
+        AND NOT EXISTS (SELECT FROM tier AS t WHERE t.bucket = k.bucket AND t.kind = {{kind}} AND t.archived @> k.at)
     RETURNING k.bucket, k.tenant_id, k.{{id}}, k.at, {_LISTED}, k.minutes, k.counts"""
 _STAGED: Final = f"""SELECT bucket, tenant_id, {{id}}, at, {_LISTED}, minutes, counts
     FROM {{table}} WHERE bucket = $1::smallint AND at < $2"""

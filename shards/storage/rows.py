@@ -1,6 +1,6 @@
 """What a statement on one shard gives: rows, and which of the asked buckets the shard owned in its snapshot."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, TypeAlias
@@ -38,7 +38,8 @@ class Rows:
     """Rows of a query, the buckets it was asked for, and those of them that the shard owned.
 
     `packed_until`: before it the tiers that the statement looked at may lack readings; None when they cannot.
-    `archived_until`: there are no rows before it, because readings are archived.
+    `archived_until`: there are no rows before it, because readings are archived. `singly`: too much of it would have
+    been read one by one, and was not: the readings themselves are to be asked.
     """
 
     asked: frozenset[int]
@@ -46,6 +47,7 @@ class Rows:
     rows: list[Record]
     packed_until: datetime | None = None
     archived_until: datetime | None = None
+    singly: bool = False
 
 
 async def fetch_rows(
@@ -75,5 +77,7 @@ async def fetch_rows(
         del row["covered"], row["served"]
         row.pop("packed_until", None)
         row.pop("archived_until", None)
-    until = (records[0].get(name) if records else None for name in ("packed_until", "archived_until"))
-    return Rows(asked, covered, rows, *until)
+        row.pop("singly", None)
+    first: Mapping[str, Any] = dict(records[0]) if records else {}
+    until = first.get("packed_until"), first.get("archived_until")
+    return Rows(asked, covered, rows, *until, singly=bool(first.get("singly")))

@@ -16,6 +16,7 @@ from shards.storage.tiers import PACKED, Place, columns_of, hot, late, packed
 RESET_BELOW: Final = 0.9  # of the count before
 FIELDS: Final = ("counted", "first_count", "last_count", "peak", "began", "risen", "rate", "odd")
 DAYS: Final = 20  # of devices, counted again in one transaction
+HOURS: Final = 24 * DAYS  # likewise
 # Bins are counted from a whole hour in UTC: date_trunc would ask the session's time zone.
 ORIGIN: Final = "timestamptz '2000-01-01 00:00:00+00'"
 HOUR_OF: Final = f"date_bin('1 hour', {{0}} - interval '1 microsecond', {ORIGIN})"
@@ -43,7 +44,9 @@ _SPANS: Final = """stepped AS (
         (array_agg(register ORDER BY timestamp DESC))[1] AS last_count,
         (array_agg(peak ORDER BY timestamp DESC))[1] AS peak, min(timestamp) AS began,
         max(timestamp) FILTER (WHERE rises) AS risen,
-        coalesce(max(greatest(register - high, 0)::float8 / {seconds}), 0) AS rate,
+        coalesce(max((
+            CASE WHEN register < {below} * before THEN register ELSE greatest(register - high, 0) END
+        )::float8 / {seconds}), 0) AS rate,
         count(*) FILTER (WHERE register < before AND NOT register < {below} * before) AS dips,
         array_agg(ARRAY[high, before, register] ORDER BY timestamp) FILTER (WHERE register < {below} * before) AS resets
     FROM risen GROUP BY {key}
@@ -86,23 +89,29 @@ WITH asked AS MATERIALIZED (
 ), {_COUNTED}, {_SPANS}
 UPDATE {{hourly}} AS k SET counts = s.counts, counted_until = s.until FROM span AS s
 WHERE k.bucket = s.bucket AND k.tenant_id = s.tenant_id AND k.{{id}} = s.{{id}} AND k.at = s.at"""
-# The last hour that is packed is not folded yet.
-_LAST_HOUR: Final = f"""
+# The last hour that is packed is not folded yet; others are known, unless they are of a release before.
+_UNKNOWN_HOURS: Final = f"""
 SELECT k.tenant_id, k.{{id}} AS device, k.at FROM tier AS t JOIN {{hourly}} AS k ON k.bucket = t.bucket
-    AND k.at >= t.packed_until - interval '1 hour' AND k.at < t.packed_until
-WHERE t.bucket = $1::smallint AND t.kind = {{kind}} AND k.registers > 0
-    AND (k.counts).counted IS DISTINCT FROM k.registers LIMIT {DAYS * 24}"""
+    AND k.at >= t.packed_until - interval '1 hour' AND {{which}}
+WHERE t.bucket = $1::smallint AND t.kind = {{kind}} AND k.registers > 0 AND NOT t.archived @> k.at
+    AND (k.counts).counted IS DISTINCT FROM k.registers LIMIT {HOURS}"""
 _OF_HOUR: Final = "{row}.bucket = $1::smallint AND {row}.{id} = a.device AND {row}.tenant_id = a.tenant_id"
 _OF_DAY: Final = "{row}.bucket = $1::smallint AND {row}.{id} = d.{id} AND {row}.tenant_id = d.tenant_id"
 _STARTS: Final = "(d.day::timestamp AT TIME ZONE 'UTC')"
 # Of what is archived there is nothing to be counted again.
-_UNKNOWN_DAYS: Final = f"""
-    SELECT d.bucket, d.tenant_id, d.{{id}}, d.day FROM {{daily}} AS d
-    JOIN tier AS t ON t.bucket = d.bucket AND t.kind = {{kind}}
-    WHERE d.bucket = $1::smallint AND d.registers IS NOT NULL AND d.counts IS NULL
-        AND NOT t.archived @> {_STARTS} AND d.day >= (t.summed_since AT TIME ZONE 'UTC')::date LIMIT {DAYS}"""
+_UNKNOWN_DAYS: Final = """
+    SELECT d.bucket, d.tenant_id, d.{id}, d.day FROM {daily} AS d
+    JOIN tier AS t ON t.bucket = d.bucket AND t.kind = {kind}
+    WHERE d.bucket = $1::smallint AND d.registers IS NOT NULL AND d.counts IS NULL{which}"""
+_ARE_GONE: Final = f"(t.archived @> {_STARTS} OR d.day < (t.summed_since AT TIME ZONE 'UTC')::date)"
+_UNCOUNTABLE: Final = _UNKNOWN_DAYS.replace("{which}", f" AND {_ARE_GONE} LIMIT 10000")
+# They are not looked for again: no counts tell as little as NULL.
+_GIVE_UP: Final = f"""
+UPDATE {{daily}} AS u SET counts = ARRAY[]::count_span[] FROM ({_UNCOUNTABLE}) AS d
+WHERE u.bucket = d.bucket AND u.tenant_id = d.tenant_id AND u.{{id}} = d.{{id}} AND u.day = d.day"""
+_TO_COUNT: Final = _UNKNOWN_DAYS.replace("{which}", f" AND NOT {_ARE_GONE} LIMIT {DAYS}")
 _DAYS_AGAIN: Final = f"""
-WITH asked AS MATERIALIZED ({_UNKNOWN_DAYS}
+WITH asked AS MATERIALIZED ({_TO_COUNT}
 ), {_COUNTED}, {_SPANS}, again AS (
     SELECT d.bucket, d.tenant_id, d.{{id}}, d.day, array_agg(s.counts ORDER BY n) AS counts
     FROM asked AS d CROSS JOIN generate_series(0, 23) AS n
@@ -171,15 +180,21 @@ def hours(kind: Kind) -> str:
 
 
 @cache
-def last_hour(kind: Kind) -> str:
-    """Of a bucket's ($1) last packed hour: tenants, devices and hours that are not known."""
-    return for_kind(_LAST_HOUR, kind)
+def unknown_hours(kind: Kind, *, hot: bool) -> str:
+    """Tenants, devices and hours of a bucket ($1) that are not known: of its last packed hour, or also of hot ones."""
+    return for_kind(_UNKNOWN_HOURS.replace("{which}", "true" if hot else "k.at < t.packed_until"), kind)
 
 
 @cache
 def unknown_days(kind: Kind) -> str:
     """Whether a bucket ($1) has days that are to be counted again: there are none, most of the time."""
-    return for_kind(f"SELECT EXISTS ({_UNKNOWN_DAYS})", kind)
+    return for_kind(f"SELECT EXISTS ({_UNKNOWN_DAYS.replace('{which}', '')})", kind)
+
+
+@cache
+def give_up(kind: Kind) -> str:
+    """Of a bucket's ($1) days that are not known, leave those alone whose readings, or sums, are not there."""
+    return for_kind(_GIVE_UP, kind)
 
 
 @cache

@@ -199,7 +199,7 @@ async def fleet(reader: Reader, kind: Kind, buckets: Sequence[int], window: Wind
         found = await _fetch(
             reader, "fleet" if whole else "sharp fleet", kind, "readings", buckets, ratings, *bounds, from_rollups=True
         )
-        if found.rows[0]["outside"]:
+        if found.rows[0]["outside"] and not found.rows[0]["registers"]:
             found = await _fetch(reader, "whole fleet", kind, "readings", buckets, ratings, *bounds, from_rollups=True)
         if not found.rows[0]["registers"]:
             return FleetSums([found], has_registers=False, rolled=True)

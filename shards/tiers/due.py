@@ -36,7 +36,7 @@ class Leaf:
     lower: datetime | None
     upper: datetime
     published: bool = False
-    tablespace: str = "pg_default"
+    tablespace: str = ""
 
 
 @dataclass(frozen=True)
@@ -96,6 +96,6 @@ def due(tiers: Tiers, policy: Policy, now: datetime) -> Step | None:
         return Step.DROP
     if tiers.is_merge_due(now):
         return Step.MERGE
-    if tiers.to_place(policy.tablespace) is not None:
-        return Step.PLACE
-    return Step.FREEZE if tiers.to_freeze(policy, now) is not None else None
+    if tiers.to_freeze(policy, now) is not None:
+        return Step.FREEZE
+    return Step.PLACE if tiers.to_place(policy.tablespace) is not None else None

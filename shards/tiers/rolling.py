@@ -81,6 +81,7 @@ class Summaries:
     """How far the summaries of leaves go, as this process made them: index -> full ranges of pages, and if closed."""
 
     known: dict[int, tuple[int, bool]] = field(default_factory=dict)
+    counted: set[tuple[int, str]] = field(default_factory=set)  # of which buckets and kinds no hot hour is unknown
 
     async def extend(self, connection: Connection, kind: Kind) -> None:
         """Summarize the pages that are full; the last ones of a leaf that is written to would be changed by writers."""
@@ -108,13 +109,8 @@ async def roll(
 ) -> tuple[int, bool]:
     """Add what was ingested in a bucket before `mark`, or a slice of it; how many readings, and if more is to come.
 
-    Folded days of which it is not known what registers counted are counted again, some at a time. The bucket is held.
+    The bucket is held.
     """
-    added, is_behind = await _roll(connection, kind, bucket, mark, at)
-    return added, is_behind or await count_days(connection, kind, bucket)
-
-
-async def _roll(connection: Connection, kind: Kind, bucket: int, mark: datetime, at: Watch) -> tuple[int, bool]:
     if not await connection.fetchval(_IS_HERE, bucket):
         return 0, False
     await connection.execute(_BEGIN, bucket, kind.name, NEVER)
@@ -158,18 +154,23 @@ async def _count_hours(
         await connection.execute(spans.hours(kind), bucket, mark, *keys)
 
 
-async def count_days(connection: Connection, kind: Kind, bucket: int) -> bool:
-    """Count what is packed again where something came late; whether more may be to come.
+async def count_again(connection: Connection, kind: Kind, bucket: int, *, hot: bool = False) -> bool:
+    """Count some of what is packed again where something came late; whether more may be to come. The bucket is held.
 
-    Until then readers take their readings. The bucket is held.
+    Until then readers take its readings. `hot`: also hours that a release before rolled up.
     """
-    if not spans.are_kept(kind) or not await is_rolled(connection, kind, bucket):
+    if not spans.are_kept(kind) or not await connection.fetchval(_IS_HERE, bucket):
+        return False  # in a move nothing is changed that it has carried
+    if not await is_rolled(connection, kind, bucket):
         return False
     mark = (await connection.fetch(_KNOWN, bucket, kind.name))[0]["rolled_until"]
-    await _count_hours(connection, kind, bucket, mark, await connection.fetch(spans.last_hour(kind), bucket))
-    if not await connection.fetchval(spans.unknown_days(kind), bucket):
-        return False
-    return await connection.execute(spans.days(kind), bucket, mark) == f"UPDATE {spans.DAYS}"
+    hours = await connection.fetch(spans.unknown_hours(kind, hot=hot), bucket)
+    await _count_hours(connection, kind, bucket, mark, hours)
+    is_behind = len(hours) == spans.HOURS
+    if await connection.fetchval(spans.unknown_days(kind), bucket):
+        await connection.execute(spans.give_up(kind), bucket)
+        is_behind |= await connection.execute(spans.days(kind), bucket, mark) == f"UPDATE {spans.DAYS}"
+    return is_behind
 
 
 async def _make_anew(connection: Connection, kind: Kind, bucket: int, mark: datetime, at: Watch) -> int:

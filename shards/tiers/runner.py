@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
+from itertools import product
 from typing import Final, TypeAlias
 
 import asyncpg
@@ -31,6 +32,7 @@ from shards.tiers.watching import Watch, watch_nothing
 APPLICATION: Final = f"{MOVER} of tiers"  # as a mover's, it inserts nothing that a move's mark must wait for
 # A detach waits for old statements; given up, it is finished by the next one.
 LIMITS: Final = SessionLimits(statement_timeout_s=60.0, lock_timeout_s=2.0)
+COUNT_S: Final = 5.0  # of a bucket's round, for counting again what a release before rolled up, or what came late
 _NOW: Final = "SELECT clock_timestamp()"
 _FAILURES: Final = (ClusterError, ShardError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError)
 
@@ -123,18 +125,22 @@ class Tender:
                 result.failed[f"rollups of {kind}"] = str(error)
                 continue
             await self.summaries.extend(connection, kind)
-            for bucket in await rolling.buckets(connection, kind):
-                if self.policies.of(kind.name, bucket) is None:
-                    continue
+            buckets = await rolling.buckets(connection, kind)
+            mine = [bucket for bucket in buckets if self.policies.of(kind.name, bucket) is not None]
+            works = (
+                partial(self._roll_one, connection, kind, mark, result),
+                partial(self._drop_old, connection, kind, mark),
+                partial(self._count_again, connection, kind),  # last: nobody waits for it
+            )
+            for work, bucket in product(works, mine):
                 try:
-                    await self._roll_one(connection, kind, bucket, mark, result)
-                    await self._drop_old(connection, kind, bucket, mark)
+                    await work(bucket)
                 except _FAILURES as error:
                     if connection.is_closed():
                         raise
                     result.failed[f"bucket {bucket} of {kind}"] = _detail(error)
 
-    async def _roll_one(self, connection: Connection, kind: Kind, bucket: int, mark: datetime, result: Result) -> None:
+    async def _roll_one(self, connection: Connection, kind: Kind, mark: datetime, result: Result, bucket: int) -> None:
         """As many slices as it takes, the bucket held for each."""
         is_behind = True
         while is_behind:
@@ -150,7 +156,21 @@ class Tender:
             await self.watch("after roll")
             await self.pause(seconds)
 
-    async def _drop_old(self, connection: Connection, kind: Kind, bucket: int, now: datetime) -> None:
+    async def _count_again(self, connection: Connection, kind: Kind, bucket: int) -> None:
+        """For a while: the next round goes on."""
+        key, began, is_behind = (bucket, kind.name), time.monotonic(), True
+        while is_behind and time.monotonic() - began < COUNT_S:
+            started = time.monotonic()
+            async with held(connection, bucket) as is_ours:
+                if not is_ours:
+                    return
+                hot = key not in self.summaries.counted
+                is_behind = await rolling.count_again(connection, kind, bucket, hot=hot)
+            if not is_behind:
+                self.summaries.counted.add(key)
+            await self.pause(time.monotonic() - started)
+
+    async def _drop_old(self, connection: Connection, kind: Kind, now: datetime, bucket: int) -> None:
         """Rollups that are older than the policy keeps them, by whole days."""
         policy = self.policies.of(kind.name, bucket)
         kept = None if policy is None else policy.rollups

@@ -15,9 +15,10 @@ _LEAVES: Final = """
 SELECT b.bucket, b.kind, b.table_oid, l.name, lower(l.span) AS lower, upper(l.span) AS upper,
     EXISTS (SELECT FROM packed_leaf AS p WHERE p.table_oid = l.leaf_oid) AS published,
     coalesce((
-        SELECT s.spcname::text FROM pg_class AS c JOIN pg_tablespace AS s ON s.oid = c.reltablespace
+        SELECT s.spcname::text FROM pg_class AS c JOIN pg_database AS d ON d.datname = current_database()
+        JOIN pg_tablespace AS s ON s.oid = coalesce(nullif(c.reltablespace, 0), d.dattablespace)
         WHERE c.oid = l.leaf_oid
-    ), 'pg_default') AS tablespace,
+    ), '') AS tablespace,
     coalesce(t.frozen_until, $1) AS frozen_until, coalesce(t.packed_until, $1) AS packed_until,
     coalesce(t.packed_readings, 0) AS packed_readings,
     (SELECT count(*) FROM packed_leaf AS p WHERE p.bucket = b.bucket AND p.kind = b.kind) AS undropped

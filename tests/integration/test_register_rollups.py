@@ -1,22 +1,25 @@
 """Registers in rollups: whatever came when, what hours counted adds up to what the readings do."""
 
 import random
-from collections.abc import AsyncIterator
-from datetime import date, timedelta
+from collections.abc import AsyncIterator, Sequence
+from datetime import UTC, date, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import httpx2
 import pytest
 import pytest_asyncio
 
 from shards.kinds import METER
+from shards.policy import Policy
 from shards.postgres.sessions import owner_session
 from shards.postgres.sql import for_kind
-from shards.storage import sums
+from shards.storage import counted, sums
 from shards.storage.correction import correct
 from shards.storage.rollups import hours
+from shards.tiers import rolling
 from tests.support.archiving import left, use
 from tests.support.ledger import execute, fetch
 from tests.support.loading import load_files, with_policies, write_csv
@@ -222,6 +225,125 @@ async def test_archived_hours_are_counted(client: httpx2.AsyncClient, cluster: T
     assert after == before
     cut = {"from": at(90), "to": at(24 * 63 * 60)}
     assert (await client.get("/v1/analytics/fleet", params=cut)).json()["type"] == "/problems/archived"
+
+
+async def archived_answer(
+    client: httpx2.AsyncClient, cluster: TestCluster, counts: Sequence[tuple[float, float]], window: tuple[float, float]
+) -> tuple[Any, Any]:
+    """The energy of a window while its past is packed, and when it is archived, from rollups and from readings."""
+    await ingest(client, [register("R-0", minute, count) for minute, count in counts])
+    await roll(cluster)
+    period = {"from": at(window[0]), "to": at(window[1])}
+    before = (await client.get("/v1/analytics/fleet", params=period)).json()["totalEnergyConsumedAc"]
+    hot = timedelta(days=(datetime.now(UTC) - datetime(2026, 6, 1, tzinfo=UTC)).days)
+    await tend(cluster, policies={"meter": Policy("meter", hot)})
+    await roll(cluster)
+    await left(cluster)
+    return before, (await client.get("/v1/analytics/fleet", params=period)).json()["totalEnergyConsumedAc"]
+
+
+async def test_the_last_hour_of_an_archived_month(
+    client: httpx2.AsyncClient, cluster: TestCluster, tmp_path: Path
+) -> None:
+    """It is not folded, and June is hot."""
+    await use(cluster, f"file://{tmp_path}/archive")
+    counts = [(DAY * day + 23.5 * 60, 100 + 10.0 * day) for day in range(40)]
+    before, after = await archived_answer(client, cluster, counts, (31 * DAY + 720, 40 * DAY))
+    assert (before, after) == (90, 90)
+
+
+async def test_the_day_of_a_window_that_begins_behind_archived_counts(
+    client: httpx2.AsyncClient, cluster: TestCluster, tmp_path: Path
+) -> None:
+    """Its own hours are none of those before it."""
+    await use(cluster, f"file://{tmp_path}/archive")
+    counts = [(12 * DAY + 1410, 200), (13 * DAY + 10, 195), (14 * DAY + 600, 199.0), (14 * DAY + 660, 203)]
+    before, after = await archived_answer(client, cluster, [*counts, (40 * DAY, 300)], (14 * DAY + 300, 16 * DAY))
+    assert (before, after) == (3, 3)
+
+
+async def test_a_late_count_of_the_first_instant_behind_archived_time(
+    client: httpx2.AsyncClient, cluster: TestCluster, tmp_path: Path
+) -> None:
+    """It belongs to the last archived hour, behind all that this has."""
+    await use(cluster, f"file://{tmp_path}/archive")
+    counts = [(31 * DAY - 15, 100.0), (31 * DAY + 300, 110.0)]
+    await archived_answer(client, cluster, counts, (30 * DAY, 32 * DAY))
+    assert (await ingest(client, register("R-0", 31 * DAY, 105)))["accepted"] == 1
+    for again in (roll, tend, roll):
+        await again(cluster)
+        for window, energy in (((31 * DAY + 240, 32 * DAY), 5), ((30 * DAY, 32 * DAY), 10)):
+            period = {"from": at(window[0]), "to": at(window[1])}
+            told = (await client.get("/v1/analytics/fleet", params=period)).json()
+            assert told.get("totalEnergyConsumedAc") == energy, told
+
+
+async def test_a_meter_that_was_exchanged_in_archived_time(
+    client: httpx2.AsyncClient, cluster: TestCluster, tmp_path: Path
+) -> None:
+    """What is within the power that is allowed is believed, also at a reset."""
+    await use(cluster, f"file://{tmp_path}/archive")
+    assert (await client.put("/v1/defaults/meters", json={"powerMaxKw": 22})).status_code == 200
+    counts = [(m, 500 + m / 64) for m in range(0, 2 * DAY, 5)] + [(m, m / 64 - 45) for m in range(2 * DAY, 4 * DAY, 5)]
+    before, after = await archived_answer(client, cluster, [*counts, (40 * DAY, 300)], (0, 5 * DAY))
+    assert before == after is not None
+
+
+async def test_nothing_is_counted_again_in_a_move(client: httpx2.AsyncClient, cluster: TestCluster) -> None:
+    """It has carried the days as they were."""
+    await ingest(client, [register("R-0", minute, minute) for minute in range(0, 2 * DAY, 10)])
+    await tend(cluster)
+    dsn = cluster.shards[cluster.owner("R-0")]
+    await execute(dsn, "UPDATE meter_telemetry_daily SET counts = NULL")
+    bucket = (await fetch(dsn, "SELECT DISTINCT bucket FROM meter_telemetry_daily"))[0][0]
+    for is_in_move in (True, False):
+        session = await asyncpg.connect(dsn)
+        async with session.transaction():
+            if is_in_move:
+                await session.execute(
+                    f"INSERT INTO bucket_move (move_id, runner, bucket, role) VALUES (7, 1, {bucket}, 'source')"
+                )
+            await rolling.count_again(session, METER, bucket)
+            known = await session.fetchval("SELECT count(*) FROM meter_telemetry_daily WHERE counts IS NOT NULL")
+            assert (known > 0) is not is_in_move
+        await session.close()
+        await execute(dsn, "DELETE FROM bucket_move")
+
+
+async def test_hours_of_a_release_before(client: httpx2.AsyncClient, cluster: TestCluster) -> None:
+    """Hot and folded ones are counted, and whoever folds without counts leaves none."""
+    await ingest(client, [register("R-0", minute, minute) for minute in range(0, 3 * DAY, 10)])
+    await roll(cluster)
+    hot = timedelta(days=(datetime.now(UTC) - datetime(2026, 5, 3, tzinfo=UTC)).days)
+    await tend(cluster, policies={"meter": Policy("meter", hot)})
+    before = await spans(cluster)
+    for dsn in cluster.shards.values():
+        await execute(dsn, "UPDATE meter_telemetry_daily SET registers = registers || ARRAY[NULL::integer]")
+        await execute(dsn, "UPDATE meter_telemetry_hourly SET counts = NULL, counted_until = NULL")
+    assert all(row[2] is None for row in await spans(cluster))
+    for dsn in cluster.shards.values():
+        await execute(dsn, "UPDATE meter_telemetry_daily SET registers = registers[1:24]")
+    await roll(cluster)
+    assert [row[:8] for row in await spans(cluster)] == [row[:8] for row in before]
+
+
+@pytest.mark.parametrize("most", [-1, 10**9])
+async def test_hours_that_are_mostly_unknown(
+    client: httpx2.AsyncClient, cluster: TestCluster, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    """The readings are asked instead, or each hour by itself."""
+    monkeypatch.setattr(counted, "FEW", most)
+    monkeypatch.setattr(counted, "MANY", 10**9)
+    counted.statement.cache_clear()
+    dice = random.Random(3)
+    await ingest(client, [reading for device in METERS for reading in counts_of(dice, device, 60)])
+    await ingest(client, [vehicle(f"V-{n}", 0) for n in range(2)])
+    await tend(cluster)
+    for dsn in cluster.shards.values():
+        await execute(dsn, "UPDATE meter_telemetry_daily SET counts = NULL")
+    for period in (WHOLE, *(some_period(dice) for _ in range(3))):
+        assert await asked(client, period) == await of_readings(client, period, monkeypatch), period
+    counted.statement.cache_clear()
 
 
 async def test_loaded_counts_are_those_of_the_shard(

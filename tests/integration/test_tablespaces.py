@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Mapping
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ CROSS JOIN LATERAL (VALUES (l.leaf_oid), (i.indexrelid)) AS o (oid) JOIN pg_clas
 LEFT JOIN pg_tablespace AS s ON s.oid = c.reltablespace
 WHERE b.role = 'history' AND upper(l.span) <= t.frozen_until GROUP BY 1
 """
-COPIES = "SELECT count(*) FROM pg_class WHERE relkind = 'r' AND relname LIKE '%\\_copy'"
+COPIES = "SELECT count(*) FROM pg_class WHERE relkind = 'r' AND starts_with(relname, 'voltroute_copy')"
 
 
 @pytest_asyncio.fixture(loop_scope="session")
@@ -170,15 +170,15 @@ async def test_copies_that_nobody_goes_on_with(client: httpx2.AsyncClient, clust
         await tend(cluster, until("inside copy", 2), PLACED)
     begun = await total(cluster, COPIES)
     dsn = next(iter(cluster.shards.values()))
-    orphan = '"vehicle_telemetry_history_b0001_m7_2026_05_01_copy"'
+    orphan = "voltroute_copy_1"
     await execute(dsn, f"CREATE TABLE {orphan} (LIKE vehicle_telemetry_history)")
     await execute(dsn, f"COMMENT ON TABLE {orphan} IS 'voltroute copy'")
-    await execute(dsn, "CREATE TABLE somebodys_copy (n integer)")
+    await execute(dsn, "CREATE TABLE voltroute_copy_of_somebody (n integer)")
     assert begun > 0
     hot = {each.name: Policy(each.name, timedelta(days=3000)) for each in KINDS}
     await tend(cluster, policies=hot)
     assert await total(cluster, COPIES) == 1  # which is somebody else's
-    await execute(dsn, "DROP TABLE somebodys_copy")
+    await execute(dsn, "DROP TABLE voltroute_copy_of_somebody")
 
 
 async def test_a_leaf_that_was_changed_under_its_copy(client: httpx2.AsyncClient, cluster: TestCluster) -> None:
@@ -196,6 +196,52 @@ async def test_a_leaf_that_was_changed_under_its_copy(client: httpx2.AsyncClient
     before = await answers(client, PERIOD, DEVICES)
     assert set(await where(cluster)) == {CHEAP}
     assert len(before["vehicles V-0 1"]) == len(range(0, 4 * DAY, 17))
+
+
+async def test_from_one_tablespace_to_another(client: httpx2.AsyncClient, cluster: TestCluster) -> None:
+    """And to the one that the database has, by its name: indexes go along, and it ends."""
+    await ingest(client, old_readings())
+    before = await answers(client, PERIOD, DEVICES)
+    for dsn in cluster.shards.values():
+        await make_tablespace(dsn, "cheaper")
+    for name, found in ((CHEAP, CHEAP), ("cheaper", "cheaper"), ("pg_default", "-")):
+        policies = {each.name: Policy(each.name, timedelta(0), tablespace=name) for each in KINDS}
+        await tend(cluster, policies=policies)
+        assert set(await where(cluster)) == {found}
+        assert await answers(client, PERIOD, DEVICES) == before
+
+
+async def test_a_server_without_it(client: httpx2.AsyncClient, cluster: TestCluster) -> None:
+    """It is told, and what is due otherwise goes on."""
+    await ingest(client, old_readings())
+    nowhere = {each.name: Policy(each.name, timedelta(0), tablespace="nowhere") for each in KINDS}
+    for record in await records_of(cluster):
+        told = (await Tender(record, Policies(nowhere)).run()).failed
+        assert all("there is no tablespace nowhere" in why for why in told.values())
+        assert told
+    assert sum((await where(cluster)).values()) > 40  # all that are old enough are frozen
+
+
+async def test_a_lock_on_another_leaf_holds_nothing_up(client: httpx2.AsyncClient, cluster: TestCluster) -> None:
+    """As autovacuum has one on the leaf that is written to."""
+    await ingest(client, [*old_readings(), *(vehicle(f"V-{n}", 40 * DAY) for n in range(3))])
+    holders = []
+    for dsn in cluster.shards.values():
+        holder = await asyncpg.connect(dsn)
+        await holder.execute("BEGIN")
+        for (name,) in await fetch(
+            dsn,
+            "SELECT l.name FROM bucket_table AS b CROSS JOIN LATERAL leaves_of(b.name) AS l "
+            "WHERE b.role = 'history' AND upper(l.span) > '2026-06-01'",
+        ):
+            await holder.execute(f"LOCK TABLE {name} IN SHARE UPDATE EXCLUSIVE MODE")
+        holders.append(holder)
+    hot = timedelta(days=(datetime.now(UTC) - datetime(2026, 5, 6, tzinfo=UTC)).days)
+    policies = {each.name: Policy(each.name, hot, tablespace=CHEAP) for each in KINDS}
+    await tend(cluster, policies=policies)
+    assert set(await where(cluster)) == {CHEAP}
+    for holder in holders:
+        await holder.close()
 
 
 async def test_months_leave_from_there(client: httpx2.AsyncClient, cluster: TestCluster, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from urllib.request import Request, urlopen
 
 import boto3
 import pytest
@@ -81,6 +82,7 @@ def faulty_s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, Faulty]]:
     moto = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     moto.start()
     host, port = moto.get_host_and_port()
+    urlopen(Request(f"http://{host}:{port}/moto-api/reset", method="POST"), timeout=30).close()  # of tests before
     proxy = Faulty(("127.0.0.1", 0), _Handler)
     proxy.target = (host, port)
     thread = threading.Thread(target=proxy.serve_forever, daemon=True)

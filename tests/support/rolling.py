@@ -23,5 +23,7 @@ async def roll(cluster: TestCluster, buckets: Iterable[int] = range(8)) -> int:
                 while is_behind:
                     count, is_behind = await rolling.roll(session, kind, bucket, mark)
                     added += count
+                while bucket in buckets and await rolling.count_again(session, kind, bucket, hot=True):
+                    pass
         await session.close()
     return added
