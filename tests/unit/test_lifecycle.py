@@ -191,3 +191,26 @@ def test_a_tenants_policy_stands_for_the_kinds_in_its_buckets() -> None:
     assert (found.of("meter", 9), found.of("pump", 9)) == (meter, None)
     assert (list(found), found.of_tenant("acme"), found.of_tenant("x")) == ([meter, vehicle, own], {"vehicle": own}, {})
     assert (bool(found), bool(Policies({})), own.whose, meter.whose) == (True, False, "vehicle of acme", "meter")
+
+
+def test_with_a_tablespace_frozen_leaves_go_there_and_are_packed_before_they_leave() -> None:
+    """Freezing comes first: a copy that waits, or fails, holds no leaf up."""
+    policy = replace(HOT, tablespace="cheap")
+    frozen, order = FRESH, []
+    while due(frozen, policy, NOW) is Step.FREEZE:
+        leaf = frozen.to_freeze(policy, NOW)
+        assert leaf is not None
+        frozen = replace(frozen, frozen_until=leaf.upper)
+    while due(frozen, policy, NOW) is Step.PLACE:
+        leaf = frozen.to_place("cheap")
+        assert leaf is not None
+        order.append(leaf.name)
+        moved = [replace(each, tablespace="cheap") if each is leaf else each for each in frozen.leaves]
+        frozen = replace(frozen, leaves=moved)
+    assert order == ["past", "d18", "d19", "d20"]
+    assert due(frozen, policy, NOW) is None
+    assert frozen.to_place(None) is None
+    for after, step in ((timedelta(days=90), None), (timedelta(days=30), Step.PACK)):
+        assert due(frozen, replace(policy, archive=after), NOW) is step
+        assert due(frozen, replace(policy, drop=after), NOW) is step
+    assert due(frozen, HOT, NOW) is Step.PACK  # --tablespace none
