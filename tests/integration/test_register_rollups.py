@@ -24,7 +24,8 @@ from tests.support.archiving import left, use
 from tests.support.ledger import execute, fetch
 from tests.support.loading import load_files, with_policies, write_csv
 from tests.support.readings import at, ingest, meter, register, vehicle
-from tests.support.rolling import roll
+from tests.support.registers import counts_of
+from tests.support.rolling import roll, without_rollups
 from tests.support.routers import in_process
 from tests.support.servers import TestCluster, new_cluster
 from tests.support.tiering import age, answers, as_if_made, records_of, soon, tend
@@ -69,39 +70,13 @@ async def asked(client: httpx2.AsyncClient, period: dict[str, str]) -> Any:
 async def of_readings(client: httpx2.AsyncClient, period: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Any:
     """The same answers, without rollups."""
 
-    async def never(*_: object) -> bool:
-        return False
-
-    with monkeypatch.context() as patched:
-        patched.setattr(sums, "are_rolled", never)
+    with without_rollups(monkeypatch):
         return await asked(client, period)
 
 
 async def spans(cluster: TestCluster) -> list[tuple[Any, ...]]:
     found = [tuple(row) for dsn in cluster.shards.values() for row in await fetch(dsn, HOURS)]
     return sorted(found, key=lambda row: row[:2])
-
-
-def counts_of(dice: random.Random, device: str, size: int) -> list[dict[str, Any]]:
-    """Counts of four days, most at the edges of minutes and hours: they rise, rest, dip, begin again and roll over."""
-    times = {60.0 * dice.randrange(96) for _ in range(size // 4)} | {
-        float(dice.randrange(4 * DAY)) for _ in range(size // 2)
-    }
-    base = float(dice.randrange(4 * DAY))
-    times |= {base + dice.choice([0, 1e-6 / 60, -1e-6 / 60]) + n for n in range(size // 4)}
-    count, low, found = 900.0, 0.0, []
-    for minute in sorted(times):
-        what = dice.random()
-        if what < 0.55:
-            count += dice.choice([0.25, 0.5, 1 / 3, 4])
-        elif what < 0.65:
-            low = 0.0 if low else dice.choice([1.0, 30.0])
-        elif what < 0.7:
-            count, low = dice.choice([0.0, 3.0, 40.0]), 0.0
-        elif what < 0.73:
-            count = 995.0
-        found.append(register(device, minute, max(count - low, 0)))
-    return found
 
 
 def some_period(dice: random.Random) -> dict[str, str]:

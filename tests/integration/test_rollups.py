@@ -25,7 +25,7 @@ from shards.tiers.runner import Tender
 from shards.tiers.steps import Kept
 from tests.support.ledger import execute, fetch
 from tests.support.readings import START, at, ingest, meter, vehicle
-from tests.support.rolling import roll
+from tests.support.rolling import roll, without_rollups
 from tests.support.routers import in_process
 from tests.support.servers import TestCluster, new_cluster
 from tests.support.tiering import HOT, age, answers, as_if_made, records_of, soon, tend
@@ -74,11 +74,7 @@ async def asked(client: httpx2.AsyncClient, period: dict[str, str]) -> Any:
 async def of_readings(client: httpx2.AsyncClient, period: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Any:
     """The same answers, without rollups."""
 
-    async def never(*_: object) -> bool:
-        return False
-
-    with monkeypatch.context() as patched:
-        patched.setattr(sums, "are_rolled", never)
+    with without_rollups(monkeypatch):
         return await asked(client, period)
 
 

@@ -1,10 +1,13 @@
 """Rolling up a test cluster's readings."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import asyncpg
+import pytest
 
 from shards.kinds import KINDS
+from shards.storage import sums
 from shards.tiers import rolling
 from tests.support.servers import TestCluster
 
@@ -27,3 +30,15 @@ async def roll(cluster: TestCluster, buckets: Iterable[int] = range(8)) -> int:
                     pass
         await session.close()
     return added
+
+
+@contextmanager
+def without_rollups(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Sums are read from readings, as if there were no rollups."""
+
+    async def never(*_: object) -> bool:
+        return False
+
+    with monkeypatch.context() as patched:
+        patched.setattr(sums, "are_rolled", never)
+        yield
