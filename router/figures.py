@@ -8,11 +8,12 @@ import structlog
 
 from router.metrics import Gauges
 from shards.clock import deadline_in
-from shards.cluster.live import Cluster, Shard
+from shards.cluster.live import Cluster
+from shards.cluster.shard import Shard
 from shards.errors import ShardError, ShardFault
 from shards.postgres import figures
+from shards.postgres.connections import Connection
 from shards.postgres.figures import Figure, Samples
-from shards.postgres.pools import Connection
 
 CHEAP_S: Final = 15.0
 HEAVY_S: Final = 60.0

@@ -8,7 +8,7 @@ from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from shards.postgres.dsn import redact
-from shards.postgres.pools import PoolLimits
+from shards.postgres.options import PoolLimits
 
 PREFIX: Final = "VOLTROUTE_"
 _OTHER_VARIABLES: Final = {
@@ -80,6 +80,13 @@ class Settings(BaseSettings):
     connect_timeout_s: Seconds = Field(2, description="to open a connection")
     acquire_timeout_s: Seconds = Field(2, description="to get a connection from a pool")
 
+    failover_hold_s: float = Field(
+        5,
+        ge=0,
+        le=300,
+        description="requests wait so long, within their time, for a server that restarts or fails over",
+    )
+
     ingest_timeout_s: Seconds = Field(5, description="from the last byte of an ingest request to its answer")
     query_timeout_s: Seconds = Field(10, description="from the first byte of any other request to its answer")
     batch_readings_max: int = Field(2_000, ge=1, le=50_000, description="readings in one transaction")
@@ -139,6 +146,7 @@ class Settings(BaseSettings):
             idle_s=self.pool_idle_s,
             connect_timeout_s=self.connect_timeout_s,
             acquire_timeout_s=self.acquire_timeout_s,
+            hold_s=self.failover_hold_s,
             statement_timeout_s=self.ingest_timeout_s,
         )
 

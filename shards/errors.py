@@ -16,6 +16,7 @@ class Cause(StrEnum):
     DISK_FULL = "disk_full"
     RESOURCES_EXHAUSTED = "resources_exhausted"
     READ_ONLY = "read_only"
+    SUPERSEDED = "superseded"  # an old primary: another server was promoted
     CANCELLED = "cancelled"
     LOCKED = "locked"
     BUSY = "busy"

@@ -25,7 +25,8 @@ class ShardRecord:
     """A shard and its logins. The DSNs hold passwords: repr() leaves them out.
 
     `old_reader_dsn`: the login of routers before there were tenants, until it is retired. The same as `reader_dsn`
-    while there is no other: `voltroute migrate up` was not finished; then there is no `monitor_dsn` either.
+    while there is no other: `voltroute migrate up` was not finished; then there is no `monitor_dsn` either. `system`:
+    its servers' system identifier, None when nobody has asked yet; `timeline`: the newest that was seen of its primary.
     """
 
     name: str
@@ -36,6 +37,8 @@ class ShardRecord:
     weight: float = 1.0
     old_reader_dsn: str | None = None
     monitor_dsn: str | None = None
+    system: int | None = None
+    timeline: int = 0
 
     @property
     def has_tenants(self) -> bool:

@@ -202,8 +202,16 @@ def shard_list(data: DataOption = None, json: JsonOption = False, show_secrets: 
     )
 
 
+def accept(name: NameArgument, data: DataOption = None, json: JsonOption = False) -> None:
+    """Believe a shard's server again: after it was restored, or upgraded in place. Routers refuse it until then."""
+    found = with_catalog(data, lambda catalog: shards.accept(catalog, name))
+    document = {"shard": name, "system": str(found.system), "timeline": found.timeline}
+    tell(document, f"{name} is the server with system {found.system}, timeline {found.timeline}", json=json)
+
+
 shard_app.command("list")(shard_list)
 shard_app.command("add")(add)
 shard_app.command("drain")(drain)
 shard_app.command("remove")(remove)
 shard_app.command("weight")(weight)
+shard_app.command("accept")(accept)

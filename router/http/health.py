@@ -16,7 +16,7 @@ from router.wire.answers import Index, Live, Ready, ShardReady
 from router.wire.openapi import NO_KEY, Operation
 from router.wire.problems import NOT_FOUND, NOT_READY, PROBLEMS, ProblemError, retry_after
 from router.wire.queries import ProblemQuery
-from shards.cluster.live import Shard
+from shards.cluster.shard import Shard
 from shards.errors import Cause
 from shards.postgres.breaker import BreakerState
 from shards.postgres.pools import ShardPool

@@ -13,7 +13,7 @@ from router.wire.answers import ShardInfo, ShardList, Shards, Statement, Stateme
 from router.wire.openapi import Operation
 from router.wire.problems import NOT_FOUND, ProblemError
 from router.wire.queries import ShardQuery
-from shards.cluster.live import Shard
+from shards.cluster.shard import Shard
 from shards.errors import ShardError
 from shards.postgres import figures
 from shards.storage import read

@@ -105,8 +105,7 @@ async def _ask(
     started = time.monotonic()
     try:
         with tracing.child("read", name):
-            async with scope.cluster.shard(name).reader.connection(scope.deadline, scope.tenant) as connection:
-                parts = list(await ask(Reader(connection, scope.tenant), buckets))
+            parts = await _read(scope, name, ask, buckets)
     except ShardError as error:
         if isinstance(error, ShardFault):
             _log.error("shard_fault", shard=name, detail=error.detail)
@@ -118,6 +117,20 @@ async def _ask(
         STALE_MAPS.labels(name).inc()
         return StaleMap(name, "does not own all the buckets that this router's map gives it")
     return parts
+
+
+async def _read(
+    scope: Scope, name: str, ask: Callable[[Reader, list[int]], Awaitable[Iterable[Part]]], buckets: list[int]
+) -> list[Part]:
+    """What a shard says; asked again when its server stops, or another takes its place, while there is time."""
+    while True:
+        reader = scope.cluster.shard(name).reader
+        try:
+            async with reader.connection(scope.deadline, scope.tenant) as connection:
+                return list(await ask(Reader(connection, scope.tenant), buckets))
+        except ShardError as error:
+            if not await reader.comes_back(error, scope.deadline):
+                raise
 
 
 async def _refresh(cluster: Cluster, deadline: float, attempt: int) -> None:

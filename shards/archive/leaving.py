@@ -22,7 +22,7 @@ from shards.catalog.archive import Entry, State
 from shards.clock import deadline_in
 from shards.errors import ClusterError
 from shards.kinds import Kind
-from shards.postgres.pools import Connection
+from shards.postgres.connections import Connection
 from shards.postgres.sql import LOCK_TIMEOUT, quote_identifier
 from shards.postgres.transactions import transaction
 from shards.storage import late

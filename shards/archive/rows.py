@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from shards.errors import MachineError
 from shards.kinds import Type
-from shards.postgres.pools import Connection
+from shards.postgres.connections import Connection
 from shards.postgres.sql import quote_identifier
 from shards.postgres.transactions import transaction
 from shards.storage.packing import Column, Shape, packed_rows, readings

@@ -19,7 +19,7 @@ from shards.clock import deadline_in
 from shards.errors import ShardError
 from shards.kinds import BUILT_IN, Kind, Kinds
 from shards.policy import Policies, Policy
-from shards.postgres.pools import Connection
+from shards.postgres.connections import Connection
 from shards.postgres.sessions import MOVER, SessionLimits, owner_session
 from shards.shard import ShardRecord
 from shards.storage import parts

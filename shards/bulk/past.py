@@ -7,7 +7,7 @@ no device is there yet, or only one that sends its past.
 from typing import Final
 
 from shards.kinds import Kind
-from shards.postgres.pools import Connection
+from shards.postgres.connections import Connection
 from shards.tiers import steps
 from shards.tiers.due import Leaf, Tiers
 from shards.tiers.state import look_again

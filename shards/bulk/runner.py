@@ -27,8 +27,8 @@ from shards.clock import deadline_in
 from shards.cluster.live import Cluster
 from shards.errors import ClusterError, ShardError
 from shards.kinds import VALUES_AT, Kind, Row
+from shards.postgres.connections import Connection
 from shards.postgres.driver import translated
-from shards.postgres.pools import Connection
 from shards.postgres.sessions import SessionLimits, owner_session
 from shards.shard import ShardRecord
 from shards.storage import parts

@@ -10,7 +10,7 @@ from typing import Final
 
 from shards.bulk.readings import Ints, Readings
 from shards.kinds import Kind
-from shards.postgres.pools import Connection
+from shards.postgres.connections import Connection
 from shards.postgres.sql import for_kind, quote_identifier
 from shards.storage.packing import Shape, differing, readings
 from shards.tiers.steps import PackingFailed

@@ -20,6 +20,7 @@ from shards.bulk.objects import JsonLines
 from shards.errors import InvalidArgument
 from shards.kinds import Kind, Type
 from shards.postgres.dsn import environment_of
+from shards.postgres.hosts import Role
 from shards.postgres.sessions import SessionLimits, open_session
 from shards.postgres.sql import quote_identifier
 
@@ -238,7 +239,7 @@ class Foreign:
 
     async def batches(self) -> AsyncIterator[Batch]:
         """All of it. InvalidArgument for what is not there; ShardError when it does not answer."""
-        async with open_session(self.table, self.dsn, LIMITS, "voltroute load") as connection:
+        async with open_session(self.table, self.dsn, LIMITS, "voltroute load", role=Role.ANY) as connection:
             found, selected = await self._columns(connection)
             queue: asyncio.Queue[bytes | None] = asyncio.Queue(8)
             copying = asyncio.create_task(self._copy(connection, selected, queue))

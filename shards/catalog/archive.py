@@ -9,7 +9,7 @@ import asyncpg
 
 from shards.catalog.database import Catalog
 from shards.errors import ClusterError
-from shards.postgres.pools import Connection
+from shards.postgres.connections import Connection
 
 _COLUMNS: Final = """m.archived_month_id AS number, k.name AS kind, m.bucket, m.month, m.state, m.readings,
     m.packed_columns, m.fingerprint, m.store, m.object, m.bytes, m.sha256, m.restored_until, m.changed_at"""

@@ -13,8 +13,11 @@ import asyncpg
 from shards.buckets import BucketRange
 from shards.catalog.shard_map import ShardMap, map_from_rows
 from shards.errors import Cause, NoCluster, NoMap, Refused, ShardUnavailable, Unusable
+from shards.postgres.connections import Connection
 from shards.postgres.dsn import redact
-from shards.postgres.pools import Connection, PoolLimits, PoolOptions, ShardPool
+from shards.postgres.lineage import Lineage
+from shards.postgres.options import PoolLimits, PoolOptions
+from shards.postgres.pools import ShardPool
 from shards.postgres.sessions import open_session
 from shards.postgres.transactions import transaction
 from shards.shard import SHARD_FOLLOWING, ShardRecord, ShardState
@@ -40,13 +43,19 @@ LEFT JOIN shard AS s USING (shard_id)
 _RETIRED: Final = "postgresql://retired.invalid/retired"
 _SHARDS: Final = f"""
 SELECT name, state, owner_dsn, writer_dsn, coalesce(query_dsn, reader_dsn) AS reader_dsn, weight,
-    nullif(reader_dsn, '{_RETIRED}') AS old_reader_dsn, monitor_dsn
+    nullif(reader_dsn, '{_RETIRED}') AS old_reader_dsn, monitor_dsn, system_identifier AS system, timeline
 FROM shard ORDER BY shard_id
 """
 _SET_STATE: Final = "UPDATE shard SET state = $2 WHERE name = $1 AND state = ANY($3::text[])"
 _SET_WEIGHT: Final = "UPDATE shard SET weight = $2 WHERE name = $1"
 _SET_LOGINS: Final = "UPDATE shard SET query_dsn = $2, monitor_dsn = $3 WHERE name = $1"
 _FORGET_OLD_READER: Final = "UPDATE shard SET reader_dsn = $2 WHERE name = $1 AND query_dsn IS NOT NULL"
+# Never back to an older one of the same system; and another system is a matter for an operator.
+_LEARN: Final = """
+UPDATE shard SET system_identifier = $2, timeline = $3
+WHERE name = $1 AND (system_identifier IS NULL OR system_identifier = $2 AND timeline < $3)
+"""
+_ACCEPT: Final = "UPDATE shard SET system_identifier = $2, timeline = $3 WHERE name = $1"
 _REMOVE: Final = "DELETE FROM shard WHERE name = $1"
 _IN_USE: Final = """
 SELECT (SELECT count(*) FROM bucket_map JOIN shard USING (shard_id) WHERE name = $1) AS buckets,
@@ -59,11 +68,14 @@ _CREATE: Final = """
 INSERT INTO cluster (bucket_count, hash_seed, first_month) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING
 """
 _REGISTER: Final = """
-INSERT INTO shard (name, owner_dsn, writer_dsn, query_dsn, reader_dsn, monitor_dsn, weight)
-VALUES ($1, $2, $3, $4, $5, $6, $7)
+INSERT INTO shard (
+    name, owner_dsn, writer_dsn, query_dsn, reader_dsn, monitor_dsn, weight, system_identifier, timeline
+)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
 ON CONFLICT (name) DO UPDATE
-SET (owner_dsn, writer_dsn, query_dsn, reader_dsn, monitor_dsn) = (
-    excluded.owner_dsn, excluded.writer_dsn, excluded.query_dsn, excluded.reader_dsn, excluded.monitor_dsn
+SET (owner_dsn, writer_dsn, query_dsn, reader_dsn, monitor_dsn, system_identifier, timeline) = (
+    excluded.owner_dsn, excluded.writer_dsn, excluded.query_dsn, excluded.reader_dsn, excluded.monitor_dsn,
+    excluded.system_identifier, excluded.timeline
 )
 WHERE (shard.owner_dsn, shard.writer_dsn, shard.query_dsn, shard.reader_dsn, shard.monitor_dsn) IS DISTINCT FROM (
     excluded.owner_dsn, excluded.writer_dsn, excluded.query_dsn, excluded.reader_dsn, excluded.monitor_dsn
@@ -102,10 +114,14 @@ class Catalog:
         """`apart`: what a router must know (map, shards, keys) has connections of its own; no request can take them."""
         self.dsn = dsn
         limits = limits or PoolLimits(min_size=1, max_size=5, cooldown_max_s=1.0, lock_timeout_s=5.0)
-        options = PoolOptions("voltroute catalog", changed=changed) if changed else PoolOptions("voltroute catalog")
+        self.lineage = Lineage()
+        options = PoolOptions("voltroute catalog", lineage=self.lineage)
+        options = replace(options, changed=changed) if changed else options
         self.pool = ShardPool(NAME, dsn, limits, options)
         few = replace(limits, min_size=1, max_size=2)
-        self.knowing = ShardPool(NAME, dsn, few, PoolOptions("voltroute map")) if apart else self.pool
+        self.knowing = (
+            ShardPool(NAME, dsn, few, PoolOptions("voltroute map", lineage=self.lineage)) if apart else self.pool
+        )
 
     @asynccontextmanager
     async def transaction(self, deadline: float, turn: int | None = None) -> AsyncIterator[Connection]:
@@ -183,6 +199,16 @@ class Catalog:
         async with self.pool.connection(deadline) as connection:
             return (await connection.execute(_SET_WEIGHT, name, weight)) == "UPDATE 1"
 
+    async def learn_lineage(self, name: str, system: int, timeline: int, deadline: float) -> None:
+        """A shard's primary was met on this timeline: routers that start later write to no older one."""
+        async with self.knowing.connection(deadline) as connection:
+            await connection.execute(_LEARN, name, system, timeline)
+
+    async def accept_lineage(self, name: str, system: int, timeline: int, deadline: float) -> None:
+        """A shard's server is this one from now on, whatever it was."""
+        async with self.pool.connection(deadline) as connection:
+            await connection.execute(_ACCEPT, name, system, timeline)
+
     async def publish_first_map(self, owners: tuple[str, ...], deadline: float) -> None:
         """Give all buckets out at once. Only for a cluster that has no map yet."""
         async with self.pool.connection(deadline) as connection:
@@ -194,7 +220,9 @@ class Catalog:
         A connection that went silent is found by asking it something every `ping_s` seconds.
         """
         lost = asyncio.Event()
-        async with open_session(NAME, self.dsn, application_name="voltroute listener") as connection:
+        async with open_session(
+            NAME, self.dsn, application_name="voltroute listener", lineage=self.lineage
+        ) as connection:
             await connection.add_listener(MAP_CHANNEL, lambda *_: changed.set())
             connection.add_termination_listener(lambda *_: lost.set())
             changed.set()
@@ -220,7 +248,8 @@ async def give_out(connection: Connection, buckets: Iterable[int], owners: Seque
 async def register(connection: Connection, shard: ShardRecord) -> None:
     """Add a shard, or change how it is reached, inside `Catalog.membership`. The map alone gives it buckets."""
     old_reader = shard.old_reader_dsn or _RETIRED
-    values = (shard.owner_dsn, shard.writer_dsn, shard.reader_dsn, old_reader, shard.monitor_dsn, shard.weight)
+    dsns = (shard.owner_dsn, shard.writer_dsn, shard.reader_dsn, old_reader, shard.monitor_dsn)
+    values = (*dsns, shard.weight, shard.system, shard.timeline)
     await connection.execute(_REGISTER, shard.name, *values)
 
 

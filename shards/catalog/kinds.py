@@ -10,7 +10,7 @@ import asyncpg
 
 from shards.catalog.database import Catalog
 from shards.kinds import BUILT_IN, Direction, Field, Kind, Kinds, Role, Side, Type
-from shards.postgres.pools import Connection
+from shards.postgres.connections import Connection
 
 
 class FieldState(StrEnum):

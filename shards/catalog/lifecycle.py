@@ -4,7 +4,7 @@ from typing import Final
 
 from shards.catalog.database import Catalog
 from shards.policy import Policies, Policy
-from shards.postgres.pools import Connection
+from shards.postgres.connections import Connection
 
 _ALL: Final = """
 SELECT k.name, p.hot, p.archive_after, p.drop_after, p.rollups_for, p.tablespace

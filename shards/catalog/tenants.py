@@ -10,7 +10,7 @@ import asyncpg
 from shards.buckets import BucketRange
 from shards.catalog.database import Catalog, give_out
 from shards.errors import Refused
-from shards.postgres.pools import Connection
+from shards.postgres.connections import Connection
 
 DEFAULT: Final = 0  # of what a cluster without keys stores
 DEFAULT_NAME: Final = "default"

@@ -3,42 +3,34 @@
 import asyncio
 import contextlib
 import time
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from shards.catalog import keys
 from shards.catalog import kinds as catalogued
 from shards.catalog.database import Catalog
 from shards.catalog.keys import Keyring
 from shards.catalog.shard_map import ShardMap
-from shards.clock import deadline_in, remaining
+from shards.clock import deadline_in
+from shards.cluster.shard import Shard
 from shards.errors import (
-    BucketUnavailable,
     Cause,
     ClusterError,
-    Frozen,
-    MissingLeaf,
     NoCluster,
     NoMap,
     ShardError,
     ShardUnavailable,
     StaleMap,
     Unusable,
-    WriteConflict,
 )
 from shards.kinds import BUILT_IN, Kind, Kinds, Row
-from shards.postgres.pools import PoolLimits, PoolOptions, ShardPool
+from shards.postgres.lineage import Lineage
+from shards.postgres.options import PoolLimits, PoolOptions
+from shards.postgres.pools import ShardPool
 from shards.shard import ShardRecord
-from shards.storage import rows, tables, tiers
-from shards.storage.horizons import Horizons
-from shards.storage.late import write_with_late
-from shards.storage.partitions import make_leaves_for
-from shards.storage.repeats import Repeats
+from shards.storage import rows
 from shards.storage.write import Written
-from shards.storage.write import write as write_hot
 
-WRITE_ATTEMPTS_MAX = 4
 REFRESH_TIMEOUT_S = 2.0
 
 # Told when a pool's database becomes unavailable, for another cause, or available again (None): (shard, login, error).
@@ -47,89 +39,6 @@ Changed = Callable[[str, str, Unusable | None], None]
 
 def ignore(_shard: str, _login: str, _error: Unusable | None) -> None:
     """Nobody wants to know."""
-
-
-@dataclass(frozen=True)
-class Shard:
-    """One shard as a router reaches it."""
-
-    record: ShardRecord
-    writer: ShardPool
-    reader: ShardPool
-    monitor: ShardPool | None = None  # reads PostgreSQL's statistics
-    repeats: defaultdict[str, Repeats] = field(default_factory=lambda: defaultdict(Repeats))  # by kind
-    horizons: defaultdict[str, Horizons] = field(default_factory=lambda: defaultdict(Horizons))  # by kind
-
-    async def write(self, kind: Kind, rows: Sequence[Row], deadline: float) -> Written:
-        """Commit rows of one kind; returns which were new. Raises ShardError, then nothing is stored.
-
-        BucketUnavailable when only some buckets are the reason: the same rows without theirs can be stored.
-        """
-        for attempt in range(1, WRITE_ATTEMPTS_MAX + 1):
-            try:
-                return await self._write(kind, rows, deadline)
-            except (MissingLeaf, Frozen) as error:
-                if attempt == WRITE_ATTEMPTS_MAX:
-                    raise await self._of_table(error, deadline) from error
-                await self._make_room(kind, rows, deadline)
-            except WriteConflict:
-                if attempt == WRITE_ATTEMPTS_MAX:
-                    raise
-            except ShardUnavailable as error:
-                if error.cause is not Cause.LOCKED or isinstance(error, BucketUnavailable):
-                    raise
-                raise await self._of_lock(error, rows, deadline) from error
-        raise AssertionError  # the loop returns or raises
-
-    async def _write(self, kind: Kind, rows: Sequence[Row], deadline: float) -> Written:
-        hot, late = self.horizons[kind.name].split(rows)
-        async with self.writer.connection(deadline) as connection:
-            if late:
-                name = self.record.name
-                return await write_with_late(connection, name, kind, (hot, late), remaining(deadline))
-            return await write_hot(connection, kind, hot, self.repeats[kind.name], remaining(deadline))
-
-    async def _make_room(self, kind: Kind, rows: Sequence[Row], deadline: float) -> None:
-        """Learn what is frozen; what is not gets the partitions that it lacks."""
-        horizons = self.horizons[kind.name]
-        async with self.writer.connection(deadline) as connection:
-            horizons.learn(await tiers.horizons(connection, kind, remaining(deadline)))
-            hot, _ = horizons.split(rows)
-            await make_leaves_for(connection, self.record.name, hot, remaining(deadline))
-
-    async def _of_table(self, error: MissingLeaf | Frozen, deadline: float) -> ShardError:
-        """The same error, of the bucket whose table it names."""
-        if isinstance(error, Frozen):
-            return error
-        async with self.writer.connection(deadline) as connection:
-            bucket = await tables.bucket_of_table(connection, error.table, remaining(deadline))
-        if bucket is None:
-            return error
-        return BucketUnavailable(self.record.name, error.detail, frozenset([bucket]), Cause.PARTITION_MISSING)
-
-    async def _of_lock(self, error: ShardUnavailable, rows: Sequence[Row], deadline: float) -> ShardError:
-        """The same error, of the buckets whose tables somebody has locked; StaleMap when that is a move's fence."""
-        async with self.writer.connection(deadline) as connection:
-            locked = await tables.locked(connection, (row[0] for row in rows), remaining(deadline))
-            moving = bool(locked) and await tables.held_by_moves(connection, remaining(deadline))
-        if not locked:
-            self.writer.tell(error)  # no lock on a bucket's table: it stops them all
-            return error
-        if moving:  # the bucket is about to be elsewhere: its readings wait for that, as behind a fence that is up
-            return StaleMap(self.record.name, "a bucket is being fenced", min(locked) if len(locked) == 1 else None)
-        detail = f"buckets {', '.join(map(str, sorted(locked)))} are locked by another session"
-        return BucketUnavailable(self.record.name, detail, locked)
-
-    def is_reached_by(self, record: ShardRecord) -> bool:
-        """Whether the pools go where `record` says; only its state may differ."""
-        known = self.record
-        own, others = ((each.writer_dsn, each.reader_dsn, each.monitor_dsn) for each in (known, record))
-        return own == others
-
-    async def close(self) -> None:
-        """Close all pools."""
-        monitor = () if self.monitor is None else (self.monitor.close(),)
-        await asyncio.gather(self.writer.close(), self.reader.close(), *monitor)
 
 
 class Cluster:
@@ -146,6 +55,8 @@ class Cluster:
         self._kinds = BUILT_IN
         self.on_kinds: Callable[[Kinds], None] = lambda _kinds: None  # told when the cluster's kinds are others
         self._shards: dict[str, Shard] = {}
+        self._lineages: dict[str, Lineage] = {}  # by shard
+        self._hint = asyncio.Event()  # that the catalog has news, or should hear some
         self._refreshing: asyncio.Task[ShardMap] | None = None
         self._closing: set[asyncio.Task[None]] = set()
         self._newer = asyncio.Event()  # replaced whenever a newer map comes
@@ -252,6 +163,7 @@ class Cluster:
         kept: dict[str, Shard] = {}
         retired = dict(self._shards)
         for name, record in records.items():
+            self._lineage_of(name).learn(record.system, record.timeline)
             known = self._shards.get(name)
             if known is not None and known.is_reached_by(record):
                 kept[name] = replace(known, record=record)
@@ -261,12 +173,18 @@ class Cluster:
         self._shards = kept
         return list(retired.values())
 
+    def _lineage_of(self, name: str) -> Lineage:
+        if name not in self._lineages:
+            self._lineages[name] = Lineage()
+            self._lineages[name].listen(self._hint.set)
+        return self._lineages[name]
+
     def _reach(self, record: ShardRecord) -> Shard:
-        identity = f"{self._cluster_id} {record.name}"
+        identity, lineage = f"{self._cluster_id} {record.name}", self._lineage_of(record.name)
         reader_limits = replace(self._limits, statement_timeout_s=self._query_timeout_s)
-        options = PoolOptions("voltroute writer", None, identity, self._changed, writes=True)
-        reading = PoolOptions("voltroute reader", rows.SESSION, identity, self._changed)
-        watching = PoolOptions("voltroute monitor", None, identity)
+        options = PoolOptions("voltroute writer", None, identity, self._changed, writes=True, lineage=lineage)
+        reading = PoolOptions("voltroute reader", rows.SESSION, identity, self._changed, lineage=lineage)
+        watching = PoolOptions("voltroute monitor", None, identity, lineage=lineage)
         one = replace(self._limits, min_size=0, max_size=1, statement_timeout_s=self._query_timeout_s)
         return Shard(
             record,
@@ -277,7 +195,7 @@ class Cluster:
 
     async def watch(self, poll_s: float) -> None:
         """Follow the map until cancelled. While the catalog is unreachable, the last map stays in force."""
-        changed = asyncio.Event()
+        changed = self._hint
         async with asyncio.TaskGroup() as group:
             group.create_task(self._listen(changed, poll_s))
             while True:
@@ -301,8 +219,16 @@ class Cluster:
                 self.map_read_at = time.monotonic()
             if kinds_epoch != self._kinds.epoch:
                 await self._read_kinds(deadline_in(poll_s))
+            await self._tell_lineages(deadline_in(poll_s))
         except (ShardError, ClusterError):
             return
+
+    async def _tell_lineages(self, deadline: float) -> None:
+        """What this router met and the catalog does not know: whoever starts later must not write to an older one."""
+        for name, shard in self._shards.items():
+            met, known = self._lineages[name], shard.record
+            if met.system is not None and (known.system is None or met.timeline > known.timeline):
+                await self.catalog.learn_lineage(name, met.system, met.timeline, deadline)
 
     async def _listen(self, changed: asyncio.Event, poll_s: float) -> None:
         while True:

@@ -12,7 +12,7 @@ from shards.moves.phases import Recorded
 from shards.moves.pipe import pipe
 from shards.moves.record import Token
 from shards.moves.throttle import Passed, at_full_speed
-from shards.postgres.pools import Connection
+from shards.postgres.connections import Connection
 from shards.postgres.sql import measured_at, quote_identifier
 from shards.postgres.transactions import transaction
 from shards.storage.roots import StoredKind, in_common, stored_kinds

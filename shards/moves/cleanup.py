@@ -12,7 +12,7 @@ from shards.moves.fingerprints import Different
 from shards.moves.phases import Move, Phase, Recorded, Role, Step
 from shards.moves.record import BucketMove, Held, Replaced, Token, has_bucket, look
 from shards.moves.work import Work, enter
-from shards.postgres.pools import Connection
+from shards.postgres.connections import Connection
 from shards.postgres.sessions import owner_session
 from shards.postgres.sql import quote_identifier
 from shards.postgres.transactions import transaction

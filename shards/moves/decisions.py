@@ -7,7 +7,7 @@ from typing import Final
 from shards.catalog.database import Catalog
 from shards.moves.phases import Move, Phase, Role
 from shards.moves.rebalances import LEADS, START
-from shards.postgres.pools import Connection
+from shards.postgres.connections import Connection
 
 _READOPT: Final = """
 INSERT INTO move (move_id, rebalance_id, bucket, source, target, phase, held, last_error, started_at)

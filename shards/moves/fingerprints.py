@@ -5,7 +5,7 @@ from datetime import date, datetime
 from typing import Final, TypeAlias
 
 from shards.errors import MoveError
-from shards.postgres.pools import Connection
+from shards.postgres.connections import Connection
 from shards.postgres.sql import quote_identifier
 from shards.storage.roots import StoredKind
 

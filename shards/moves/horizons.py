@@ -5,7 +5,7 @@ from typing import Final
 from shards.moves.carrier import Direction, listed, staging_of
 from shards.moves.pipe import pipe
 from shards.moves.throttle import Passed, at_full_speed
-from shards.postgres.pools import Connection
+from shards.postgres.connections import Connection
 from shards.postgres.sql import quote_identifier
 
 _TIER: Final = (

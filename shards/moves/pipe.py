@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
 from shards.moves.throttle import Passed
-from shards.postgres.pools import Connection
+from shards.postgres.connections import Connection
 
 CHUNKS_AHEAD: Final = 8
 STALL_TIMEOUT_S: Final = 30.0

@@ -7,8 +7,8 @@ from typing import Any, Final
 
 from shards.errors import Cause, MoveError, ShardUnavailable
 from shards.moves.phases import Move
+from shards.postgres.connections import Connection
 from shards.postgres.disk import disk_free
-from shards.postgres.pools import Connection
 from shards.postgres.sessions import MOVER, owner_session
 from shards.shard import ShardRecord
 from shards.storage import tables

@@ -10,7 +10,7 @@ from shards.catalog.database import Catalog
 from shards.errors import Refused
 from shards.moves.phases import ABORTABLE, REBALANCE_FOLLOWING, Move, Phase, Rebalance, RebalanceState, Role, check_step
 from shards.moves.placement import PlannedMove
-from shards.postgres.pools import Connection
+from shards.postgres.connections import Connection
 
 _COLUMNS: Final = "rebalance_id, state, reason, parallel_max, bytes_per_s_max, keep_s, created_at, ended_at, note"
 _LATEST: Final = f"SELECT {_COLUMNS} FROM rebalance ORDER BY rebalance_id DESC LIMIT 1"

@@ -9,7 +9,7 @@ import asyncpg
 
 from shards.errors import MoveError, Refused
 from shards.moves.phases import Move, Recorded, Role, check_record
-from shards.postgres.pools import Connection
+from shards.postgres.connections import Connection
 from shards.postgres.sessions import MOVER
 from shards.postgres.transactions import transaction
 

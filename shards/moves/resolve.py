@@ -14,7 +14,7 @@ from shards.moves.fingerprints import Different, Tables
 from shards.moves.phases import Move, Phase, Recorded, Role
 from shards.moves.record import Held, Replaced, has_bucket
 from shards.moves.work import Work
-from shards.postgres.pools import Connection
+from shards.postgres.connections import Connection
 from shards.postgres.sql import LIFECYCLE_XACT
 from shards.postgres.transactions import transaction
 

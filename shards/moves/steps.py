@@ -13,8 +13,8 @@ from shards.moves.passes import Passes, forward
 from shards.moves.phases import Move, Phase, Recorded, Role, Step
 from shards.moves.record import Held
 from shards.moves.work import Work, enter
+from shards.postgres.connections import Connection
 from shards.postgres.dsn import login_of
-from shards.postgres.pools import Connection
 from shards.postgres.sql import LIFECYCLE_XACT
 from shards.postgres.transactions import transaction
 from shards.storage import marks

@@ -14,7 +14,7 @@ from shards.moves import rebalances
 from shards.moves.phases import Move, Phase, Role, Step
 from shards.moves.record import BucketMove, Held, Replaced, Token, application, end_older_runners
 from shards.moves.throttle import Throttle
-from shards.postgres.pools import Connection
+from shards.postgres.connections import Connection
 from shards.postgres.sessions import SessionLimits, owner_session
 from shards.shard import ShardRecord
 

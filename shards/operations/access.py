@@ -7,9 +7,9 @@ from shards.catalog import keys
 from shards.catalog.database import Catalog
 from shards.catalog.keys import KeyRecord
 from shards.operations.finding import Finding
+from shards.postgres.connections import Connection
 from shards.postgres.dsn import login_of
 from shards.postgres.logins import COUNTS_NO_STATEMENTS
-from shards.postgres.pools import Connection
 from shards.shard import ShardRecord
 
 EXPIRES_SOON: Final = timedelta(days=7)

@@ -23,7 +23,7 @@ from shards.catalog.database import Catalog
 from shards.clock import deadline_in
 from shards.errors import ClusterError, Refused
 from shards.moves import rebalances
-from shards.postgres.pools import Connection
+from shards.postgres.connections import Connection
 from shards.postgres.sessions import MOVER, SessionLimits, open_session
 from shards.together import together
 

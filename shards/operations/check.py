@@ -12,7 +12,7 @@ from shards.catalog.database import Catalog
 from shards.catalog.kinds import Declared, declared
 from shards.catalog.shard_map import ShardMap
 from shards.clock import deadline_in
-from shards.errors import ClusterError, ShardError
+from shards.errors import Cause, ClusterError, ShardError, ShardUnavailable
 from shards.moves import rebalances
 from shards.moves.phases import ENDED, Move
 from shards.operations.finding import Finding, rule
@@ -104,6 +104,11 @@ async def check(catalog: Catalog, timeout_s: float = 30.0) -> list[Finding]:
     for record, answer in zip(records, looked, strict=True):
         if isinstance(answer, Facts):
             facts[record.name] = answer
+        elif isinstance(answer, ShardUnavailable) and answer.cause is Cause.WRONG_DATABASE:
+            remedy = (
+                "correct its DSN with `voltroute init`, or say that it is the right one with `voltroute shard accept`"
+            )
+            found.append(Finding(f"{record.name} is the server that it was", False, answer.detail, remedy))
         elif isinstance(answer, ShardError | ClusterError):
             detail = answer.detail if isinstance(answer, ShardError) else str(answer)
             found.append(Finding(f"{record.name} answers", ok=False, found=detail, remedy="start the server"))

@@ -12,8 +12,10 @@ from shards.errors import Cause, ClusterError, ShardError, ShardUnavailable
 from shards.operations import access
 from shards.operations.finding import Finding
 from shards.postgres import migrate
+from shards.postgres.connections import Connection
 from shards.postgres.disk import disk_free
-from shards.postgres.pools import Connection, PoolLimits, PoolOptions, ShardPool
+from shards.postgres.options import PoolLimits, PoolOptions
+from shards.postgres.pools import ShardPool
 from shards.postgres.sessions import BRIEF, owner_session
 from shards.postgres.transactions import rolled_back
 from shards.shard import ShardRecord

@@ -4,13 +4,16 @@ from dataclasses import dataclass
 from typing import Final
 
 from shards.errors import Refused
+from shards.postgres.connections import Connection
 from shards.postgres.logins import close_to_public
-from shards.postgres.pools import Connection
 from shards.postgres.sessions import BRIEF, open_session
+from shards.shard import ShardRecord
 
 _PLACE: Final = """
 SELECT concat_ws('/', (SELECT system_identifier FROM pg_control_system()), inet_server_addr(), inet_server_port(),
         current_database()) AS place,
+    (SELECT system_identifier FROM pg_control_system()) AS system,
+    ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::integer AS timeline,
     to_regclass('public.shard_identity') IS NOT NULL AS has_identity,
     to_regclass('public.owned_bucket') IS NOT NULL AS has_shard,
     to_regclass('public.bucket_map') IS NOT NULL AS has_catalog
@@ -25,7 +28,10 @@ INSERT INTO shard_identity (cluster_id, name) VALUES ($1::text::uuid, $2) ON CON
 
 @dataclass(frozen=True)
 class Identity:
-    """What a database says of itself. `place`: the same for two DSNs of one database."""
+    """What a database says of itself. `place`: the same for two DSNs of one database.
+
+    `system`, `timeline`: of its server, a primary; see shards.postgres.lineage.
+    """
 
     place: str
     has_catalog: bool
@@ -34,6 +40,8 @@ class Identity:
     name: str | None
     owned: tuple[int, ...]
     moves: int
+    system: int
+    timeline: int
 
     def check(self, cluster_id: str | None, name: str) -> None:
         """Refused when the database is another cluster's shard, or another shard (None: no cluster yet)."""
@@ -44,6 +52,14 @@ class Identity:
         if self.name is not None and self.name != name:
             raise Refused(f"{name}: that database is shard {self.name} of this cluster already")
 
+    def check_lineage(self, record: ShardRecord) -> None:
+        """Refused when the server is an old primary of a registered shard."""
+        if record.system == self.system and self.timeline < record.timeline:
+            raise Refused(
+                f"{record.name}: that server is an old primary: its timeline is {self.timeline}, and {record.timeline} "
+                "was seen"
+            )
+
 
 async def ask(name: str, dsn: str) -> Identity:
     """Ask the database behind a DSN who it is. ShardError when it does not answer."""
@@ -53,7 +69,17 @@ async def ask(name: str, dsn: str) -> Identity:
         owned = await connection.fetchval(_OWNED) if place["has_shard"] else []
         moves = await connection.fetchval(_IN_MOVES) if place["has_shard"] else 0
     cluster_id, own = (signed["cluster_id"], signed["name"]) if signed else (None, None)
-    return Identity(place["place"], place["has_catalog"], place["has_shard"], cluster_id, own, tuple(owned), int(moves))
+    return Identity(
+        place["place"],
+        place["has_catalog"],
+        place["has_shard"],
+        cluster_id,
+        own,
+        tuple(owned),
+        int(moves),
+        place["system"],
+        place["timeline"],
+    )
 
 
 async def sign(connection: Connection, cluster_id: str, name: str) -> None:

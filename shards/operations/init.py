@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import UTC, date, datetime
 from typing import Final
 
@@ -57,7 +58,7 @@ async def init_cluster(
         await _check(catalog, info, shards, answers)
         _raise_errors(await migrate.migrate(None, shards, STEP_TIMEOUT_S))
         progress(f"schema of the catalog and {len(shards)} shards is in place")
-        await _register(catalog, info, shards)
+        await _register(catalog, info, shards, answers)
         if await catalog.shard_map(deadline_in(STEP_TIMEOUT_S)) is None:
             await _give_out(info, shards, owners, progress)
             await catalog.publish_first_map(owners, deadline_in(STEP_TIMEOUT_S))
@@ -101,6 +102,8 @@ async def _check(
         raise Refused(message)
     for name, identity in answers.items():
         identity.check(info.cluster_id, name)
+        if name in known:
+            identity.check_lineage(known[name])
         mapped = shard_map.by_shard.get(name, ()) if shard_map else None
         if mapped is not None and identity.cluster_id is None and not set(mapped) <= set(identity.owned):
             raise Refused(
@@ -117,13 +120,16 @@ def _raise_errors(reports: list[migrate.Report]) -> None:
         raise SchemaError("; ".join(failed))
 
 
-async def _register(catalog: Catalog, info: ClusterInfo, shards: Mapping[str, str]) -> None:
+async def _register(
+    catalog: Catalog, info: ClusterInfo, shards: Mapping[str, str], answers: Mapping[str, Identity]
+) -> None:
     known = {record.name: record for record in await catalog.shards(deadline_in(STEP_TIMEOUT_S))}
     logins = logins_of(info.cluster_id, known)
     await asyncio.gather(*(prepare(name, dsn, info, logins) for name, dsn in shards.items()))
     async with catalog.membership(deadline_in(STEP_TIMEOUT_S)) as connection:
         for name, dsn in shards.items():
-            await register(connection, logins.record(name, dsn))
+            own = answers[name]
+            await register(connection, replace(logins.record(name, dsn), system=own.system, timeline=own.timeline))
 
 
 async def prepare(name: str, dsn: str, info: ClusterInfo, logins: Logins) -> None:

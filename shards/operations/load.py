@@ -19,7 +19,7 @@ from shards.cluster.live import Cluster
 from shards.errors import InvalidArgument, Refused
 from shards.kinds import Kind
 from shards.operations.tenants import find_tenant
-from shards.postgres.pools import PoolLimits
+from shards.postgres.options import PoolLimits
 from shards.tiers.watching import Watch, watch_nothing
 
 TIMEOUT_S: Final = 10.0

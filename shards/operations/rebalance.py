@@ -13,7 +13,7 @@ from shards.moves import preflight, rebalances
 from shards.moves.phases import Move, Phase, Rebalance, RebalanceState
 from shards.moves.placement import PlannedMove
 from shards.moves.preflight import Unfit
-from shards.postgres.pools import Connection
+from shards.postgres.connections import Connection
 
 TIMEOUT_S: Final = 10.0
 PREFLIGHT_TIMEOUT_S: Final = 60.0

@@ -6,8 +6,8 @@ from datetime import UTC, date, datetime
 from shards.catalog.database import ClusterInfo
 from shards.catalog.kinds import Declared
 from shards.errors import Refused
+from shards.postgres.connections import Connection
 from shards.postgres.logins import Logins
-from shards.postgres.pools import Connection
 from shards.storage import shaping
 from shards.storage.partitions import runway
 from shards.storage.shaping import Names

@@ -1,13 +1,14 @@
 """Adding a shard to a cluster, weighing one, taking one out."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
 from shards.catalog import database, kinds, tenants
 from shards.catalog.database import Catalog
 from shards.clock import deadline_in
-from shards.errors import Refused, SchemaError, ShardError
+from shards.errors import Cause, Refused, SchemaError, ShardError, ShardUnavailable
 from shards.operations.finding import Finding
 from shards.operations.identity import Identity, ask, sign
 from shards.operations.shape import bring
@@ -89,7 +90,12 @@ async def add_shard(catalog: Catalog, name: str, dsn: str, weight: float) -> lis
     known = {record.name: record for record in await catalog.shards(deadline_in(TIMEOUT_S))}
     if name in known:
         raise Refused(f"{name} is a shard already")
-    identity = await ask(name, dsn)
+    try:
+        identity = await ask(name, dsn)
+    except ShardUnavailable as error:
+        if error.cause is not Cause.READ_ONLY:
+            raise
+        raise Refused(f"{name} cannot become a shard: {error.detail}; name the primary") from None
     identity.check(info.cluster_id, name)
     findings = await examine(name, dsn, catalog, identity)
     wrong = [f"{finding.name}: {finding.found} ({finding.remedy})" for finding in findings if not finding.ok]
@@ -106,7 +112,8 @@ async def add_shard(catalog: Catalog, name: str, dsn: str, weight: float) -> lis
         # Nobody declares a kind meanwhile: what it has when it is registered is all that there is.
         async with open_session(name, dsn, BRIEF) as shard:
             await bring(shard, await kinds.declared(catalog, deadline_in(TIMEOUT_S)), logins, info)
-        await database.register(connection, logins.record(name, dsn, weight))
+        record = replace(logins.record(name, dsn, weight), system=identity.system, timeline=identity.timeline)
+        await database.register(connection, record)
     return findings
 
 
@@ -153,6 +160,25 @@ async def remove_shard(catalog: Catalog, name: str, *, force: bool = False) -> N
         if not force:
             await _ask_leaving(records[name])
         await database.remove(connection, name)
+
+
+async def accept(catalog: Catalog, name: str) -> Identity:
+    """Believe the server behind a shard's DSN, whatever was known of it before; what it says of itself.
+
+    For a shard that was restored, or upgraded in place: its system is another one, and its timelines begin again.
+    Refused when it is another shard, or lacks buckets that the map gives it.
+    """
+    records = {record.name: record for record in await catalog.shards(deadline_in(TIMEOUT_S))}
+    if name not in records:
+        raise Refused(f"{name} is no shard of this cluster")
+    info, shard_map = await catalog.info(deadline_in(TIMEOUT_S)), await catalog.shard_map(deadline_in(TIMEOUT_S))
+    identity = await ask(name, records[name].owner_dsn)
+    identity.check(info.cluster_id, name)
+    missing = set(shard_map.by_shard.get(name, ()) if shard_map else ()) - set(identity.owned)
+    if missing:
+        raise Refused(f"{name} owns {len(missing)} buckets by the map that are not on that server: was it restored?")
+    await catalog.accept_lineage(name, identity.system, identity.timeline, deadline_in(TIMEOUT_S))
+    return identity
 
 
 async def _ask_leaving(record: ShardRecord) -> None:

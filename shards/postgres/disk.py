@@ -6,7 +6,7 @@ from typing import Final
 
 import asyncpg
 
-from shards.postgres.pools import Connection
+from shards.postgres.connections import Connection
 
 # pg_default and pg_global have no location: they lie in the data directory. The log of changes may lie elsewhere.
 _PLACES: Final = """

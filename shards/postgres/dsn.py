@@ -1,12 +1,14 @@
 """Data source names: changing who connects, and never showing a password."""
 
 import re
+from dataclasses import dataclass
 from typing import Final
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit, urlunsplit
 
 from shards.errors import InvalidArgument
 
 REDACTED: Final = "***"
+PORT: Final = 5432
 # Parameters of a DSN, as the variables that libpq reads.
 _LIBPQ: Final = {
     "user": "PGUSER",
@@ -55,18 +57,51 @@ def environment_of(dsn: str) -> dict[str, str]:
     parts = urlsplit(dsn)
     login, _, hosts = parts.netloc.rpartition("@")
     user, colon, password = login.partition(":")
-    pairs = [each.rpartition(":") if ":" in each.rpartition("]")[2] else (each, "", "") for each in hosts.split(",")]
+    pairs = [_host_and_port(each) for each in hosts.split(",")]
     found = {
         "PGUSER": unquote(user),
         "PGPASSWORD": unquote(password) if colon else "",
-        "PGHOST": ",".join(unquote(host).strip("[]") for host, _, _ in pairs),
-        "PGPORT": ",".join(port for _, _, port in pairs) if any(port for _, _, port in pairs) else "",
+        "PGHOST": ",".join(unquote(host).strip("[]") for host, _ in pairs),
+        "PGPORT": ",".join(port for _, port in pairs) if any(port for _, port in pairs) else "",
         "PGDATABASE": unquote(parts.path.strip("/")),
     }
     for name, value in parse_qsl(parts.query):
         if name in _LIBPQ:
             found[_LIBPQ[name]] = value
     return {name: value for name, value in found.items() if value}
+
+
+@dataclass(frozen=True)
+class Address:
+    """A server of a DSN; no `host`: where the DSN, a service file or the environment says."""
+
+    host: str | None = None
+    port: int = PORT
+
+    def __str__(self) -> str:
+        if self.host is None:
+            return "its server"
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def addresses(dsn: str) -> tuple[Address, ...]:
+    """The servers of a DSN, in its order; one without a host when it does not name them itself."""
+    parts = urlsplit(dsn)
+    query = dict(parse_qsl(parts.query))
+    netloc = parts.netloc.rpartition("@")[2]
+    if not netloc:
+        hosts = query["host"].split(",") if "host" in query else []
+        ports = query.get("port", str(PORT)).split(",")
+        pairs = [(host, ports[at if len(ports) > 1 else 0]) for at, host in enumerate(hosts)]
+    else:
+        pairs = [_host_and_port(each) for each in netloc.split(",")]
+    return tuple(Address(unquote(host).strip("[]"), int(port or PORT)) for host, port in pairs if host) or (Address(),)
+
+
+def _host_and_port(text: str) -> tuple[str, str]:
+    """Of `host`, `host:port` or `[::1]:port`."""
+    host, colon, port = text.rpartition(":") if ":" in text.rpartition("]")[2] else (text, "", "")
+    return host, port if colon else ""
 
 
 def redact(dsn: str) -> str:

@@ -7,8 +7,8 @@ from typing import Final
 
 import asyncpg
 
+from shards.postgres.connections import Connection
 from shards.postgres.disk import disk_free
-from shards.postgres.pools import Connection
 
 STATEMENTS_TOLD: Final = 10
 SLOW_MS: Final = 100.0  # the seed's query: what takes longer on average

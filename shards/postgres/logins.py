@@ -13,8 +13,8 @@ from typing import Final
 
 import asyncpg
 
+from shards.postgres.connections import Connection
 from shards.postgres.dsn import with_login
-from shards.postgres.pools import Connection
 from shards.postgres.transactions import transaction
 from shards.shard import ShardRecord, ShardState
 

@@ -9,7 +9,7 @@ from importlib import resources
 from typing import Final
 
 from shards.errors import ClusterError, SchemaError, ShardError
-from shards.postgres.pools import Connection
+from shards.postgres.connections import Connection
 from shards.postgres.sessions import open_session
 from shards.postgres.transactions import transaction
 

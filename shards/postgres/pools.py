@@ -4,102 +4,35 @@ import asyncio
 import contextlib
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeAlias, cast
 
 import asyncpg
 
-from shards.errors import BucketUnavailable, Cause, ShardError, ShardFault, ShardUnavailable, Unusable
+from shards.errors import Cause, ShardError, ShardFault, ShardUnavailable, Unusable
 from shards.postgres.arrays import teach
 from shards.postgres.breaker import Breaker, BreakerState
+from shards.postgres.connections import DURABLE, PROMISES, Connection, Pooled, Session, cut, is_open
 from shards.postgres.driver import translated
+from shards.postgres.hosts import Hosts
+from shards.postgres.options import PoolLimits, PoolOptions, PoolUse
+from shards.postgres.outage import Outage, is_down, was_answered
 from shards.postgres.turns import Turns
+from shards.postgres.watch import Watch
 
 if TYPE_CHECKING:
-    Connection: TypeAlias = asyncpg.pool.PoolConnectionProxy[asyncpg.Record] | asyncpg.Connection[asyncpg.Record]
-    _Pooled: TypeAlias = asyncpg.pool.PoolConnectionProxy[asyncpg.Record]
     Pool: TypeAlias = asyncpg.Pool[asyncpg.Record]
-    _Base: TypeAlias = asyncpg.Connection[asyncpg.Record]
 else:
-    Connection = Pool = _Pooled = object
-    _Base = asyncpg.Connection
+    Pool = object
 
-# What our statements rest on, whatever the database, the role or the server sets.
-PROMISES: Final[Mapping[str, str]] = {
-    "timezone": "UTC",
-    "datestyle": "ISO, YMD",
-    "search_path": "public",
-    "default_transaction_isolation": "read committed",
-    "extra_float_digits": "1",
-    "row_security": "on",
-}
-# An acknowledged reading is on disk. Only "off" breaks that: a stronger setting than "on" is an operator's choice.
-DURABLE: Final = """
-SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'
-"""
 _IDENTITY: Final = "SELECT cluster_id::text || ' ' || name FROM shard_identity"
-_SERVE: Final = "SELECT set_config('voltroute.tenant', $1, false)"
 _FULL_PAUSE_S: Final = 0.05
 RECENT_S: Final = 5.0  # what failed longer ago may work again: only trying tells
 
 
-@dataclass(frozen=True)
-class PoolLimits:
-    """Size and patience of a pool. All timeouts are in seconds."""
-
-    min_size: int = 5
-    max_size: int = 20
-    idle_s: float = 30.0
-    connect_timeout_s: float = 2.0
-    acquire_timeout_s: float = 2.0
-    statement_timeout_s: float = 10.0
-    lock_timeout_s: float = 1.0
-    cooldown_max_s: float = 5.0
-
-
-@dataclass(frozen=True)
-class PoolUse:
-    """Connections of a pool at this moment.
-
-    `cause`: why the last use failed; None when it did not. `failing`: it failed just now, or would not be tried.
-    """
-
-    open: int
-    idle: int
-    max_size: int
-    breaker: BreakerState
-    cause: Cause | None
-    failing: bool
-
-
-@dataclass(frozen=True)
-class PoolOptions:
-    """A pool's sessions. `identity`: "cluster name" of the shard behind the DSN, if known. `writes`: of readings."""
-
-    application_name: str = "voltroute"
-    session: Mapping[str, str] | None = None
-    identity: str | None = None
-    changed: Callable[[str, str, Unusable | None], None] = lambda _shard, _login, _error: None
-    writes: bool = False
-
-
 async def _keep_session(_connection: object) -> None:
     """Skip asyncpg's reset between uses: no statement of ours changes session state, and it costs a round trip."""
-
-
-class _Session(_Base):
-    """A connection that knows which tenant's rows its server lets it read."""
-
-    _tenant: int | None = None
-
-    async def serve(self, tenant: int) -> None:
-        """From here on the session reads rows of `tenant` alone."""
-        if self._tenant != tenant:
-            self._tenant = None  # unknown until the server has confirmed the new one
-            await self.execute(_SERVE, str(tenant))
-            self._tenant = tenant
 
 
 class ShardPool:
@@ -108,16 +41,18 @@ class ShardPool:
     def __init__(self, shard: str, dsn: str, limits: PoolLimits, options: PoolOptions | None = None) -> None:
         self.shard = shard
         self.limits = limits
-        self._dsn = dsn
         self._options = options or PoolOptions()
+        self._hosts = Hosts(shard, dsn, self._options.lineage)
+        self._watch = Watch(self._hosts, self._look)
         self._pool: Pool | None = None
         self._opening = asyncio.Lock()
         self._turns = Turns(limits.max_size)
-        self._breaker = Breaker(cooldown_max_s=limits.cooldown_max_s)
+        self._breaker = _breaker(limits, several=self._hosts.are_several)
+        self._outage = Outage(self._hosts.are_several, limits.hold_s)
         self._cause: Cause | None = None
         self._failed_at = 0.0
         self._closed = False
-        self._kept: list[_Pooled] = []
+        self._kept: list[Pooled] = []
         self._waiting = 0
         self._aging: asyncio.TimerHandle | None = None
         self._releases: set[asyncio.Task[None]] = set()
@@ -158,15 +93,17 @@ class ShardPool:
                     try:
                         pool = self._pool or await self._open(until)
                         connection = self._at_hand() or await self._acquire(pool, until)
+                        self._watch.began(connection)
                         try:
                             if tenant is not None:
-                                await cast("_Session", connection).serve(tenant)
+                                await cast("Session", connection).serve(tenant)
                             yield connection
                         except BaseException as error:
                             if isinstance(error, TimeoutError | asyncio.CancelledError | OSError):
                                 cut(connection)
                             raise
                         finally:
+                            self._watch.ended(connection)
                             if not self._keep(connection):
                                 await pool.release(connection)
                     finally:
@@ -174,19 +111,38 @@ class ShardPool:
         except ShardError as error:
             self._failed(error)
             raise
-        self._breaker.succeeded()
+        self._answered()
         if self._cause is not None:
             self.tell(None)
 
+    async def comes_back(self, error: ShardError, deadline: float) -> bool:
+        """Wait a moment for a database that is likely to take work again soon; False, at once, when it is not.
+
+        It is when it was told to stop, or has other hosts: for `hold_s` from the beginning of the outage. Whoever
+        repeats a call must be able to repeat what was committed, as nobody has said whether it was.
+        """
+        until = self._outage.may_end_until(error)
+        if until is None or time.monotonic() + _AGAIN_S >= min(until, deadline - _LEFT_S):
+            return False
+        await asyncio.sleep(_AGAIN_S * random.uniform(0.5, 1.0))
+        return True
+
+    def _answered(self) -> None:
+        """The database answered (even if it refused the data)."""
+        self._breaker.succeeded()
+        self._watch.answered()
+        self._outage.ends()
+
     def _failed(self, error: ShardError) -> None:
         """What an error says: of the server's health to the breaker, of the shard's use to whoever logs."""
-        if isinstance(error, BucketUnavailable) or not isinstance(error, ShardUnavailable):
-            self._breaker.succeeded()  # it answered; and the other buckets' readings go through
+        if was_answered(error) or not isinstance(error, ShardUnavailable):
+            self._answered()  # and the other buckets' readings go through
             if isinstance(error, ShardFault):
                 self.tell(error)
             return
-        if error.cause not in _SAYS_NOTHING:
+        if is_down(error):
             self._breaker.failed(time.monotonic())
+            self._outage.begins(error, time.monotonic())
         if error.cause not in _TELLS_NOTHING:
             self.tell(error)
 
@@ -228,17 +184,21 @@ class ShardPool:
                 size //= 2
 
     async def _connect_with(self, min_size: int) -> Pool:
-        limits = self.limits
         return await asyncpg.create_pool(
-            self._dsn,
             min_size=min_size,
-            max_size=limits.max_size,
-            max_inactive_connection_lifetime=limits.idle_s,
-            timeout=limits.connect_timeout_s,
+            max_size=self.limits.max_size,
+            max_inactive_connection_lifetime=self.limits.idle_s,
+            connect=self._new,
             init=self._vouch,
-            connection_class=_Session,
+            connection_class=Session,
             reset=_keep_session,
-            server_settings={
+        )
+
+    async def _new(self, *_args: object, **_kwargs: object) -> Session:
+        limits = self.limits
+        return await self._hosts.connect(
+            limits.connect_timeout_s,
+            {
                 **PROMISES,
                 **(self._options.session or {}),
                 "application_name": self._options.application_name,
@@ -251,6 +211,10 @@ class ShardPool:
                 "tcp_keepalives_count": "3",
             },
         )
+
+    async def _look(self) -> None:
+        with translated(self.shard):
+            await self._hosts.look(self.limits.connect_timeout_s)
 
     async def _vouch(self, connection: Connection) -> None:
         """A new connection: commits are durable, and the database is the shard that the catalog means."""
@@ -266,18 +230,19 @@ class ShardPool:
     # asyncpg's acquire and release make a task each, which costs a third of a small statement. So a connection that
     # nobody waits for is kept at hand for a while; then all go back, and age in asyncpg's pool as ever.
 
-    def _at_hand(self) -> _Pooled | None:
+    def _at_hand(self) -> Pooled | None:
         """A kept connection that is still open, the last used one first."""
         while self._kept:
             connection = self._kept.pop()
-            if _is_open(connection):
+            if is_open(connection) and not self._watch.is_overtaken(connection):
                 return connection
+            cut(connection)
             self._hand_back([connection])
         return None
 
-    def _keep(self, connection: _Pooled) -> bool:
+    def _keep(self, connection: Pooled) -> bool:
         """Keep a connection for the next caller; False when it must go back to asyncpg's pool."""
-        if self._waiting or self._closed or not _is_open(connection):
+        if self._waiting or self._closed or not is_open(connection):
             return False
         self._kept.append(connection)
         if self._aging is None:
@@ -288,19 +253,23 @@ class ShardPool:
         kept, self._kept, self._aging = self._kept, [], None
         self._hand_back(kept)
 
-    def _hand_back(self, connections: list[_Pooled]) -> None:
+    def _hand_back(self, connections: list[Pooled]) -> None:
         if self._pool is not None:
             for connection in connections:
                 task = asyncio.create_task(_release(self._pool, connection))
                 self._releases.add(task)
                 task.add_done_callback(self._releases.discard)
 
-    async def _acquire(self, pool: Pool, until: float) -> _Pooled:
+    async def _acquire(self, pool: Pool, until: float) -> Pooled:
         self._waiting += 1
         try:
             while True:
                 try:
-                    return await pool.acquire(timeout=max(until - time.monotonic(), 0.001))
+                    connection = await pool.acquire(timeout=max(until - time.monotonic(), 0.001))
+                    if not self._watch.is_overtaken(connection):
+                        return connection
+                    cut(connection)
+                    await pool.release(connection)
                 except asyncpg.TooManyConnectionsError:
                     # The server has no room for another one: wait for one of those that are in use, if there are any.
                     if pool.get_size() == 0 or time.monotonic() + _FULL_PAUSE_S >= until:
@@ -312,6 +281,7 @@ class ShardPool:
     async def close(self, timeout_s: float = 2.0) -> None:
         """Close when the connections in use are back, at the latest after `timeout_s`."""
         self._closed = True
+        self._watch.close()
         if self._aging is not None:
             self._aging.cancel()
         self._age()
@@ -325,25 +295,17 @@ class ShardPool:
             pool.terminate()
 
 
-# Says nothing about the health of the database: PostgreSQL answered, or was never asked.
-_SAYS_NOTHING: Final = frozenset({Cause.CANCELLED, Cause.LOCKED, Cause.BUSY, Cause.BREAKER_OPEN})
+def _breaker(limits: PoolLimits, *, several: bool) -> Breaker:
+    """Where another host may take over any moment, that is looked for more often."""
+    return Breaker(cooldown_s=0.25, cooldown_max_s=1.0) if several else Breaker(cooldown_max_s=limits.cooldown_max_s)
+
+
+_AGAIN_S: Final = 0.1
+_LEFT_S: Final = 0.05
 # No reason of the whole shard's: a lock may be on one bucket (the caller finds out), or nothing was asked.
 _TELLS_NOTHING: Final = frozenset({Cause.LOCKED, Cause.BUSY, Cause.BREAKER_OPEN})
 
 
-def cut(connection: Connection) -> None:
-    """Close a connection without a word to its server, unless it is closed already."""
-    if _is_open(connection):
-        connection.terminate()
-
-
-def _is_open(connection: Connection) -> bool:
-    try:
-        return not connection.is_closed()
-    except asyncpg.InterfaceError:  # asyncpg took it back when the server closed it
-        return False
-
-
-async def _release(pool: Pool, connection: _Pooled) -> None:
+async def _release(pool: Pool, connection: Pooled) -> None:
     with contextlib.suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
         await pool.release(connection)

@@ -1,15 +1,14 @@
 """Single connections outside the pools, with a limit on everything: the one place that opens them."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
-import asyncpg
-
+from shards.postgres.connections import DURABLE, PROMISES, Connection
 from shards.postgres.driver import translated
-from shards.postgres.pools import DURABLE, PROMISES, Connection
+from shards.postgres.hosts import Hosts, Role
+from shards.postgres.lineage import Lineage
 from shards.shard import ShardRecord
 
 CONNECT_TIMEOUT_S: Final = 5.0
@@ -37,28 +36,30 @@ async def open_session(
     limits: SessionLimits | None = None,
     application_name: str = "voltroute",
     connect_timeout_s: float = CONNECT_TIMEOUT_S,
+    *,
+    lineage: Lineage | None = None,
+    role: Role = Role.PRIMARY,
 ) -> AsyncIterator[Connection]:
-    """A connection to the database called `name`; what the driver raises inside comes out as a ShardError."""
+    """A connection to the database called `name`; what the driver raises inside comes out as a ShardError.
+
+    `lineage`: what is known of its primary. Of several hosts the newest primary is taken.
+    """
     limits = limits or SessionLimits()
     with translated(name):
-        async with asyncio.timeout(connect_timeout_s + 1):  # asyncpg's own timeout does not cover a silent host
-            connection: asyncpg.Connection[Any] = await asyncpg.connect(
-                dsn,
-                timeout=connect_timeout_s,
-                command_timeout=limits.statement_timeout_s + 5,
-                server_settings={
-                    **PROMISES,
-                    "row_security": "off",  # the owner sees all rows; any other login is refused instead of seeing some
-                    "application_name": application_name,
-                    "jit": "off",
-                    "statement_timeout": _ms(limits.statement_timeout_s),
-                    "lock_timeout": _ms(limits.lock_timeout_s),
-                    "idle_in_transaction_session_timeout": _ms(limits.idle_in_transaction_s),
-                    "tcp_keepalives_idle": "5",
-                    "tcp_keepalives_interval": "2",
-                    "tcp_keepalives_count": "3",
-                },
-            )
+        settings = {
+            **PROMISES,
+            "row_security": "off",  # the owner sees all rows; any other login is refused instead of seeing some
+            "application_name": application_name,
+            "jit": "off",
+            "statement_timeout": _ms(limits.statement_timeout_s),
+            "lock_timeout": _ms(limits.lock_timeout_s),
+            "idle_in_transaction_session_timeout": _ms(limits.idle_in_transaction_s),
+            "tcp_keepalives_idle": "5",
+            "tcp_keepalives_interval": "2",
+            "tcp_keepalives_count": "3",
+        }
+        hosts = Hosts(name, dsn, lineage, role)
+        connection = await hosts.connect(connect_timeout_s, settings, limits.statement_timeout_s + 5)
         try:
             await connection.execute(DURABLE)  # what a move has carried must be on disk before the other side drops it
             yield connection
@@ -71,7 +72,8 @@ async def owner_session(
     shard: ShardRecord, limits: SessionLimits | None = None, application_name: str = "voltroute"
 ) -> AsyncIterator[Connection]:
     """A connection as the shard's owner."""
-    async with open_session(shard.name, shard.owner_dsn, limits, application_name) as connection:
+    lineage = Lineage(shard.system, shard.timeline)
+    async with open_session(shard.name, shard.owner_dsn, limits, application_name, lineage=lineage) as connection:
         yield connection
 
 

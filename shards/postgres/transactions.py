@@ -8,7 +8,7 @@ from typing import Final
 import asyncpg
 from asyncpg.transaction import Transaction
 
-from shards.postgres.pools import Connection, cut
+from shards.postgres.connections import Connection, cut
 
 ROLLBACK_TIMEOUT_S: Final = 0.5
 

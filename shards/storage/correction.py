@@ -10,7 +10,7 @@ from typing import Final
 from shards.bins import HOUR, MINUTE, bin_of
 from shards.errors import InvalidArgument, Refused
 from shards.kinds import Field, Kind, Value
-from shards.postgres.pools import Connection
+from shards.postgres.connections import Connection
 from shards.postgres.sql import LIFECYCLE_XACT, for_kind, quote_identifier
 from shards.postgres.transactions import transaction
 from shards.storage import rollups, spans

@@ -14,7 +14,7 @@ import asyncpg
 from shards.clock import deadline_in, remaining
 from shards.errors import Frozen, LateUnavailable
 from shards.kinds import VALUES_AT, Kind, Row
-from shards.postgres.pools import Connection
+from shards.postgres.connections import Connection
 from shards.postgres.sql import for_kind
 from shards.postgres.transactions import transaction
 from shards.storage.packing import Column, part_of, readings, times

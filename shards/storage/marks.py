@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Final
 
 from shards.errors import ClusterError
-from shards.postgres.pools import Connection
+from shards.postgres.connections import Connection
 from shards.postgres.sessions import MOVER
 
 # A transaction that began before the mark may still commit readings ingested before it: the mark is the oldest of

@@ -9,7 +9,7 @@ import asyncpg
 
 from shards.errors import BucketUnavailable, Cause
 from shards.kinds import Row
-from shards.postgres.pools import Connection
+from shards.postgres.connections import Connection
 
 MONTHS_AHEAD: Final = 2
 WEEKS_AHEAD: Final = 5

@@ -9,8 +9,8 @@ from typing import Final
 import asyncpg
 
 from shards.kinds import Kind
+from shards.postgres.connections import Connection
 from shards.postgres.driver import ARCHIVED
-from shards.postgres.pools import Connection
 from shards.postgres.sql import for_kind
 from shards.ratings import Ratings
 from shards.storage import registers

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from shards.postgres.pools import Connection
+from shards.postgres.connections import Connection
 from shards.postgres.sql import quote_identifier
 
 # The device's ID is the first column of both primary keys.

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any, Final, TypeAlias
 
 from shards.errors import ForeignTenant
-from shards.postgres.pools import Connection, cut
+from shards.postgres.connections import Connection, cut
 from shards.postgres.transactions import transaction
 
 Record: TypeAlias = dict[str, Any]  # a row: column name -> value

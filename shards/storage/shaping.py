@@ -7,7 +7,7 @@ from datetime import date
 from typing import Final
 
 from shards.kinds import Field, Kind, Type
-from shards.postgres.pools import Connection
+from shards.postgres.connections import Connection
 from shards.postgres.sessions import MOVER
 from shards.postgres.transactions import transaction
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from shards.postgres.pools import Connection
+from shards.postgres.connections import Connection
 from shards.postgres.sessions import MOVER
 from shards.postgres.sql import quote_identifier
 from shards.storage.roots import StoredKind, stored_kinds

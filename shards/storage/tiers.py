@@ -12,7 +12,7 @@ from functools import cache
 from typing import Final
 
 from shards.kinds import Kind
-from shards.postgres.pools import Connection
+from shards.postgres.connections import Connection
 from shards.postgres.sql import quote_identifier
 from shards.storage.packing import Column, Shape, readings
 

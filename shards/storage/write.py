@@ -11,7 +11,7 @@ import asyncpg
 
 from shards.clock import deadline_in, remaining
 from shards.kinds import VALUES_AT, Field, Kind, Row
-from shards.postgres.pools import Connection
+from shards.postgres.connections import Connection
 from shards.postgres.sql import for_kind, measured_at, quote_identifier
 from shards.storage.repeats import Repeats
 

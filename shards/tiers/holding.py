@@ -8,7 +8,7 @@ from typing import Final
 
 import asyncpg
 
-from shards.postgres.pools import Connection
+from shards.postgres.connections import Connection
 
 HOLD_ATTEMPTS: Final = 20
 HOLD_PAUSE_S: Final = 0.05

@@ -15,7 +15,7 @@ from asyncpg import Record
 
 from shards.bins import DAY, HOUR
 from shards.kinds import Kind
-from shards.postgres.pools import Connection
+from shards.postgres.connections import Connection
 from shards.postgres.sql import LOCK_TIMEOUT, quote_identifier
 from shards.postgres.transactions import transaction
 from shards.storage import rollups, spans

@@ -14,8 +14,8 @@ from shards.bins import DAY, floor
 from shards.errors import ClusterError, ShardError
 from shards.kinds import BUILT_IN, LATE, Kind, Kinds
 from shards.policy import Policies
+from shards.postgres.connections import Connection
 from shards.postgres.dsn import login_of
-from shards.postgres.pools import Connection
 from shards.postgres.sessions import MOVER, SessionLimits, owner_session
 from shards.shard import ShardRecord
 from shards.storage import parts

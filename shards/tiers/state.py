@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from shards.errors import ClusterError
 from shards.kinds import Type
-from shards.postgres.pools import Connection
+from shards.postgres.connections import Connection
 from shards.postgres.sql import quote_identifier
 from shards.storage.packing import Column, Shape
 from shards.tiers.due import NEVER, Leaf, Tiers

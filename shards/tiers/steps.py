@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from shards.errors import ClusterError
 from shards.kinds import Kind
-from shards.postgres.pools import Connection
+from shards.postgres.connections import Connection
 from shards.postgres.sql import LOCK_TIMEOUT, quote_identifier
 from shards.postgres.transactions import transaction
 from shards.storage import late

@@ -13,7 +13,7 @@ import asyncpg
 
 from shards.errors import ClusterError, Refused
 from shards.policy import Policies
-from shards.postgres.pools import Connection
+from shards.postgres.connections import Connection
 from shards.postgres.sql import LOCK_TIMEOUT, quote_identifier
 from shards.postgres.transactions import transaction
 from shards.storage.packing import differing

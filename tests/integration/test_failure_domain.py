@@ -15,7 +15,8 @@ from shards.buckets import bucket_of
 from shards.clock import deadline_in
 from shards.errors import Cause, ShardUnavailable
 from shards.operations import doctor
-from shards.postgres.pools import PoolLimits, PoolOptions, ShardPool
+from shards.postgres.options import PoolLimits, PoolOptions
+from shards.postgres.pools import ShardPool
 from shards.storage.partitions import month_of
 from tests.integration.test_identity import records
 from tests.support.ledger import execute, stored

@@ -13,7 +13,9 @@ from router.figures import Figures
 from shards.clock import deadline_in
 from shards.operations import doctor
 from shards.postgres import figures
-from shards.postgres.pools import Connection, PoolLimits, PoolOptions, ShardPool
+from shards.postgres.connections import Connection
+from shards.postgres.options import PoolLimits, PoolOptions
+from shards.postgres.pools import ShardPool
 from tests.integration.test_identity import records
 from tests.support.ledger import execute, fetch
 from tests.support.readings import ingest, meter

@@ -9,7 +9,9 @@ import pytest
 
 from shards.clock import deadline_in
 from shards.errors import Cause, ShardUnavailable
-from shards.postgres.pools import Connection, PoolLimits, ShardPool
+from shards.postgres.connections import Connection
+from shards.postgres.options import PoolLimits
+from shards.postgres.pools import ShardPool
 from shards.postgres.sessions import BRIEF, open_session
 from shards.postgres.transactions import rolled_back, transaction
 from tests.support.ledger import execute

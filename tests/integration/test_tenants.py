@@ -24,7 +24,8 @@ from shards.operations.drain import drain
 from shards.operations.plan import plan_now
 from shards.operations.rebalance import Pace, start
 from shards.operations.shards import remove_shard
-from shards.postgres.pools import PoolLimits, PoolOptions, ShardPool
+from shards.postgres.options import PoolLimits, PoolOptions
+from shards.postgres.pools import ShardPool
 from shards.storage import read
 from shards.storage.rows import Reader
 from tests.integration.test_identity import records

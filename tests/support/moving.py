@@ -15,7 +15,7 @@ from shards.moves import fingerprints, rebalances
 from shards.moves.phases import ENDED, Move, Phase
 from shards.moves.placement import PlannedMove
 from shards.moves.runner import Moves, Watcher
-from shards.postgres.pools import Connection
+from shards.postgres.connections import Connection
 from shards.storage.roots import stored_kinds
 from shards.storage.tables import attached_tables
 from tests.support.ledger import fetch

@@ -1,0 +1,60 @@
+"""Which server is believed to be a database's primary: of one system, and of the newest timeline that was seen. Pure.
+
+Every promotion begins a timeline. A server on an older one was a primary once, and whoever writes to it loses that.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+_ACCEPT: Final = "when it was restored or upgraded, say so with `voltroute shard accept`"
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What a server says of itself: its system identifier, and its timeline; None while it is a replica."""
+
+    system: int
+    timeline: int | None
+
+
+@dataclass
+class Lineage:
+    """What is known of one database's primary; shared by whoever connects to it. Nothing is known of a new one."""
+
+    system: int | None = None
+    timeline: int = 0
+    _listeners: list[Callable[[], None]] = field(default_factory=list)
+
+    def refusal(self, standing: Standing) -> str | None:
+        """Why a server of the same system is not to be written to, or read; None when it may be."""
+        if standing.timeline is None:
+            return "it is a replica"
+        if standing.timeline < self.timeline:
+            return f"it is an old primary: its timeline is {standing.timeline}, and {self.timeline} was seen"
+        return None
+
+    def foreign(self, standing: Standing) -> str | None:
+        """Why a server holds no copy of this database; None when it may hold one."""
+        if self.system is not None and standing.system != self.system:
+            return f"it is another server (system {standing.system}, not {self.system}): {_ACCEPT}"
+        return None
+
+    def learn(self, system: int | None, timeline: int) -> None:
+        """A primary was met, or the catalog tells of one. Who listens hears when it is a newer one than was known."""
+        if system is None or (system, timeline) == (self.system, self.timeline):
+            return
+        if system == self.system and timeline < self.timeline:
+            return
+        self.system, self.timeline = system, timeline
+        for listener in list(self._listeners):
+            listener()
+
+    def listen(self, listener: Callable[[], None]) -> Callable[[], None]:
+        """Be told of a newer primary; returns what ends that."""
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)
+
+    def is_past(self, timeline: int | None) -> bool:
+        """Whether a session that began on this timeline of the primary has been overtaken."""
+        return timeline is not None and timeline < self.timeline

@@ -1,0 +1,165 @@
+"""A shard and the catalog on two servers each: the primary stops, dies or hangs, and comes back when it is none."""
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from datetime import datetime, timedelta
+
+import asyncpg
+import httpx2
+import pytest
+
+from shards.operations.init import init_cluster
+from tests.support.ledger import fetch, stored
+from tests.support.readings import START, meter
+from tests.support.replicated import Pair, pair, wake
+from tests.support.routers import in_process
+from tests.support.servers import TestCluster
+
+BUCKETS = 4
+ENOUGH = 20  # answers after the failover
+LIMIT_S = 60
+SETTINGS = {"runner": False, "ingest_timeout_s": 10, "failover_hold_s": 10}
+
+
+@asynccontextmanager
+async def replicated() -> AsyncIterator[tuple[Pair, TestCluster]]:
+    """A cluster of which all databases are on both servers of a pair."""
+    async with pair() as servers:
+        admin = await asyncpg.connect(servers.first.dsn())
+        for name in ("catalog", "s1", "s2"):
+            await admin.execute(f"CREATE DATABASE {name}")
+        await admin.close()
+        shards = {name: servers.dsn(name) for name in ("s1", "s2")}
+        await init_cluster(servers.dsn("catalog"), shards, BUCKETS)
+        yield servers, TestCluster(servers.dsn("catalog"), shards, BUCKETS)
+
+
+class Devices:
+    """Some that post one reading after the other, and remember which were acknowledged."""
+
+    def __init__(self, client: httpx2.AsyncClient, count: int = 6) -> None:
+        self.acknowledged: set[tuple[str, datetime]] = set()
+        self.statuses: list[int] = []
+        self._client = client
+        self._count = count
+        self._more = asyncio.Event()
+
+    async def run(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            for number in range(self._count):
+                group.create_task(self._post(f"DEV-{number}"))
+
+    async def more(self, count: int = ENOUGH) -> None:
+        """Wait until so many more are acknowledged."""
+        wanted = len(self.acknowledged) + count
+        async with asyncio.timeout(LIMIT_S):
+            while len(self.acknowledged) < wanted:
+                self._more.clear()
+                await self._more.wait()
+
+    async def _post(self, device: str) -> None:
+        for number in itertools.count():
+            body = meter(device, number)
+            while True:
+                answer = await self._client.post("/v1/ingest", json=body, timeout=LIMIT_S)
+                self.statuses.append(answer.status_code)
+                if answer.status_code == 200:
+                    break
+                await asyncio.sleep(0.05)
+            self.acknowledged.add((device, START + timedelta(minutes=number)))
+            self._more.set()
+
+
+@asynccontextmanager
+async def posting(client: httpx2.AsyncClient) -> AsyncIterator[Devices]:
+    devices = Devices(client)
+    running = asyncio.create_task(devices.run())
+    try:
+        yield devices
+    finally:
+        running.cancel()
+        with suppress(asyncio.CancelledError):
+            await running
+
+
+async def missing(servers: Pair, devices: Devices) -> set[tuple[str, datetime]]:
+    """What was acknowledged and is not on the new primary; a reading is there once."""
+    second = {name: servers.second.dsn(name) for name in ("s1", "s2")}
+    rows = [(device, at) for _, device, at in await stored(second)]
+    assert len(rows) == len(set(rows))
+    return devices.acknowledged - set(rows)
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("how", ["stopped", "killed", "paused"])
+async def test_a_replica_takes_over_and_the_old_primary_comes_back(how: str) -> None:
+    async with replicated() as (servers, cluster), in_process(cluster, **SETTINGS) as client:
+        async with posting(client) as devices:
+            await devices.more()
+            pids = await asyncio.to_thread(end, servers, how)
+            await servers.promote()
+            await devices.more()
+            before = await count_of(servers.second.dsn("s1"))
+            # It comes back as it was: it takes writes, and is the first in every DSN.
+            if pids:
+                wake(pids)
+            else:
+                await asyncio.to_thread(servers.first.start)
+            await devices.more()
+            async with in_process(cluster, **SETTINGS) as fresh, posting(fresh) as others:
+                await others.more()
+        assert await missing(servers, devices) == set()
+        assert await count_of(servers.second.dsn("s1")) > before
+        assert await fetch(cluster_of(servers), "SELECT DISTINCT timeline FROM shard") == [(2,)]
+        if how == "stopped":  # a planned switchover: readings waited, and no device has heard of it
+            assert set(devices.statuses) == {200}
+
+
+def end(servers: Pair, how: str) -> list[int]:
+    """The first server goes; the pids of what only stands."""
+    if how == "paused":
+        return servers.first.pause()
+    (servers.first.stop if how == "stopped" else servers.first.kill)()
+    return []
+
+
+def cluster_of(servers: Pair) -> str:
+    return servers.second.dsn("catalog")
+
+
+async def count_of(dsn: str) -> int:
+    return int((await fetch(dsn, "SELECT count(*) FROM meter_telemetry_history"))[0][0])
+
+
+@pytest.mark.timeout(240)
+async def test_an_old_primary_alone_gets_nothing() -> None:
+    """The new primary is gone, the old one is back: a router that starts now knows from the catalog, and waits."""
+    async with replicated() as (servers, cluster):
+        async with in_process(cluster, **SETTINGS) as client, posting(client) as devices:
+            await devices.more()
+            await asyncio.to_thread(servers.first.kill)
+            await servers.promote()
+            await devices.more()
+        known = {name: await count_of(servers.second.dsn(name)) for name in ("s1", "s2")}
+        await asyncio.to_thread(servers.first.start)
+        settings = {**SETTINGS, "ingest_timeout_s": 1, "failover_hold_s": 0}
+        before = {name: await count_of(servers.first.dsn(name)) for name in ("s1", "s2")}
+        await only(servers)
+        moved = TestCluster(servers.second.dsn("catalog"), cluster.shards, BUCKETS)
+        async with in_process(moved, **settings) as client:
+            answers = [await client.post("/v1/ingest", json=meter(f"DEV-{n}")) for n in range(4)]
+        assert {answer.status_code for answer in answers} == {503}
+        assert {name: await count_of(servers.first.dsn(name)) for name in before} == before
+        assert all(known.values())
+
+
+async def only(servers: Pair) -> None:
+    """The shards' DSNs name the first server alone, as if the second could not be reached."""
+    columns = ("owner_dsn", "writer_dsn", "query_dsn", "reader_dsn", "monitor_dsn")
+    connection = await asyncpg.connect(servers.second.dsn("catalog"))
+    for column in columns:
+        change = f"UPDATE shard SET {column} = replace({column}, $1, $2)"  # noqa: S608 - names of ours
+        await connection.execute(change, f"{servers.first.host},{servers.second.host}", servers.first.host)
+    await connection.close()
