@@ -19,7 +19,7 @@ from shards.embedded.ports import free_ports
 from shards.embedded.server import Server, as_account, initialise, is_ready
 from tests.support.servers import scratch_folder
 
-PASSWORD = "pw"  # noqa: S105 - of throw-away servers on loopback
+PASSWORD = "pw"
 READY_S = 60.0
 
 
