@@ -53,7 +53,12 @@ class Lineage:
     def listen(self, listener: Callable[[], None]) -> Callable[[], None]:
         """Be told of a newer primary; returns what ends that."""
         self._listeners.append(listener)
-        return lambda: self._listeners.remove(listener)
+
+        def end() -> None:
+            if listener in self._listeners:  # who closes twice has ended it
+                self._listeners.remove(listener)
+
+        return end
 
     def is_past(self, timeline: int | None) -> bool:
         """Whether a session that began on this timeline of the primary has been overtaken."""
