@@ -13,6 +13,7 @@ from shards.errors import ClusterError, MachineError
 from shards.postgres.dsn import environment_of, redact_text
 from shards.postgres.sessions import MOVER
 
+_PRIMARY: Final = {"PGTARGETSESSIONATTRS": "read-write"}  # of several hosts; what the DSN says goes before
 LIMIT_S: Final = 24 * 3600.0  # of one database
 _SYSTEM: Final = Path("/usr/lib/postgresql")
 _LOCK_WAIT_S: Final = 60  # for each of pg_dump's locks, which wait for a DROP at most
@@ -59,7 +60,7 @@ class Programs:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("PG") or name in _OURS}
         named: list[str] = []
         if dsn is not None:
-            environment |= _NETWORK | environment_of(dsn)  # of all of it, the name alone stands in argv
+            environment |= _NETWORK | _PRIMARY | environment_of(dsn)  # of all of it, the name alone stands in argv
             named = [f"--dbname={environment.get('PGDATABASE', '')}"]
         process = await asyncio.create_subprocess_exec(
             self.folder / program,

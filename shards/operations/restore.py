@@ -174,7 +174,8 @@ async def _restore(wanted: Wanted, name: str, dsn: str, part: Part, sections: tu
 
 def _moved(row: Mapping[str, Any], owner_dsn: str) -> dict[str, Any]:
     """A shard's row, with the same logins in another place."""
-    found = {**row, "system_identifier": None, "timeline": 0}  # other servers: routers learn which
+    forgotten = {"system_identifier": None, "timeline": 0}  # other servers: routers learn which
+    found = {**row, **{column: value for column, value in forgotten.items() if column in row}}
     for column, dsn in row.items():
         if column.endswith("_dsn") and dsn is not None and _RETIRED not in dsn:
             password = unquote(urlsplit(dsn).password or "")

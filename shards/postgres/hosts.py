@@ -120,6 +120,10 @@ class Hosts:
                     elif isinstance(error, Exception):
                         failed[asked[task]] = error
             return self._newest(found, failed)
+        except asyncio.CancelledError:
+            for session in found.values():
+                cut(session)
+            raise
         finally:
             for task in waiting:
                 task.cancel()
