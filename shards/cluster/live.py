@@ -12,6 +12,7 @@ from shards.catalog.database import Catalog
 from shards.catalog.keys import Keyring
 from shards.catalog.shard_map import ShardMap
 from shards.clock import deadline_in
+from shards.cluster.lineages import Lineages
 from shards.cluster.shard import Shard
 from shards.errors import (
     Cause,
@@ -24,7 +25,6 @@ from shards.errors import (
     Unusable,
 )
 from shards.kinds import BUILT_IN, Kind, Kinds, Row
-from shards.postgres.lineage import Lineage
 from shards.postgres.options import PoolLimits, PoolOptions
 from shards.postgres.pools import ShardPool
 from shards.shard import ShardRecord
@@ -55,8 +55,8 @@ class Cluster:
         self._kinds = BUILT_IN
         self.on_kinds: Callable[[Kinds], None] = lambda _kinds: None  # told when the cluster's kinds are others
         self._shards: dict[str, Shard] = {}
-        self._lineages: dict[str, Lineage] = {}  # by shard
         self._hint = asyncio.Event()  # that the catalog has news, or should hear some
+        self._lineages = Lineages(catalog, self._hint.set)
         self._refreshing: asyncio.Task[ShardMap] | None = None
         self._closing: set[asyncio.Task[None]] = set()
         self._newer = asyncio.Event()  # replaced whenever a newer map comes
@@ -98,7 +98,9 @@ class Cluster:
 
     async def write(self, shard: str, kind: Kind, rows: Sequence[Row], deadline: float) -> Written:
         """Commit rows on the shard of that name; see Shard.write."""
-        return await self.shard(shard).write(kind, rows, deadline)
+        written = await self.shard(shard).write(kind, rows, deadline)
+        await self._lineages.settle(shard, deadline)
+        return written
 
     async def refresh(self, timeout_s: float = REFRESH_TIMEOUT_S) -> ShardMap:
         """Read shards and map again; callers at the same time share one read. ShardError when the catalog is silent.
@@ -163,7 +165,7 @@ class Cluster:
         kept: dict[str, Shard] = {}
         retired = dict(self._shards)
         for name, record in records.items():
-            self._lineage_of(name).learn(record.system, record.timeline)
+            self._lineages.learn(record)
             known = self._shards.get(name)
             if known is not None and known.is_reached_by(record):
                 kept[name] = replace(known, record=record)
@@ -173,14 +175,8 @@ class Cluster:
         self._shards = kept
         return list(retired.values())
 
-    def _lineage_of(self, name: str) -> Lineage:
-        if name not in self._lineages:
-            self._lineages[name] = Lineage()
-            self._lineages[name].listen(self._hint.set)
-        return self._lineages[name]
-
     def _reach(self, record: ShardRecord) -> Shard:
-        identity, lineage = f"{self._cluster_id} {record.name}", self._lineage_of(record.name)
+        identity, lineage = f"{self._cluster_id} {record.name}", self._lineages.of(record.name)
         reader_limits = replace(self._limits, statement_timeout_s=self._query_timeout_s)
         options = PoolOptions("voltroute writer", None, identity, self._changed, writes=True, lineage=lineage)
         reading = PoolOptions("voltroute reader", rows.SESSION, identity, self._changed, lineage=lineage)
@@ -219,16 +215,9 @@ class Cluster:
                 self.map_read_at = time.monotonic()
             if kinds_epoch != self._kinds.epoch:
                 await self._read_kinds(deadline_in(poll_s))
-            await self._tell_lineages(deadline_in(poll_s))
+            await self._lineages.tell(deadline_in(poll_s))
         except (ShardError, ClusterError):
             return
-
-    async def _tell_lineages(self, deadline: float) -> None:
-        """What this router met and the catalog does not know: whoever starts later must not write to an older one."""
-        for name, shard in self._shards.items():
-            met, known = self._lineages[name], shard.record
-            if met.system is not None and (known.system is None or met.timeline > known.timeline):
-                await self.catalog.learn_lineage(name, met.system, met.timeline, deadline)
 
     async def _listen(self, changed: asyncio.Event, poll_s: float) -> None:
         while True:

@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
@@ -53,12 +54,16 @@ class Devices:
                 group.create_task(self._post(f"DEV-{number}"))
 
     async def more(self, count: int = ENOUGH) -> None:
-        """Wait until so many more are acknowledged."""
-        wanted = len(self.acknowledged) + count
+        """Wait until so many more are acknowledged, and one of each device, so that every shard has written."""
+        before = len(self.acknowledged), Counter(device for device, _ in self.acknowledged)
         async with asyncio.timeout(LIMIT_S):
-            while len(self.acknowledged) < wanted:
+            while not self._has_more(*before, count):
                 self._more.clear()
                 await self._more.wait()
+
+    def _has_more(self, total: int, each: Counter[str], count: int) -> bool:
+        now = Counter(device for device, _ in self.acknowledged)
+        return now.total() >= total + count and all(now[f"DEV-{n}"] > each[f"DEV-{n}"] for n in range(self._count))
 
     async def _post(self, device: str) -> None:
         for number in itertools.count():
