@@ -78,7 +78,7 @@ class RouterApp(Starlette):
             allow_origins=self._origins,
             allow_methods=("*",),
             allow_headers=("*",),
-            expose_headers=("X-Request-ID", "Retry-After"),
+            expose_headers=("X-Request-ID", "X-As-Of", "Retry-After"),
         )
 
 
@@ -96,7 +96,8 @@ def create_app(
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         catalog = Catalog(catalog_dsn, changed=told, apart=True)
-        cluster = Cluster(catalog, settings.pool_limits(), settings.query_timeout_s, told)
+        limits, rules = settings.pool_limits(), settings.replica_rules()
+        cluster = Cluster(catalog, limits, settings.query_timeout_s, told, rules)
         intake, figures = _intake(settings, cluster), Figures(cluster)
 
         cluster.on_kinds = partial(_follow, router_app, intake.dispatcher, ignoring)

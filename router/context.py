@@ -37,8 +37,8 @@ class Router:
         """When a request other than ingest that begins now must be answered (monotonic seconds)."""
         return time.monotonic() + self.settings.query_timeout_s
 
-    def scope(self, tenant: int) -> Scope:
-        """What a tenant's read that begins now gets."""
+    def scope(self, tenant: int, reader: str = "", *, stale: bool = False) -> Scope:
+        """What a tenant's read that begins now gets; `reader`: who asks, a key or an address."""
         settings = self.settings
         return Scope(
             self.cluster,
@@ -47,6 +47,8 @@ class Router:
             datetime.now(UTC),
             settings.efficiency_warning,
             settings.efficiency_critical,
+            f"{tenant} {reader}",
+            stale,
         )
 
 

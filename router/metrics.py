@@ -65,6 +65,11 @@ FANOUT_SECONDS: Final = Histogram(
     "voltroute_fanout_duration_seconds", "One shard's answer to a cross-shard read", ("shard",), buckets=_SECONDS
 )
 STALE_MAPS: Final = Counter("voltroute_stale_maps_total", "Times a shard refused this router's map", ("shard",))
+READS: Final = Counter(
+    "voltroute_reads_total",
+    "A shard's answers to reads, by the replica that gave them; empty: the primary",
+    ("shard", "replica"),
+)
 MAP_REFRESH_FAILURES: Final = Counter("voltroute_map_refresh_failures_total", "Failed reads of the catalog's map")
 MOVE_PHASES: Final = Counter(
     "voltroute_move_phases_total", "Phases that this router's runner took moves to", ("phase",)

@@ -7,6 +7,7 @@ from typing import Annotated, Final
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from shards.cluster.replicas import ReplicaRules
 from shards.postgres.dsn import redact
 from shards.postgres.options import PoolLimits
 
@@ -117,6 +118,11 @@ class Settings(BaseSettings):
     efficiency_warning: float = Field(0.85, ge=0, le=1, description="below: healthStatus WARNING")
     efficiency_critical: float = Field(0.75, ge=0, le=1, description="below: healthStatus CRITICAL")
 
+    replica_lag_max_s: float = Field(
+        10, ge=0, le=3600, description="history and analytics are read from a replica that is behind by no more"
+    )
+    zone: str | None = Field(None, description="where this router is: replicas of the same zone are read first")
+
     map_poll_s: Seconds = Field(2, description="between two looks at the catalog's epoch")
     runner: bool = Field(True, description="stand for election as leader, who moves buckets and makes partitions")
     partitions_s: Seconds = Field(600, description="between two looks at whether partitions are ahead of time")
@@ -149,6 +155,10 @@ class Settings(BaseSettings):
             hold_s=self.failover_hold_s,
             statement_timeout_s=self.ingest_timeout_s,
         )
+
+    def replica_rules(self) -> ReplicaRules:
+        """Which replicas are read."""
+        return ReplicaRules(self.replica_lag_max_s, self.zone)
 
     @property
     def is_loopback(self) -> bool:

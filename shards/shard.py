@@ -20,6 +20,15 @@ SHARD_FOLLOWING: Final[dict[ShardState, frozenset[ShardState]]] = {
 }
 
 
+@dataclass(frozen=True)
+class ReplicaRecord:
+    """A streaming replica of a shard. `address`: hosts and ports as in a DSN; `zone`: whose routers read it first."""
+
+    name: str
+    address: str
+    zone: str | None = None
+
+
 @dataclass(frozen=True, repr=False)
 class ShardRecord:
     """A shard and its logins. The DSNs hold passwords: repr() leaves them out.
@@ -39,6 +48,7 @@ class ShardRecord:
     monitor_dsn: str | None = None
     system: int | None = None
     timeline: int = 0
+    replicas: tuple[ReplicaRecord, ...] = ()
 
     @property
     def has_tenants(self) -> bool:

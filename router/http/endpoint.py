@@ -14,7 +14,7 @@ from starlette.routing import Route
 from router.access.caller import Caller
 from router.context import Router, router_of
 from router.reads.scope import Scope
-from router.wire.answers import json_response
+from router.wire.answers import Dated, json_response
 from router.wire.openapi import Operation
 from router.wire.parameters import read
 
@@ -22,13 +22,17 @@ from router.wire.parameters import read
 COMPRESSED: Final = Middleware(GZipMiddleware, minimum_size=1_024, compresslevel=3)
 
 
-@dataclass(frozen=True)
+AS_OF: Final = "X-As-Of"
+
+
+@dataclass
 class Call:
     """One request to an endpoint: the router, the typed query, and the request for what neither holds."""
 
     router: Router
     query: Any
     request: Request
+    scope: Scope | None = None  # of the read that was made for it
 
     @property
     def caller(self) -> Caller:
@@ -43,7 +47,11 @@ class Call:
 
     def scope_for(self, *device_ids: str) -> Scope:
         """What a read of these devices, or of all, gets; 403 as above."""
-        return self.router.scope(self.tenant_for(*device_ids))
+        client = self.request.client
+        reader = self.caller.key_id or (client.host if client is not None else "")
+        stale = getattr(self.query, "stale", None) == "allow"
+        self.scope = self.router.scope(self.tenant_for(*device_ids), reader, stale=stale)
+        return self.scope
 
 
 # Answers with a wire type (200, JSON) or a whole response.
@@ -76,7 +84,14 @@ def _serve(methods: dict[str, Endpoint]) -> Callable[[Request], Awaitable[Respon
         if caller is not None:  # None: the path is open to everybody
             caller.require(endpoint.operation.needs)
         query = read(endpoint.operation.query, request.query_params.multi_items(), request.path_params)
-        answer = await endpoint.handler(Call(router_of(request), query, request))
-        return answer if isinstance(answer, Response) else json_response(answer)
+        call = Call(router_of(request), query, request)
+        answer = await endpoint.handler(call)
+        as_of = None if call.scope is None else call.scope.seen.as_of
+        if isinstance(answer, Dated):
+            answer = msgspec.structs.replace(answer, as_of=as_of)
+        response = answer if isinstance(answer, Response) else json_response(answer)
+        if as_of is not None:
+            response.headers[AS_OF] = as_of.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        return response
 
     return serve

@@ -66,6 +66,7 @@ def gauges(router: Router) -> Gauges:
     yield from _lane_gauges(router)
     yield from _pool_gauges(router)
     yield from router.figures.gauges()
+    yield from _replica_gauges(router)
     cluster = router.cluster
     if cluster.has_map:
         owned = [((name,), float(len(buckets))) for name, buckets in cluster.map.by_shard.items()]
@@ -88,6 +89,22 @@ def gauges(router: Router) -> Gauges:
     yield "voltroute_runner_leads", "1 when this router is the leader", (), [((), float(leads))]
     yield "voltroute_request_body_bytes", "Memory held by request bodies", (), [((), router.intake.budget.held)]
     yield "voltroute_connections", "Open client connections", (), [((), float(router.connections()))]
+
+
+def _replica_gauges(router: Router) -> Gauges:
+    states = [(name, each) for name, shard in router.cluster.shards.items() for each in shard.replicas.states()]
+    yield (
+        "voltroute_replica_lag_seconds",
+        "How far a replica is behind its primary; without a value while nobody knows",
+        ("shard", "replica"),
+        [((name, each.name), each.lag_s) for name, each in states if each.lag_s is not None],
+    )
+    yield (
+        "voltroute_replica_read",
+        "Whether history and analytics may be read from a replica now",
+        ("shard", "replica"),
+        [((name, each.name), float(each.why_not is None)) for name, each in states],
+    )
 
 
 def _lane_gauges(router: Router) -> Gauges:

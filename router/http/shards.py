@@ -9,10 +9,11 @@ import structlog
 
 from router.context import Router
 from router.http.endpoint import Call, Endpoint
-from router.wire.answers import ShardInfo, ShardList, Shards, Statement, StatementList
+from router.wire.answers import ReplicaInfo, ShardInfo, ShardList, Shards, Statement, StatementList
 from router.wire.openapi import Operation
 from router.wire.problems import NOT_FOUND, ProblemError
 from router.wire.queries import ShardQuery
+from shards.cluster.replicas import ReplicaState
 from shards.cluster.shard import Shard
 from shards.errors import ShardError
 from shards.postgres import figures
@@ -74,7 +75,13 @@ def _info(router: Router, name: str, size: Record | None) -> ShardInfo:
             lane.queued for (owner, _), lane in router.intake.dispatcher.lanes.items() if owner == name
         ),
         detail=None if size is not None else "does not answer",
+        replicas=[_replica(each) for each in shard.replicas.states()],
     )
+
+
+def _replica(state: ReplicaState) -> ReplicaInfo:
+    lag_s = None if state.lag_s is None else round(state.lag_s, 3)
+    return ReplicaInfo(state.name, state.zone, lag_s, state.why_not is None, state.why_not)
 
 
 ENDPOINTS: Final = (

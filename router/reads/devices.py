@@ -1,4 +1,4 @@
-"""One device: its current status and its history, from the shard that owns it."""
+"""One device: its current status, always from the primary of the shard that owns it; and its history."""
 
 import contextlib
 from collections.abc import Iterable
@@ -46,7 +46,7 @@ async def find_status(scope: Scope, kind: Kind, device_id: str) -> Record | None
     async def ask(reader: Reader, _buckets: list[int]) -> Iterable[Rows]:
         return [await read.status(reader, kind, bucket, device_id)]
 
-    merged = await fan_out(scope, ask, buckets=[bucket])
+    merged = await fan_out(scope, ask, buckets=[bucket], primary=True)
     rows = [row for part in merged.parts for row in part.rows]
     return rows[0] if rows else None
 
@@ -61,7 +61,7 @@ async def devices(scope: Scope, kind: Kind, query: DevicesQuery) -> DeviceList[A
     async def ask(reader: Reader, buckets: list[int]) -> Iterable[Rows]:
         return [await read.devices(reader, kind, buckets, between, query.limit + 1)]
 
-    merged = await fan_out(scope, ask, partial=query.partial == "allow")
+    merged = await fan_out(scope, ask, partial=query.partial == "allow", primary=True)
     rows = sorted((row for part in merged.parts for row in part.rows), key=lambda row: str(row[kind.id_column]))
     page, rest = rows[: query.limit], rows[query.limit :]
     following = encode_cursor(page[-1][kind.id_column]) if rest else None

@@ -10,11 +10,12 @@ from typing import Final, Generic, Protocol, TypeVar
 import structlog
 
 from router import tracing
-from router.metrics import FANOUT_SECONDS, STALE_MAPS
+from router.metrics import FANOUT_SECONDS, READS, STALE_MAPS
 from router.reads.scope import Scope
 from router.wire.answers import Shards
 from router.wire.problems import SHARD_UNAVAILABLE, ProblemError, archived, retry_after
 from shards.cluster.live import Cluster
+from shards.cluster.reading import Question, Terms, read
 from shards.errors import Archived, ClusterError, ShardError, ShardFault, StaleMap
 from shards.storage.rows import Reader
 
@@ -76,8 +77,9 @@ async def fan_out(
     *,
     buckets: Collection[int] | None = None,
     partial: bool = False,
+    primary: bool = False,
 ) -> Merged[Part]:
-    """Ask the owners of `buckets` (None: all of the scope's tenant), each for its own.
+    """Ask the owners of `buckets` (None: all of the scope's tenant), each for its own; `primary`: none of its replicas.
 
     Every part must cover all buckets its shard was asked for, under a map that did not change meanwhile; else the map
     is read again and all is asked again. A shard that does not answer by the scope's deadline ends it with
@@ -87,7 +89,8 @@ async def fan_out(
     for attempt in range(1, ATTEMPTS_MAX + 1):
         shard_map = cluster.map
         asked = shard_map.regroup(shard_map.range_of(scope.tenant).buckets if buckets is None else buckets)
-        waiting = [_ask(scope, name, ask, mine) for name, mine in asked.items()]
+        terms = Terms(scope.tenant, deadline, scope.reader, primary, scope.stale)
+        waiting = [_ask(scope, name, terms, _Asking(ask, mine)) for name, mine in asked.items()]
         # Of one shard without a task of its own.
         answers = [await waiting[0]] if len(waiting) == 1 else await asyncio.gather(*waiting)
         outcome = dict(zip(asked, answers, strict=True))
@@ -99,38 +102,38 @@ async def fan_out(
     return _merge(outcome, partial=partial)
 
 
-async def _ask(
-    scope: Scope, name: str, ask: Callable[[Reader, list[int]], Awaitable[Iterable[Part]]], buckets: list[int]
-) -> list[Part] | ShardError:
+@dataclass(frozen=True)
+class _Asking(Generic[Part]):
+    """What one shard is asked, for its buckets."""
+
+    question: Callable[[Reader, list[int]], Awaitable[Iterable[Part]]]
+    buckets: list[int]
+
+    async def ask(self, reader: Reader) -> list[Part]:
+        return list(await self.question(reader, self.buckets))
+
+    def is_whole(self, parts: list[Part]) -> bool:
+        asked = frozenset().union(*(part.asked for part in parts))
+        return asked == frozenset(self.buckets) and all(part.covered == part.asked for part in parts)
+
+
+async def _ask(scope: Scope, name: str, terms: Terms, asking: _Asking[Part]) -> list[Part] | ShardError:
     started = time.monotonic()
     try:
         with tracing.child("read", name):
-            parts = await _read(scope, name, ask, buckets)
+            answered = await read(lambda: scope.cluster.shard(name), terms, Question(asking.ask, asking.is_whole))
     except ShardError as error:
         if isinstance(error, ShardFault):
             _log.error("shard_fault", shard=name, detail=error.detail)
         return error
     finally:
         FANOUT_SECONDS.labels(name).observe(time.monotonic() - started)
-    asked = frozenset().union(*(part.asked for part in parts))
-    if asked != frozenset(buckets) or any(part.covered != part.asked for part in parts):
+    if not asking.is_whole(answered.parts):
         STALE_MAPS.labels(name).inc()
         return StaleMap(name, "does not own all the buckets that this router's map gives it")
-    return parts
-
-
-async def _read(
-    scope: Scope, name: str, ask: Callable[[Reader, list[int]], Awaitable[Iterable[Part]]], buckets: list[int]
-) -> list[Part]:
-    """What a shard says; asked again when its server stops, or another takes its place, while there is time."""
-    while True:
-        reader = scope.cluster.shard(name).reader
-        try:
-            async with reader.connection(scope.deadline, scope.tenant) as connection:
-                return list(await ask(Reader(connection, scope.tenant), buckets))
-        except ShardError as error:
-            if not await reader.comes_back(error, scope.deadline):
-                raise
+    READS.labels(name, answered.replica or "").inc()
+    scope.seen.times.append(answered.as_of)
+    return answered.parts
 
 
 async def _refresh(cluster: Cluster, deadline: float, attempt: int) -> None:

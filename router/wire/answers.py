@@ -29,6 +29,20 @@ class Answer(Struct, frozen=True, rename="camel"):
     """What all answers have in common: camelCase, and null for what is not known."""
 
 
+AsOf = Annotated[
+    datetime | None,
+    Meta(
+        description="the answer has everything that was acknowledged before then: now, or of a replica; null: unknown"
+    ),
+]
+
+
+class Dated(Answer, frozen=True, kw_only=True):
+    """What is read from shards: it says of when it is, last of all."""
+
+    as_of: AsOf = None
+
+
 class Health(StrEnum):
     """How well AC energy becomes DC energy."""
 
@@ -57,7 +71,7 @@ class Page(Answer, Generic[Item], frozen=True):
     next: str | None
 
 
-class HistoryPage(Answer, Generic[Item], frozen=True):
+class HistoryPage(Dated, Generic[Item], frozen=True):
     """One page of a device's readings; `next` is the cursor of the following page, null on the last.
 
     `archivedUntil`: older readings are archived; null when there are more pages, or nothing is.
@@ -77,7 +91,7 @@ class Shards(Answer, frozen=True):
     missing: list[str]
 
 
-class DeviceList(Answer, Generic[Item], frozen=True):
+class DeviceList(Dated, Generic[Item], frozen=True):
     """One page of the devices that ever sent a reading, by ID, each with its newest one."""
 
     items: list[Item]
@@ -86,7 +100,7 @@ class DeviceList(Answer, Generic[Item], frozen=True):
     shards: Shards
 
 
-class Performance(Answer, frozen=True):
+class Performance(Dated, frozen=True):
     """AC into a vehicle's chargers and DC out, over (from, to]. Energies in kWh.
 
     `efficiencyRatio` counts only the time in which a meter was paired; null without data of both sides.
@@ -136,7 +150,7 @@ class FleetInterval(Answer, frozen=True):
     suspect: Suspect
 
 
-class Fleet(Answer, frozen=True):
+class Fleet(Dated, frozen=True):
     """All devices over (from, to]: every meter's AC, every vehicle's DC, and `paired` for what pairings cover."""
 
     from_: datetime = msgspec.field(name="from")
@@ -160,6 +174,16 @@ class Fleet(Answer, frozen=True):
     shards: Shards
 
 
+class ReplicaInfo(Answer, frozen=True):
+    """A replica as this router sees it. `lagS`: null when it is not known; `detail`: why it is not read from."""
+
+    name: str
+    zone: str | None
+    lag_s: float | None
+    is_read: bool
+    detail: str | None
+
+
 class ShardInfo(Answer, frozen=True):
     """A shard as this router sees it. Sizes are null when it does not answer."""
 
@@ -174,6 +198,7 @@ class ShardInfo(Answer, frozen=True):
     pool_idle: Count
     queued_readings: Count
     detail: str | None
+    replicas: list[ReplicaInfo]
 
 
 class ShardList(Answer, frozen=True):

@@ -6,7 +6,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from router.wire.answers import Answer, Count, Shards, Tiers
+from router.wire.answers import Answer, Count, Dated, Shards, Tiers
 
 Unit = Annotated[str, Meta(description="of the field, as it was declared; empty: none")]
 
@@ -29,7 +29,7 @@ class SeriesInterval(Answer, frozen=True):
     p99: float | None
 
 
-class Series(Answer, frozen=True):
+class Series(Dated, frozen=True):
     """One field of a device over (from, to], by interval."""
 
     device_id: str
@@ -48,7 +48,7 @@ class Point(Answer, frozen=True):
     value: float
 
 
-class ChartPoints(Answer, frozen=True):
+class ChartPoints(Dated, frozen=True):
     """One field of a device over (from, to]: of its `readings`, those points that show the shape of them all."""
 
     device_id: str
@@ -76,7 +76,7 @@ class FleetSeriesInterval(Answer, frozen=True):
     p99: float | None
 
 
-class FleetSeries(Answer, frozen=True):
+class FleetSeries(Dated, frozen=True):
     """One field of all devices of a kind over (from, to], by interval."""
 
     kind: str

@@ -112,6 +112,13 @@ Partial: TypeAlias = Annotated[
     Literal["allow", "deny"],
     Meta(description="allow: answer without shards that are down.", extra={"read": read_choice("allow", "deny")}),
 ]
+Stale: TypeAlias = Annotated[
+    Literal["allow", "deny"],
+    Meta(
+        description="allow: when a shard's primary is away, ask a replica, however far it is behind.",
+        extra={"read": read_choice("allow", "deny")},
+    ),
+]
 Strict: TypeAlias = Annotated[
     Literal["true", "false"],
     Meta(description="true: store nothing if any reading is invalid.", extra={"read": read_choice("true", "false")}),
@@ -151,6 +158,7 @@ class HistoryQuery(Struct, frozen=True):
     end: To | None = msgspec.field(name="to", default=None)
     limit: Limit = LIMIT_DEFAULT
     cursor: Cursor | None = None
+    stale: Stale | None = None
 
 
 class ExportQuery(Struct, frozen=True):
@@ -161,6 +169,7 @@ class ExportQuery(Struct, frozen=True):
     end: To | None = msgspec.field(name="to", default=None)
     limit: Lines = LINES_MAX
     cursor: Cursor | None = None
+    stale: Stale | None = None
 
 
 class PerformanceQuery(Struct, frozen=True):
@@ -171,6 +180,7 @@ class PerformanceQuery(Struct, frozen=True):
     end: To | None = msgspec.field(name="to", default=None)
     include: Include | None = None
     partial: Partial | None = None
+    stale: Stale | None = None
 
 
 class FleetQuery(Struct, frozen=True):
@@ -182,6 +192,7 @@ class FleetQuery(Struct, frozen=True):
     tz: Zone | None = None
     include: Include | None = None
     partial: Partial | None = None
+    stale: Stale | None = None
 
 
 class SeriesQuery(Struct, frozen=True):
@@ -194,6 +205,7 @@ class SeriesQuery(Struct, frozen=True):
     interval: Interval | None = None
     tz: Zone | None = None
     fill: Filling | None = None
+    stale: Stale | None = None
 
 
 class PointsQuery(Struct, frozen=True):
@@ -204,6 +216,7 @@ class PointsQuery(Struct, frozen=True):
     start: From | None = msgspec.field(name="from", default=None)
     end: To | None = msgspec.field(name="to", default=None)
     points: PointCount = POINTS_DEFAULT
+    stale: Stale | None = None
 
 
 class FleetSeriesQuery(Struct, frozen=True):
@@ -216,6 +229,7 @@ class FleetSeriesQuery(Struct, frozen=True):
     tz: Zone | None = None
     fill: Filling | None = None
     partial: Partial | None = None
+    stale: Stale | None = None
 
 
 class ActivityQuery(Struct, frozen=True):
@@ -224,6 +238,7 @@ class ActivityQuery(Struct, frozen=True):
     since: Since | None = None
     limit: Limit = LIMIT_DEFAULT
     partial: Partial | None = None
+    stale: Stale | None = None
 
 
 class UsageQuery(Struct, frozen=True):
@@ -232,6 +247,7 @@ class UsageQuery(Struct, frozen=True):
     start: FromDay | None = msgspec.field(name="from", default=None)
     end: ToDay | None = msgspec.field(name="to", default=None)
     partial: Partial | None = None
+    stale: Stale | None = None
 
 
 class PairingsQuery(Struct, frozen=True):

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from router.wire.answers import Answer, Shards, Tiers
+from router.wire.answers import Answer, Dated, Shards, Tiers
 from router.wire.readings import PYTHON_TYPES, title
 from shards.kinds import Field, Kind
 
@@ -98,7 +98,7 @@ def activity_list(kinds: tuple[Kind, ...]) -> type[Answer]:
     fields: list[tuple[str, Any]] = [("items", list[activity_type(kinds)]), ("next", str | None)]  # type: ignore[misc]
     fields += [("tiers", Tiers), ("is_partial", bool), ("shards", Shards)]
     names = {"is_partial": "isPartial"}
-    return _defined("Activity", fields, names, "The newest readings over all shards, newest first.")
+    return _defined("Activity", fields, names, "The newest readings over all shards, newest first.", Dated)
 
 
 def _values(kind: Kind, fields: Iterable[Field]) -> list[tuple[Any, ...]]:
@@ -115,7 +115,9 @@ def _held(field: Field) -> Any:
     return known if field.required and field.retired is None else known | None
 
 
-def _defined(name: str, fields: Iterable[Any], names: dict[str, str], doc: str) -> type[Answer]:
+def _defined(
+    name: str, fields: Iterable[Any], names: dict[str, str], doc: str, base: type[Answer] = Answer
+) -> type[Answer]:
     return msgspec.defstruct(  # type: ignore[return-value]
-        name, fields, bases=(Answer,), namespace={"__doc__": doc}, frozen=True, rename=names
+        name, fields, bases=(base,), namespace={"__doc__": doc}, frozen=True, rename=names
     )

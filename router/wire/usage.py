@@ -4,7 +4,7 @@ from datetime import datetime
 
 import msgspec
 
-from router.wire.answers import Answer, Count, Shards, Tiers
+from router.wire.answers import Answer, Count, Dated, Shards, Tiers
 
 
 class UsageOfDay(Answer, frozen=True):
@@ -18,7 +18,7 @@ class UsageOfDay(Answer, frozen=True):
     bytes: Count
 
 
-class Usage(Answer, frozen=True):
+class Usage(Dated, frozen=True):
     """What is stored of a time, by day and kind; days without readings are left out."""
 
     items: list[UsageOfDay]

@@ -20,7 +20,7 @@ from shards.bulk.objects import JsonLines
 from shards.errors import InvalidArgument
 from shards.kinds import Kind, Type
 from shards.postgres.dsn import environment_of
-from shards.postgres.hosts import Role
+from shards.postgres.lineage import Role
 from shards.postgres.sessions import SessionLimits, open_session
 from shards.postgres.sql import quote_identifier
 

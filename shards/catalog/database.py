@@ -2,11 +2,11 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import date
-from typing import Final
+from typing import Any, Final
 
 import asyncpg
 
@@ -20,7 +20,7 @@ from shards.postgres.options import PoolLimits, PoolOptions
 from shards.postgres.pools import ShardPool
 from shards.postgres.sessions import open_session
 from shards.postgres.transactions import transaction
-from shards.shard import SHARD_FOLLOWING, ShardRecord, ShardState
+from shards.shard import SHARD_FOLLOWING, ReplicaRecord, ShardRecord, ShardState
 
 NAME: Final = "catalog"
 MAP_CHANNEL: Final = "voltroute_map"
@@ -43,8 +43,11 @@ LEFT JOIN shard AS s USING (shard_id)
 _RETIRED: Final = "postgresql://retired.invalid/retired"
 _SHARDS: Final = f"""
 SELECT name, state, owner_dsn, writer_dsn, coalesce(query_dsn, reader_dsn) AS reader_dsn, weight,
-    nullif(reader_dsn, '{_RETIRED}') AS old_reader_dsn, monitor_dsn, system_identifier AS system, timeline
-FROM shard ORDER BY shard_id
+    nullif(reader_dsn, '{_RETIRED}') AS old_reader_dsn, monitor_dsn, system_identifier AS system, timeline,
+    (
+        SELECT array_agg(ARRAY[r.name, address, zone] ORDER BY r.name) FROM replica AS r WHERE r.shard_id = s.shard_id
+    ) AS replicas
+FROM shard AS s ORDER BY shard_id
 """
 _SET_STATE: Final = "UPDATE shard SET state = $2 WHERE name = $1 AND state = ANY($3::text[])"
 _SET_WEIGHT: Final = "UPDATE shard SET weight = $2 WHERE name = $1"
@@ -57,6 +60,12 @@ WHERE name = $1 AND (system_identifier IS NULL OR system_identifier = $2 AND tim
 """
 _ACCEPT: Final = "UPDATE shard SET system_identifier = $2, timeline = $3 WHERE name = $1"
 _REMOVE: Final = "DELETE FROM shard WHERE name = $1"
+_ADD_REPLICA: Final = """
+INSERT INTO replica (shard_id, name, address, zone) SELECT shard_id, $2, $3, $4 FROM shard WHERE name = $1
+"""
+_REMOVE_REPLICA: Final = """
+DELETE FROM replica AS r USING shard AS s WHERE r.shard_id = s.shard_id AND s.name = $1 AND r.name = $2
+"""
 _IN_USE: Final = """
 SELECT (SELECT count(*) FROM bucket_map JOIN shard USING (shard_id) WHERE name = $1) AS buckets,
     (SELECT count(*) FROM move WHERE ended_at IS NULL AND $1 IN (source, target)) AS moves
@@ -192,7 +201,7 @@ class Catalog:
         """Registered shards, in the order of their registration."""
         async with self.knowing.connection(deadline) as connection:
             records = await connection.fetch(_SHARDS)
-        return [ShardRecord(**{**dict(record), "state": ShardState(record["state"])}) for record in records]
+        return [_record(dict(record)) for record in records]
 
     async def set_shard_weight(self, name: str, weight: float, deadline: float) -> bool:
         """How much a shard should hold beside the others; False when there is no such shard."""
@@ -240,6 +249,11 @@ class Catalog:
             await self.knowing.close()
 
 
+def _record(row: Mapping[str, Any]) -> ShardRecord:
+    replicas = tuple(ReplicaRecord(*each) for each in row["replicas"] or ())
+    return ShardRecord(**{**row, "state": ShardState(row["state"]), "replicas": replicas})
+
+
 async def give_out(connection: Connection, buckets: Iterable[int], owners: Sequence[str]) -> None:
     """Enter the owners of new buckets into the map. No bucket may have one; an owner that is no shard is left out."""
     await connection.execute(_PUBLISH, list(buckets), list(owners))
@@ -278,3 +292,13 @@ async def uses(connection: Connection, name: str) -> tuple[int, int]:
 async def remove(connection: Connection, name: str) -> None:
     """Forget a shard, inside `Catalog.membership`."""
     await connection.execute(_REMOVE, name)
+
+
+async def add_replica(connection: Connection, shard: str, replica: ReplicaRecord) -> None:
+    """Have routers read from a replica of a shard, inside `Catalog.membership`."""
+    await connection.execute(_ADD_REPLICA, shard, replica.name, replica.address, replica.zone)
+
+
+async def remove_replica(connection: Connection, shard: str, name: str) -> bool:
+    """Have no router read from a replica any more; False when there is none of that name."""
+    return (await connection.execute(_REMOVE_REPLICA, shard, name)) == "DELETE 1"

@@ -13,6 +13,9 @@ from shards.catalog.keys import Keyring
 from shards.catalog.shard_map import ShardMap
 from shards.clock import deadline_in
 from shards.cluster.lineages import Lineages
+from shards.cluster.reach import Changed, Reach
+from shards.cluster.replica import Replica
+from shards.cluster.replicas import ReplicaRules
 from shards.cluster.shard import Shard
 from shards.errors import (
     Cause,
@@ -25,16 +28,11 @@ from shards.errors import (
     Unusable,
 )
 from shards.kinds import BUILT_IN, Kind, Kinds, Row
-from shards.postgres.options import PoolLimits, PoolOptions
-from shards.postgres.pools import ShardPool
+from shards.postgres.options import PoolLimits
 from shards.shard import ShardRecord
-from shards.storage import rows
 from shards.storage.write import Written
 
 REFRESH_TIMEOUT_S = 2.0
-
-# Told when a pool's database becomes unavailable, for another cause, or available again (None): (shard, login, error).
-Changed = Callable[[str, str, Unusable | None], None]
 
 
 def ignore(_shard: str, _login: str, _error: Unusable | None) -> None:
@@ -44,11 +42,16 @@ def ignore(_shard: str, _login: str, _error: Unusable | None) -> None:
 class Cluster:
     """The catalog's shards and map, kept fresh: NOTIFY is the hint, polling the truth."""
 
-    def __init__(self, catalog: Catalog, limits: PoolLimits, query_timeout_s: float, changed: Changed = ignore) -> None:
+    def __init__(
+        self,
+        catalog: Catalog,
+        limits: PoolLimits,
+        query_timeout_s: float,
+        changed: Changed = ignore,
+        replicas: ReplicaRules | None = None,
+    ) -> None:
         self.catalog = catalog
-        self._limits = limits
-        self._query_timeout_s = query_timeout_s
-        self._changed = changed
+        self._reach = Reach(limits, query_timeout_s, changed, replicas or ReplicaRules())
         self._cluster_id: str | None = None
         self._map: ShardMap | None = None
         self._keyring: Keyring | None = None
@@ -148,8 +151,8 @@ class Cluster:
             self._newer.set()
             self._newer = asyncio.Event()
         self.map_read_at = time.monotonic()
-        for shard in retired:
-            task = asyncio.create_task(shard.close())
+        for each in retired:
+            task = asyncio.create_task(each.close())
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
         return self._map
@@ -160,10 +163,10 @@ class Cluster:
         self.on_kinds(found)
         self._kinds = found
 
-    def _adopt(self, records: Mapping[str, ShardRecord]) -> list[Shard]:
-        """Take over what the catalog says; returns the shards that are not used any more. Pools that fit are kept."""
+    def _adopt(self, records: Mapping[str, ShardRecord]) -> list[Shard | Replica]:
+        """Take over what the catalog says; returns what is not used any more. Pools that fit are kept."""
         kept: dict[str, Shard] = {}
-        retired = dict(self._shards)
+        retired, replicas = dict(self._shards), list[Replica]()
         for name, record in records.items():
             self._lineages.learn(record)
             known = self._shards.get(name)
@@ -171,23 +174,10 @@ class Cluster:
                 kept[name] = replace(known, record=record)
                 del retired[name]
             else:
-                kept[name] = self._reach(record)
+                kept[name] = self._reach.shard(self._cluster_id, record, self._lineages.of(name))
+            replicas += kept[name].replicas.adopt(record.replicas)
         self._shards = kept
-        return list(retired.values())
-
-    def _reach(self, record: ShardRecord) -> Shard:
-        identity, lineage = f"{self._cluster_id} {record.name}", self._lineages.of(record.name)
-        reader_limits = replace(self._limits, statement_timeout_s=self._query_timeout_s)
-        options = PoolOptions("voltroute writer", None, identity, self._changed, writes=True, lineage=lineage)
-        reading = PoolOptions("voltroute reader", rows.SESSION, identity, self._changed, lineage=lineage)
-        watching = PoolOptions("voltroute monitor", None, identity, lineage=lineage)
-        one = replace(self._limits, min_size=0, max_size=1, statement_timeout_s=self._query_timeout_s)
-        return Shard(
-            record,
-            writer=ShardPool(record.name, record.writer_dsn, self._limits, options),
-            reader=ShardPool(record.name, record.reader_dsn, reader_limits, reading),
-            monitor=None if record.monitor_dsn is None else ShardPool(record.name, record.monitor_dsn, one, watching),
-        )
+        return [*retired.values(), *replicas]
 
     async def watch(self, poll_s: float) -> None:
         """Follow the map until cancelled. While the catalog is unreachable, the last map stays in force."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from shards.clock import remaining
+from shards.cluster.replicas import Replicas
 from shards.errors import (
     BucketUnavailable,
     Cause,
@@ -38,6 +39,7 @@ class Shard:
     record: ShardRecord
     writer: ShardPool
     reader: ShardPool
+    replicas: Replicas
     monitor: ShardPool | None = None  # reads PostgreSQL's statistics
     repeats: defaultdict[str, Repeats] = field(default_factory=lambda: defaultdict(Repeats))  # by kind
     horizons: defaultdict[str, Horizons] = field(default_factory=lambda: defaultdict(Horizons))  # by kind
@@ -107,7 +109,7 @@ class Shard:
         return BucketUnavailable(self.record.name, detail, locked)
 
     def is_reached_by(self, record: ShardRecord) -> bool:
-        """Whether the pools go where `record` says; only its state may differ."""
+        """Whether the pools go where `record` says; only its state, and its replicas, may differ."""
         known = self.record
         own, others = ((each.writer_dsn, each.reader_dsn, each.monitor_dsn) for each in (known, record))
         return own == others
@@ -115,4 +117,4 @@ class Shard:
     async def close(self) -> None:
         """Close all pools."""
         monitor = () if self.monitor is None else (self.monitor.close(),)
-        await asyncio.gather(self.writer.close(), self.reader.close(), *monitor)
+        await asyncio.gather(self.writer.close(), self.reader.close(), self.replicas.close(), *monitor)

@@ -52,6 +52,14 @@ def with_login(dsn: str, user: str, password: str) -> str:
     return urlunsplit(parts._replace(netloc=netloc, query=urlencode(kept)))
 
 
+def at_address(dsn: str, address: str) -> str:
+    """The same database and login on other servers: `host:port`, several with commas, or a folder with a socket."""
+    parts = urlsplit(dsn)
+    login, at, _ = parts.netloc.rpartition("@")
+    kept = [(key, value) for key, value in parse_qsl(parts.query) if key not in {"host", "port"}]
+    return urlunsplit(parts._replace(netloc=f"{login}{at}{quote(address, safe=':,[]%')}", query=urlencode(kept)))
+
+
 def environment_of(dsn: str) -> dict[str, str]:
     """The same for PostgreSQL's programs, as variables of their environment; what only asyncpg knows is left out."""
     parts = urlsplit(dsn)

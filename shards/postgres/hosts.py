@@ -8,7 +8,6 @@ import asyncio
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import Enum
 from typing import Final
 
 import asyncpg
@@ -18,7 +17,7 @@ from shards.errors import Cause, ShardError, ShardUnavailable
 from shards.postgres.connections import Session, cut
 from shards.postgres.driver import as_shard_error
 from shards.postgres.dsn import Address, addresses
-from shards.postgres.lineage import Lineage, Standing
+from shards.postgres.lineage import Lineage, Role, Standing
 
 # The timeline of the WAL that is written now: pg_control_checkpoint() still has the old one after a promotion.
 _STANDING: Final = """
@@ -29,13 +28,6 @@ OTHERS_S: Final = 0.3  # how long a primary that was found waits for what the ot
 CONFIRMED_S: Final = 5.0  # and for how long the answer holds for further connections
 # Which of several hosts' reasons is told as the whole database's.
 _TELLING: Final = (Cause.CONNECTIONS_EXHAUSTED, Cause.STARTING_OR_STOPPING, Cause.SILENT, Cause.UNREACHABLE)
-
-
-class Role(Enum):
-    """What a server must be: the newest primary, or whatever answers, which is not asked."""
-
-    PRIMARY = "primary"
-    ANY = "any"
 
 
 @dataclass(frozen=True)
@@ -170,8 +162,9 @@ class Hosts:
     def _admit(self, address: Address, standing: Standing) -> None:
         if (foreign := self.lineage.foreign(standing)) is not None:
             raise ShardUnavailable(self._name, f"{address}: {foreign}", cause=Cause.WRONG_DATABASE)
-        if (refusal := self.lineage.refusal(standing)) is not None:
-            cause = Cause.READ_ONLY if standing.timeline is None else Cause.SUPERSEDED
+        if (refusal := self.lineage.refusal(standing, self._role)) is not None:
+            cause = Cause.SUPERSEDED if self._role is Role.PRIMARY else Cause.WRONG_DATABASE
+            cause = Cause.READ_ONLY if standing.timeline is None else cause
             raise ShardUnavailable(self._name, f"{address}: {refusal}", cause=cause)
         if standing.timeline is not None:
             self.lineage.learn(standing.system, standing.timeline)

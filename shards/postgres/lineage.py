@@ -5,9 +5,18 @@ Every promotion begins a timeline. A server on an older one was a primary once, 
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Final
 
 _ACCEPT: Final = "when it was restored or upgraded, say so with `voltroute shard accept`"
+
+
+class Role(Enum):
+    """What a server must be: the newest primary, a replica of it, or whatever answers, which is not asked."""
+
+    PRIMARY = "primary"
+    REPLICA = "replica"
+    ANY = "any"
 
 
 @dataclass(frozen=True)
@@ -26,8 +35,10 @@ class Lineage:
     timeline: int = 0
     _listeners: list[Callable[[], None]] = field(default_factory=list)
 
-    def refusal(self, standing: Standing) -> str | None:
-        """Why a server of the same system is not to be written to, or read; None when it may be."""
+    def refusal(self, standing: Standing, role: Role = Role.PRIMARY) -> str | None:
+        """Why a server of the same system does not have this role; None when it has."""
+        if role is Role.REPLICA:
+            return None if standing.timeline is None else "it is a primary, not a replica"
         if standing.timeline is None:
             return "it is a replica"
         if standing.timeline < self.timeline:

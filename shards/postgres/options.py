@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from shards.errors import Cause, Unusable
 from shards.postgres.breaker import BreakerState
-from shards.postgres.lineage import Lineage
+from shards.postgres.lineage import Lineage, Role
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class PoolUse:
 class PoolOptions:
     """A pool's sessions. `identity`: "cluster name" of the shard behind the DSN, if known. `writes`: of readings.
 
-    `lineage`: what is known of the database's primary, shared by its pools.
+    `lineage`: what is known of the database's primary, shared by its pools. `role`: what the server must be.
     """
 
     application_name: str = "voltroute"
@@ -54,3 +54,4 @@ class PoolOptions:
     changed: Callable[[str, str, Unusable | None], None] = lambda _shard, _login, _error: None
     writes: bool = False
     lineage: Lineage | None = None
+    role: Role = Role.PRIMARY

@@ -42,7 +42,7 @@ class ShardPool:
         self.shard = shard
         self.limits = limits
         self._options = options or PoolOptions()
-        self._hosts = Hosts(shard, dsn, self._options.lineage)
+        self._hosts = Hosts(shard, dsn, self._options.lineage, self._options.role)
         self._watch = Watch(self._hosts, self._look)
         self._pool: Pool | None = None
         self._opening = asyncio.Lock()
@@ -66,6 +66,11 @@ class ShardPool:
             return PoolUse(0, 0, *told)
         idle = self._pool.get_idle_size() + len(self._kept)
         return PoolUse(self._pool.get_size(), idle, *told)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether all connections are in use: whoever comes next waits for one."""
+        return not self._turns.has_free
 
     @asynccontextmanager
     async def connection(

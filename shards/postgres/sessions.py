@@ -7,8 +7,8 @@ from typing import Final
 
 from shards.postgres.connections import DURABLE, PROMISES, Connection
 from shards.postgres.driver import translated
-from shards.postgres.hosts import Hosts, Role
-from shards.postgres.lineage import Lineage
+from shards.postgres.hosts import Hosts
+from shards.postgres.lineage import Lineage, Role
 from shards.shard import ShardRecord
 
 CONNECT_TIMEOUT_S: Final = 5.0

@@ -15,6 +15,11 @@ class Turns:
         # In the order in which they are next; whoever is let in goes to the end.
         self._waiting: dict[int | None, deque[asyncio.Future[None]]] = {}
 
+    @property
+    def has_free(self) -> bool:
+        """Whether nobody has to wait."""
+        return self._free > 0
+
     def take_free(self) -> bool:
         """Take a place if one is free, without a turn of the event loop. Whoever got one must `give` it back."""
         if self._free == 0:

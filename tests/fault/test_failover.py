@@ -11,30 +11,15 @@ import asyncpg
 import httpx2
 import pytest
 
-from shards.operations.init import init_cluster
 from tests.support.ledger import fetch, stored
 from tests.support.readings import START, meter
-from tests.support.replicated import Pair, pair, wake
+from tests.support.replicated import BUCKETS, Pair, replicated, wake
 from tests.support.routers import in_process
 from tests.support.servers import TestCluster
 
-BUCKETS = 4
 ENOUGH = 20  # answers after the failover
 LIMIT_S = 60
 SETTINGS = {"runner": False, "ingest_timeout_s": 10, "failover_hold_s": 10}
-
-
-@asynccontextmanager
-async def replicated() -> AsyncIterator[tuple[Pair, TestCluster]]:
-    """A cluster of which all databases are on both servers of a pair."""
-    async with pair() as servers:
-        admin = await asyncpg.connect(servers.first.dsn())
-        for name in ("catalog", "s1", "s2"):
-            await admin.execute(f"CREATE DATABASE {name}")
-        await admin.close()
-        shards = {name: servers.dsn(name) for name in ("s1", "s2")}
-        await init_cluster(servers.dsn("catalog"), shards, BUCKETS)
-        yield servers, TestCluster(servers.dsn("catalog"), shards, BUCKETS)
 
 
 class Devices:

@@ -17,10 +17,12 @@ import asyncpg
 from shards.embedded.binaries import find_binaries, server_account
 from shards.embedded.ports import free_ports
 from shards.embedded.server import Server, as_account, initialise, is_ready
-from tests.support.servers import scratch_folder
+from shards.operations.init import init_cluster
+from tests.support.servers import TestCluster, scratch_folder
 
 PASSWORD = "pw"
 READY_S = 60.0
+BUCKETS = 4
 
 
 @dataclass
@@ -162,3 +164,16 @@ async def _be_synchronous(first: Node) -> None:
         while await connection.fetchval("SELECT sync_state FROM pg_stat_replication") != "sync":
             await asyncio.sleep(0.02)
     await connection.close()
+
+
+@asynccontextmanager
+async def replicated(*, synchronous: bool = True) -> AsyncIterator[tuple[Pair, TestCluster]]:
+    """A cluster of which all databases are on both servers of a pair."""
+    async with pair(synchronous=synchronous) as servers:
+        admin = await asyncpg.connect(servers.first.dsn())
+        for name in ("catalog", "s1", "s2"):
+            await admin.execute(f"CREATE DATABASE {name}")
+        await admin.close()
+        shards = {name: servers.dsn(name) for name in ("s1", "s2")}
+        await init_cluster(servers.dsn("catalog"), shards, BUCKETS)
+        yield servers, TestCluster(servers.dsn("catalog"), shards, BUCKETS)
