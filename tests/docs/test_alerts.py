@@ -18,7 +18,7 @@ TESTS = DEPLOY / "prometheus/voltroute.tests.yml"
 WORDS = re.compile(r"\b[a-z_]+(?=[\s)]|$)")
 FUNCTIONS = {"abs", "and", "by", "increase", "le", "login", "max", "min", "on", "or", "rate", "shard", "sum", "unless"}
 FUNCTIONS |= {"histogram_quantile", "predict_linear", "vector", "instance", "tenant", "key", "queryid", "slot_name"}
-FUNCTIONS |= {"application_name", "outcome", "status", "phase", "reason", "relname", "step"}
+FUNCTIONS |= {"application_name", "outcome", "replica", "status", "phase", "reason", "relname", "step"}
 
 
 def alerts() -> list[dict[str, Any]]:

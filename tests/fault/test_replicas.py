@@ -147,30 +147,33 @@ async def test_a_replica_that_is_behind_is_not_read_until_it_has_caught_up() -> 
 @pytest.mark.timeout(240)
 async def test_a_reader_is_never_shown_an_earlier_state() -> None:
     """The replica hangs, the primary answers; then it is back, and still within the lag that is allowed."""
-    async with with_replicas() as (servers, cluster), in_process(cluster, **SETTINGS, replica_lag_max_s=600) as client:
-        async with other(client) as stranger:
-            await ingest(client, meter("M-1"))
-            await replayed(servers)
-            await until(client, is_read=True)
-            await execute(servers.second.dsn(), "SELECT pg_wal_replay_pause()")
-            # The walreceiver stays: a commit waits for it, not for the replay.
-            await ingest(client, meter("M-1", 1))
-            whose, answer = await source(client)
-            assert (whose, len(answer.json()["items"])) == ("replica", 1)
-            pids = await asyncio.to_thread(servers.second.pause)
-            whose, answer = await source(client)  # it hangs while it is asked
-            assert (whose, len(answer.json()["items"])) == ("primary", 2)
-            wake(pids)
-            await until(client, is_read=True)
-            whose, answer = await source(stranger)
-            assert (whose, len(answer.json()["items"])) == ("replica", 1)
-            whose, answer = await source(client)
-            assert (whose, len(answer.json()["items"])) == ("primary", 2)
-            await execute(servers.second.dsn(), "SELECT pg_wal_replay_resume()")
-            await replayed(servers)
-            async with asyncio.timeout(LIMIT_S):
-                while (await source(client))[0] != "replica":
-                    await asyncio.sleep(0.05)
+    async with (
+        with_replicas() as (servers, cluster),
+        in_process(cluster, **SETTINGS, replica_lag_max_s=600) as client,
+        other(client) as stranger,
+    ):
+        await ingest(client, meter("M-1"))
+        await replayed(servers)
+        await until(client, is_read=True)
+        await execute(servers.second.dsn(), "SELECT pg_wal_replay_pause()")
+        # The walreceiver stays: a commit waits for it, not for the replay.
+        await ingest(client, meter("M-1", 1))
+        whose, answer = await source(client)
+        assert (whose, len(answer.json()["items"])) == ("replica", 1)
+        pids = await asyncio.to_thread(servers.second.pause)
+        whose, answer = await source(client)  # it hangs while it is asked
+        assert (whose, len(answer.json()["items"])) == ("primary", 2)
+        wake(pids)
+        await until(client, is_read=True)
+        whose, answer = await source(stranger)
+        assert (whose, len(answer.json()["items"])) == ("replica", 1)
+        whose, answer = await source(client)
+        assert (whose, len(answer.json()["items"])) == ("primary", 2)
+        await execute(servers.second.dsn(), "SELECT pg_wal_replay_resume()")
+        await replayed(servers)
+        async with asyncio.timeout(LIMIT_S):
+            while (await source(client))[0] != "replica":
+                await asyncio.sleep(0.05)
 
 
 @pytest.mark.timeout(240)
