@@ -63,6 +63,9 @@ def up(
     data: DataOption = None,
     shards: Annotated[int | None, typer.Option(min=1, max=64, help="Shards of a new cluster [3].")] = None,
     buckets: Annotated[int | None, typer.Option(help=f"Buckets of a new cluster [{BUCKETS_DEFAULT}].")] = None,
+    replicas: Annotated[
+        int, typer.Option(min=0, max=4, help="Replicas of each shard, at least; what there is stays.")
+    ] = 0,
     host: HostOption = None,
     port: PortOption = None,
     insecure: InsecureOption = None,
@@ -76,7 +79,16 @@ def up(
         check_bucket_count(buckets)
     settings = load_settings(host=host, port=port, insecure=insecure, workers=workers)
     folder = data_folder(data, settings)
-    options = Options(folder, shards, buckets, settings.pg_bin, temporary=temporary, progress=_progress, happened=_warn)
+    options = Options(
+        folder,
+        shards,
+        buckets,
+        settings.pg_bin,
+        temporary=temporary,
+        replicas=replicas,
+        progress=_progress,
+        happened=_warn,
+    )
     configure_log(settings)
     check_free(folder)
     uvloop.run(_up(options, settings, port, json=json, until_eof=until_eof))

@@ -1,19 +1,26 @@
-"""shard add-replica, remove-replica, replicas: which copies of shards routers read from."""
+"""shard add-replica, remove-replica, replicas, promote: copies of shards, and which of them is the primary."""
 
-from dataclasses import asdict
-from typing import Annotated
+import asyncio
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Final
 
 import typer
 
 from router.cli.catalog import with_catalog
 from router.cli.show.output import print_json, print_table, say, say_check, tell
-from router.cli.target import DataOption, JsonOption
+from router.cli.target import DataOption, JsonOption, data_folder, load_settings
 from shards.catalog.database import Catalog
 from shards.clock import deadline_in
+from shards.embedded.lock import read_holder
+from shards.embedded.state import Promotion, asked_to_promote, editing_state, save_state
+from shards.errors import MachineError, Refused
 from shards.operations import replicas
 from shards.operations.finding import Finding
 from shards.shard import ReplicaRecord, ShardRecord
 
+PROMOTE_TIMEOUT_S: Final = 120.0
 ShardArgument = Annotated[str, typer.Argument(help="Name of the shard.")]
 ReplicaArgument = Annotated[str, typer.Argument(help="Name of the replica.")]
 
@@ -62,3 +69,52 @@ def list_replicas(data: DataOption = None, json: JsonOption = False) -> None:
         ["shard", "replica", "address", "zone"],
         [[shard, each.name, each.address, each.zone or ""] for shard, each in rows],
     )
+
+
+def promote(
+    shard: ShardArgument,
+    name: ReplicaArgument,
+    data: DataOption = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Also when it lacks something, or nobody knows: that is lost.")
+    ] = False,
+    json: JsonOption = False,
+) -> None:
+    """Make a replica the primary of its shard, in an embedded cluster that runs. Readings wait meanwhile."""
+    settings = load_settings()
+    if data is None and settings.catalog_dsn is not None:
+        message = "this cluster's servers are your own: promote with what keeps them (Patroni, pg_ctl promote)"
+        raise MachineError(message)
+    folder = data_folder(data, settings)
+    if read_holder(folder) is None:
+        message = f"no cluster is running in {folder}: `voltroute up` promotes"
+        raise MachineError(message)
+    with editing_state(folder) as state:
+        if name not in state.replicas(shard):
+            known = ", ".join(state.replicas(shard))
+            raise Refused(f"{name} is no replica of {shard}; it has {known or 'none'}")
+        save_state(folder, asked_to_promote(state, shard, Promotion(name, force)))
+    primary = asyncio.run(_promoted(folder, shard, name))
+    document = {"shard": shard, "primary": primary.server, "aside": primary.aside}
+    text = f"{name} is the primary of {shard} now"
+    tell(document, f"{text}; {primary.aside} has what it lacks, and stays out" if primary.aside else text, json=json)
+
+
+@dataclass(frozen=True)
+class _Primary:
+    server: str
+    aside: str | None
+
+
+async def _promoted(folder: Path, shard: str, name: str) -> _Primary:
+    """Wait for the process that keeps the servers. Refused, with its reason, when it did not do it."""
+    deadline = deadline_in(PROMOTE_TIMEOUT_S)
+    while True:
+        with editing_state(folder) as state:
+            asked = state.promotions.get(shard)
+            if asked is None and state.primary(shard) == name:
+                return _Primary(name, next((each for each in state.aside if state.shard_of(each) == shard), None))
+            if asked is None or asked.refused is not None or time.monotonic() > deadline:
+                save_state(folder, asked_to_promote(state, shard, None))
+                raise Refused((asked and asked.refused) or f"{name} was not promoted: does `voltroute up` still run?")
+        await asyncio.sleep(0.1)

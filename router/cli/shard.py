@@ -9,7 +9,7 @@ import typer
 
 from router.cli.catalog import with_catalog
 from router.cli.rebalance import Keep, Parallel, RateMb, pace_of, watch_to_the_end
-from router.cli.replica import add_replica, list_replicas, remove_replica
+from router.cli.replica import add_replica, list_replicas, promote, remove_replica
 from router.cli.schema import read_cluster
 from router.cli.show.output import print_json, print_table, say, say_check, tell
 from router.cli.status import COLUMNS, row_of
@@ -219,3 +219,4 @@ shard_app.command("accept")(accept)
 shard_app.command("replicas")(list_replicas)
 shard_app.command("add-replica")(add_replica)
 shard_app.command("remove-replica")(remove_replica)
+shard_app.command("promote")(promote)

@@ -6,24 +6,43 @@ import json
 import os
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
-from shards.embedded import folder, keeper, lock
+from shards.embedded import folder, keeper, lock, replicas
 from shards.embedded.binaries import find_binaries, server_account
-from shards.embedded.server import Server, initialise
-from shards.embedded.state import CATALOG, DATABASE, OWNER, State, load_state, new_state, save_state, with_free_ports
-from shards.errors import ClusterError, MachineError, Refused
+from shards.embedded.promotion import Promoting, finished, refused
+from shards.embedded.server import REPLICATION, Server, initialise
+from shards.embedded.state import (
+    CATALOG,
+    DATABASE,
+    OWNER,
+    Promotion,
+    State,
+    editing_state,
+    load_state,
+    new_state,
+    promoted,
+    save_state,
+    with_free_ports,
+    with_replicas,
+)
+from shards.errors import ClusterError, MachineError, Refused, ShardError
 from shards.operations.init import Progress, init_cluster, silently
 from shards.postgres.logins import scram_sha_256
 from shards.postgres.sessions import BRIEF, open_session
 
 _PARALLEL_INITDB: Final = asyncio.Semaphore(2)
 FOLLOW_S: Final = 0.25
+REGISTER_S: Final = 1.0
+STOP_S: Final = 60.0
 _HAS_SCHEMA: Final = "SELECT to_regclass('public.bucket_map') IS NOT NULL"
 _HAS_MAP: Final = "SELECT EXISTS (SELECT FROM bucket_map)"
+_HAS_ROLE: Final = "SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1)"
+_REPLICATION_SQL: Final = "SELECT format('CREATE ROLE %I LOGIN REPLICATION PASSWORD %L', $1::text, $2::text)"
 _OWNER_SQL: Final = "SELECT format('CREATE ROLE %I LOGIN CREATEROLE PASSWORD %L', $1::text, $2::text)"
 
 
@@ -31,8 +50,9 @@ _OWNER_SQL: Final = "SELECT format('CREATE ROLE %I LOGIN CREATEROLE PASSWORD %L'
 class Options:
     """How to run a cluster. None: what the directory remembers, or the default. `temporary`: delete it at the end.
 
-    `names` of a new cluster's shards; `blank`: its databases stay empty, for a backup that is restored into them.
-    `progress` is told how far the start is, `happened` when a server ended, could not be started, or all are gone.
+    `replicas` of each shard, at least. `names` of a new cluster's shards; `blank`: its databases stay empty, for a
+    backup that is restored into them. `progress` is told how far the start is, `happened` when a server ended, could
+    not be started, or all are gone.
     """
 
     directory: Path
@@ -41,6 +61,7 @@ class Options:
     binaries: str | None = None
     durable: bool = True
     temporary: bool = False
+    replicas: int = 0
     names: tuple[str, ...] = ()
     blank: bool = False
     progress: Progress = silently
@@ -57,6 +78,9 @@ class EmbeddedCluster:
         self._state: State | None = None
         self._following: asyncio.Task[None] | None = None
         self._listening: asyncio.Task[None] | None = None
+        self._stopped: dict[str, asyncio.Event] = {}
+        self._followed: dict[str, int | None] = {}  # replica -> the port of the primary that it was started behind
+        self._told: dict[str, str] = {}  # replica -> why it could not be started
         self.gone = asyncio.Event()  # the keeper ended, and its servers with it
         self._binaries: Path | None = None
 
@@ -91,12 +115,15 @@ class EmbeddedCluster:
         directory = folder.prepare(self._options.directory)
         self._lock = await asyncio.to_thread(lock.take, directory)
         try:
+            self._binaries = await asyncio.to_thread(find_binaries, self._options.binaries)
             state = with_free_ports(load_state(directory) or self._new_state())
             self._check_size(state)
-            save_state(directory, state)
             self._state = state
+            state = with_replicas(finished(state, self._server), self._options.replicas)
+            self._state = state
+            save_state(directory, state)
             await self._start_servers(directory, state)
-            await asyncio.gather(*(make_database(state, name) for name in state.ports))
+            await asyncio.gather(*(make_database(state, name) for name in [CATALOG, *state.shard_names]))
             if self._options.blank:
                 return
             shards = await _registered(state)
@@ -123,12 +150,11 @@ class EmbeddedCluster:
                 raise Refused(message)
 
     async def _start_servers(self, directory: Path, state: State) -> None:
-        self._binaries = binaries = await asyncio.to_thread(find_binaries, self._options.binaries)
         account = server_account()
-        servers = [Server(name, directory / name, port, binaries) for name, port in state.ports.items()]
+        servers = [self._server(state.primary(name)) for name in [CATALOG, *state.shard_names]]
         await asyncio.gather(*(_prepare(server, state.superuser_password) for server in servers))
         spec = {
-            "binaries": str(binaries),
+            "binaries": str(self._binaries),
             "durable": self._options.durable,
             "uid": None if account is None else account.pw_uid,
             "remove": str(directory) if self._options.temporary else None,
@@ -136,24 +162,83 @@ class EmbeddedCluster:
         }
         await self._start_keeper(spec)
 
+    def _server(self, name: str) -> Server:
+        """A server as the state has it: a primary, or behind its shard's."""
+        state, directory = self.state, self._options.directory.absolute()
+        if self._binaries is None:
+            raise AssertionError
+        primary = state.primary(state.shard_of(name))
+        follows = None if name == primary else state.ports[primary]
+        return Server(name, directory / name, state.ports[name], self._binaries, follows)
+
+    async def _start_replica(self, name: str) -> None:
+        """Start a replica behind the primary of now, unless it follows it already. What fails is tried again."""
+        server = self._server(name)
+        if self._followed.get(name) == server.primary_port:
+            return
+        if name in self._followed:
+            await self._stop_server(name)
+        self._followed[name] = None
+        try:
+            await replicas.prepare(self.state, server)
+        except (ShardError, ClusterError) as error:
+            if self._told.get(name) != str(error):
+                self._told[name] = str(error)
+                self._options.happened(f"{name} is not started, which is tried again: {error}")
+        else:
+            await self._tell_keeper({"add": _described(server)})
+            self._followed[name] = server.primary_port
+
     async def _follow(self) -> None:
-        """Start and stop servers as `voltroute shard add` and `remove` write into the state."""
+        """Start and stop servers as `voltroute shard add`, `remove` and `promote` write into the state."""
         directory = self._options.directory.absolute()
+        registered, tried_at = False, 0.0
         while True:
             await asyncio.sleep(FOLLOW_S)
             with contextlib.suppress(ClusterError, OSError):  # tried again; who asked for the server waits, and says so
                 wanted = load_state(directory)
-                if wanted is not None and wanted != self._state and self._binaries is not None:
-                    await self._change_servers(directory, wanted, self._binaries)
+                if wanted is not None and wanted != self._state:
+                    await self._change_servers(wanted)
+                    registered = False
+            if not registered and time.monotonic() - tried_at > REGISTER_S:
+                await asyncio.gather(*map(self._start_replica, _replicas(self.state)))
+                registered, tried_at = await replicas.register(self.state), time.monotonic()
 
-    async def _change_servers(self, directory: Path, wanted: State, binaries: Path) -> None:
-        for name in wanted.ports.keys() - self.state.ports.keys():
-            server = Server(name, directory / name, wanted.ports[name], binaries)
+    async def _change_servers(self, wanted: State) -> None:
+        before, self._state = self.state, wanted
+        for name in wanted.ports.keys() - before.ports.keys():
+            server = self._server(name)
             await _prepare(server, wanted.superuser_password)
             await self._tell_keeper({"add": _described(server)})
-        for name in self.state.ports.keys() - wanted.ports.keys():
+        for name in before.ports.keys() - wanted.ports.keys():
             await self._tell_keeper({"remove": name})
-        self._state = wanted
+        for shard, promotion in wanted.promotions.items():
+            if promotion.refused is None:
+                await self._promote(shard, promotion)
+
+    async def _promote(self, shard: str, promotion: Promotion) -> None:
+        directory = self._options.directory.absolute()
+        try:
+            complete = await Promoting(self.state, shard, self._server, self._stop_server, self._start_server).run()
+        except Refused as error:
+            with editing_state(directory) as state:
+                self._state = refused(state, shard, str(error))
+                save_state(directory, self._state)
+            return
+        with editing_state(directory) as state:
+            self._state = promoted(state, shard, promotion.server, aside=not complete)
+            save_state(directory, self._state)
+        self._followed.pop(promotion.server, None)
+
+    async def _start_server(self, name: str) -> None:
+        await self._tell_keeper({"add": _described(self._server(name))})
+
+    async def _stop_server(self, name: str) -> None:
+        """Stop a server, and wait until it is down."""
+        stopped = self._stopped[name] = asyncio.Event()
+        await self._tell_keeper({"stop": name})
+        async with asyncio.timeout(STOP_S):
+            await stopped.wait()
 
     async def _tell_keeper(self, message: dict[str, Any]) -> None:
         if self._keeper is None or self._keeper.stdin is None:
@@ -184,7 +269,11 @@ class EmbeddedCluster:
     async def _listen(self, words: asyncio.StreamReader) -> None:
         """What the keeper says later on; unread, it would block the keeper some day."""
         while line := await words.readline():
-            self._options.happened(_told(json.loads(line)))
+            message = json.loads(line)
+            if message["event"] == "stopped":
+                self._stopped[message["server"]].set()
+            else:
+                self._options.happened(_told(message))
         self.gone.set()
 
     async def stop(self) -> None:
@@ -215,7 +304,12 @@ def _told(message: dict[str, Any]) -> str:
 
 
 def _described(server: Server) -> dict[str, Any]:
-    return {"name": server.name, "directory": str(server.directory), "port": server.port}
+    described = {"name": server.name, "directory": str(server.directory)}
+    return {**described, "port": server.port, "primary_port": server.primary_port}
+
+
+def _replicas(state: State) -> list[str]:
+    return [each for shard in state.shard_names for each in state.replicas(shard)]
 
 
 async def _prepare(server: Server, superuser_password: str) -> None:
@@ -236,12 +330,15 @@ async def _registered(state: State) -> dict[str, str]:
 
 
 async def make_database(state: State, name: str) -> None:
-    """Owner and database on one server, unless they are there."""
-    async with open_session(name, state.superuser_dsn(name, "postgres"), BRIEF) as connection:
-        if not await connection.fetchval("SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1)", OWNER):
+    """Owner and database on one primary, and the login of its replicas, unless they are there."""
+    async with open_session(name, state.superuser_dsn(state.primary(name), "postgres"), BRIEF) as connection:
+        if not await connection.fetchval(_HAS_ROLE, OWNER):
             await connection.execute(await connection.fetchval(_OWNER_SQL, OWNER, scram_sha_256(state.owner_password)))
         await connection.execute(f"GRANT pg_monitor TO {OWNER} WITH ADMIN OPTION")
+        if state.replication_password and not await connection.fetchval(_HAS_ROLE, REPLICATION):
+            secret = scram_sha_256(state.replication_password)
+            await connection.execute(await connection.fetchval(_REPLICATION_SQL, REPLICATION, secret))
         if not await connection.fetchval("SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1)", DATABASE):
             await connection.execute(f"CREATE DATABASE {DATABASE} OWNER {OWNER}")
-    async with open_session(name, state.superuser_dsn(name, DATABASE), BRIEF) as connection:
+    async with open_session(name, state.superuser_dsn(state.primary(name), DATABASE), BRIEF) as connection:
         await connection.execute("CREATE EXTENSION IF NOT EXISTS pg_stat_statements")  # its owner may not

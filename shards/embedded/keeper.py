@@ -63,7 +63,8 @@ class Keeper:
         self._inbox = _Inbox()
 
     def _server(self, described: dict[str, Any]) -> Server:
-        return Server(described["name"], Path(described["directory"]), described["port"], self._binaries)
+        directory, follows = Path(described["directory"]), described["primary_port"]
+        return Server(described["name"], directory, described["port"], self._binaries, follows)
 
     def run(self) -> int:
         """Until the parent is gone. Returns an exit code."""
@@ -156,16 +157,20 @@ class Keeper:
                     self._try_start(child)
 
     def _obey(self, message: dict[str, Any]) -> None:
-        """A server more, or one less, whose folder goes with it."""
+        """A server more; or one less, whose folder goes with it unless it is only to be stopped."""
         if "add" in message:
             child = _Child(self._server(message["add"]))
             self._end_leftover(child.server)
             self._children.append(child)
             self._try_start(child)
-        for child in [child for child in self._children if child.server.name == message.get("remove")]:
+        leaving = message.get("remove", message.get("stop"))
+        for child in [child for child in self._children if child.server.name == leaving]:
             self._children.remove(child)
             _stop([child])
-            shutil.rmtree(child.server.directory, ignore_errors=True)
+            if "remove" in message:
+                shutil.rmtree(child.server.directory, ignore_errors=True)
+        if "stop" in message:
+            _say(event="stopped", server=leaving)
 
     def _stop_all(self) -> None:
         _stop(self._children, at_once=bool(self._remove))

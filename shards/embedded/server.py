@@ -30,23 +30,27 @@ _SETTINGS: Final = {
     "max_wal_size": "2GB",
     "checkpoint_timeout": "15min",
     "wal_compression": "on",
+    "max_slot_wal_keep_size": "1GB",
     "shared_preload_libraries": "pg_stat_statements",
     "log_line_prefix": "%m [%p] ",
     "timezone": "UTC",
     "log_timezone": "UTC",
 }
 _SETTINGS_18: Final = {"io_method": "sync"}
+_REPLICA: Final = {"hot_standby": "on", "hot_standby_feedback": "on", "max_standby_streaming_delay": "10s"}
+REPLICATION: Final = "voltroute_replication"
 _THROW_AWAY: Final = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off"}
 
 
 @dataclass(frozen=True)
 class Server:
-    """Where a server lives and listens (127.0.0.1)."""
+    """Where a server lives and listens (127.0.0.1). `primary_port`: of the server that it follows, of a replica."""
 
     name: str
     directory: Path
     port: int
     binaries: Path
+    primary_port: int | None = None
 
     @property
     def data(self) -> Path:
@@ -64,8 +68,26 @@ class Server:
             settings |= _SETTINGS_18
         if not durable:
             settings |= _THROW_AWAY
+        if self.primary_port is not None:
+            settings |= _REPLICA | {"primary_conninfo": self.conninfo, "primary_slot_name": slot_of(self.name)}
         options = [f"--{name}={value}" for name, value in settings.items()]
         return [str(self.binaries / "postgres"), "-D", str(self.data), *options]
+
+    @property
+    def password_file(self) -> Path:
+        """Of the login with which it follows its primary."""
+        return self.directory / "replication.pgpass"
+
+    @property
+    def conninfo(self) -> str:
+        """How it reaches its primary; the password stays in its file."""
+        login = f"host=127.0.0.1 port={self.primary_port} user={REPLICATION}"
+        return f"{login} application_name={self.name} passfile='{self.password_file}'"
+
+
+def slot_of(name: str) -> str:
+    """The slot in which a primary keeps the WAL that a replica lacks."""
+    return name.replace("-", "_")
 
 
 def as_account(account: pwd.struct_passwd | None) -> dict[str, object]:

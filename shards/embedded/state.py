@@ -1,12 +1,13 @@
 """What an embedded cluster must remember between two starts: one JSON file, readable by its owner alone."""
 
 import fcntl
+import itertools
 import json
 import os
 import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Final
 from urllib.parse import quote
@@ -21,24 +22,58 @@ DATABASE: Final = "voltroute"
 OWNER: Final = "voltroute_owner"
 SUPERUSER: Final = "postgres"
 CATALOG: Final = "catalog"
+_LATER: Final = ("copies", "primaries", "promotions", "aside", "replication_password")  # written when there are any
+
+
+@dataclass(frozen=True)
+class Promotion:
+    """A server is to become its shard's primary. `force`: whatever it lacks; `refused`: why it was not done."""
+
+    server: str
+    force: bool = False
+    refused: str | None = None
 
 
 @dataclass(frozen=True, repr=False)
 class State:
-    """Servers (name -> port; the catalog first), bucket count and passwords."""
+    """Servers (name -> port; the catalog first), bucket count and passwords.
+
+    `copies`: server -> the shard that it was made a replica of; `primaries`: shard -> the server that was promoted;
+    `promotions`: by shard; `aside`: servers that are never started again, as their shard went on without them.
+    """
 
     bucket_count: int
     ports: dict[str, int]
     superuser_password: str
     owner_password: str
+    copies: dict[str, str] = field(default_factory=dict)
+    primaries: dict[str, str] = field(default_factory=dict)
+    promotions: dict[str, Promotion] = field(default_factory=dict)
+    aside: tuple[str, ...] = ()
+    replication_password: str = ""
 
     @property
     def shard_names(self) -> list[str]:
-        return [name for name in self.ports if name != CATALOG]
+        return [name for name in self.ports if name != CATALOG and name not in self.copies]
+
+    def primary(self, name: str) -> str:
+        """The server on which a shard, or the catalog, is written."""
+        return self.primaries.get(name, name)
+
+    def shard_of(self, server: str) -> str:
+        """Whose data a server has."""
+        return self.copies.get(server, server)
+
+    def replicas(self, shard: str) -> list[str]:
+        """The servers that follow the shard's primary."""
+        servers = [each for each in self.ports if self.shard_of(each) == shard and each not in self.aside]
+        return [each for each in servers if each != self.primary(shard)]
 
     def dsn(self, name: str) -> str:
-        """DSN of the database on the server `name`, as its owner."""
-        return f"postgresql://{OWNER}:{quote(self.owner_password)}@127.0.0.1:{self.ports[name]}/{DATABASE}"
+        """DSN of a shard's database, or the catalog's, as its owner; with all servers that may be its primary."""
+        servers = [self.primary(name), *self.replicas(name)]
+        hosts = ",".join(f"127.0.0.1:{self.ports[each]}" for each in servers)
+        return f"postgresql://{OWNER}:{quote(self.owner_password)}@{hosts}/{DATABASE}"
 
     def superuser_dsn(self, name: str, database: str) -> str:
         """DSN of a database on the server `name`, as its superuser."""
@@ -83,8 +118,41 @@ def with_server(state: State, name: str) -> State:
 
 
 def without_server(state: State, name: str) -> State:
-    """The same cluster with one server less."""
-    return replace(state, ports={other: port for other, port in state.ports.items() if other != name})
+    """The same cluster without a shard's servers."""
+    return replace(
+        state,
+        ports={other: port for other, port in state.ports.items() if state.shard_of(other) != name},
+        copies={server: shard for server, shard in state.copies.items() if shard != name},
+        primaries={shard: server for shard, server in state.primaries.items() if shard != name},
+        promotions={shard: each for shard, each in state.promotions.items() if shard != name},
+        aside=tuple(each for each in state.aside if state.shard_of(each) != name),
+    )
+
+
+def with_replicas(state: State, count: int) -> State:
+    """The same cluster in which each shard has at least so many replicas."""
+    if count == 0:
+        return state
+    ports, copies = dict(state.ports), dict(state.copies)
+    for shard in state.shard_names:
+        names = (f"{shard}-r{number}" for number in itertools.count(1))
+        for name in itertools.islice((each for each in names if each not in ports), count - len(state.replicas(shard))):
+            ports[name], copies[name] = free_ports(1)[0], shard
+    password = state.replication_password or secrets.token_urlsafe(24)
+    return replace(state, ports=ports, copies=copies, replication_password=password)
+
+
+def asked_to_promote(state: State, shard: str, promotion: Promotion | None) -> State:
+    """The same cluster, in which a server is to become its shard's primary; None: no longer."""
+    others = {name: each for name, each in state.promotions.items() if name != shard}
+    return replace(state, promotions=others if promotion is None else {**others, shard: promotion})
+
+
+def promoted(state: State, shard: str, server: str, *, aside: bool) -> State:
+    """The same cluster after a promotion. `aside`: the old primary has what the new one lacks, and stays out."""
+    old = state.primary(shard)
+    after = replace(state, primaries={**state.primaries, shard: server})
+    return asked_to_promote(replace(after, aside=(*state.aside, old) if aside else state.aside), shard, None)
 
 
 def load_state(directory: Path) -> State | None:
@@ -104,6 +172,8 @@ def load_state(directory: Path) -> State | None:
     if content.pop("format", None) != FORMAT:
         message = f"{directory / FILE} was written by another release of voltroute"
         raise MachineError(message)
+    content["promotions"] = {name: Promotion(**each) for name, each in content.get("promotions", {}).items()}
+    content["aside"] = tuple(content.get("aside", ()))
     return State(**content)
 
 
@@ -113,7 +183,8 @@ def save_state(directory: Path, state: State) -> None:
     partial.unlink(missing_ok=True)
     descriptor = open_ours(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        json.dump({"format": FORMAT, **asdict(state)}, file, indent=1)
+        content = {name: value for name, value in asdict(state).items() if value or name not in _LATER}
+        json.dump({"format": FORMAT, **content}, file, indent=1)
         file.flush()
         os.fsync(file.fileno())
     partial.rename(directory / FILE)

@@ -1,79 +1,29 @@
 """A shard and the catalog on two servers each: the primary stops, dies or hangs, and comes back when it is none."""
 
 import asyncio
-import itertools
-from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import datetime, timedelta
+from datetime import datetime
 
 import asyncpg
 import httpx2
 import pytest
 
 from tests.support.ledger import fetch, stored
-from tests.support.readings import START, meter
+from tests.support.posting import Devices
+from tests.support.readings import meter
 from tests.support.replicated import BUCKETS, Pair, replicated, wake
 from tests.support.routers import in_process
 from tests.support.servers import TestCluster
 
-ENOUGH = 20  # answers after the failover
-LIMIT_S = 60
 SETTINGS = {"runner": False, "ingest_timeout_s": 10, "failover_hold_s": 10}
-
-
-class Devices:
-    """Some that post one reading after the other, and remember which were acknowledged."""
-
-    def __init__(self, client: httpx2.AsyncClient, count: int = 6) -> None:
-        self.acknowledged: set[tuple[str, datetime]] = set()
-        self.statuses: list[int] = []
-        self.ended = False
-        self._client = client
-        self._count = count
-        self._more = asyncio.Event()
-
-    async def run(self) -> None:
-        async with asyncio.TaskGroup() as group:
-            for number in range(self._count):
-                group.create_task(self._post(f"DEV-{number}"))
-
-    async def more(self, count: int = ENOUGH) -> None:
-        """Wait until so many more are acknowledged, and one of each device, so that every shard has written."""
-        before = len(self.acknowledged), Counter(device for device, _ in self.acknowledged)
-        async with asyncio.timeout(LIMIT_S):
-            while not self._has_more(*before, count):
-                self._more.clear()
-                await self._more.wait()
-
-    def _has_more(self, total: int, each: Counter[str], count: int) -> bool:
-        now = Counter(device for device, _ in self.acknowledged)
-        return now.total() >= total + count and all(now[f"DEV-{n}"] > each[f"DEV-{n}"] for n in range(self._count))
-
-    async def _post(self, device: str) -> None:
-        for number in itertools.count():
-            body = meter(device, number)
-            while not self.ended:
-                answer = await self._client.post("/v1/ingest", json=body, timeout=LIMIT_S)
-                self.statuses.append(answer.status_code)
-                if answer.status_code == 200:
-                    break
-                await asyncio.sleep(0.05)
-            if self.ended:
-                return
-            self.acknowledged.add((device, START + timedelta(minutes=number)))
-            self._more.set()
 
 
 @asynccontextmanager
 async def posting(client: httpx2.AsyncClient) -> AsyncIterator[Devices]:
     devices = Devices(client)
-    running = asyncio.create_task(devices.run())
-    try:
+    async with devices.posting():
         yield devices
-    finally:
-        devices.ended = True
-        await running
 
 
 async def missing(servers: Pair, devices: Devices) -> set[tuple[str, datetime]]:
