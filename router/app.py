@@ -97,7 +97,7 @@ def create_app(
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         catalog = Catalog(catalog_dsn, changed=told, apart=True)
         limits, rules = settings.pool_limits(), settings.replica_rules()
-        cluster = Cluster(catalog, limits, settings.query_timeout_s, told, rules)
+        cluster = Cluster(catalog, limits, settings.query_timeout_s, told, rules, settings.cache_file)
         intake, figures = _intake(settings, cluster), Figures(cluster)
 
         cluster.on_kinds = partial(_follow, router_app, intake.dispatcher, ignoring)
@@ -106,10 +106,7 @@ def create_app(
         )
         app.state.router, app.state.intake = router, router.intake
         router_app.way.open(router.intake)
-        try:
-            await cluster.refresh()
-        except (ShardError, ClusterError) as error:
-            _log.warning("no_map_yet", detail=str(error))
+        await _begin(cluster)
         background = asyncio.create_task(_background(router, connections))
         try:
             async with siblings.told(partial(own_metrics, router)) if siblings else nullcontext():
@@ -132,6 +129,26 @@ def create_app(
     )
     router_app.router.redirect_slashes = False
     return router_app
+
+
+async def _begin(cluster: Cluster) -> None:
+    """Read the catalog; while it does not answer, go on with what was known last."""
+    try:
+        await cluster.remember()
+    except ClusterError as error:
+        _log.warning("known_map_refused", detail=str(error))
+    try:
+        await cluster.refresh()
+    except ClusterError as error:
+        _log.warning("no_map_yet", detail=str(error))
+    except ShardError as error:
+        _log.warning("no_map_yet", detail=str(error))
+        try:
+            await cluster.recall()
+        except (ShardError, ClusterError) as refused:
+            _log.warning("known_map_refused", detail=str(refused))
+        else:
+            _log.warning("known_map_used", epoch=cluster.map.epoch)
 
 
 def _follow(app: RouterApp, dispatcher: Dispatcher, ignoring: bool, kinds: Kinds) -> None:  # noqa: FBT001 - bound

@@ -123,6 +123,10 @@ class Settings(BaseSettings):
     )
     zone: str | None = Field(None, description="where this router is: replicas of the same zone are read first")
 
+    cache_file: str | None = Field(
+        None, description="file in which shards, map and keys are kept, to start from while the catalog is away"
+    )
+
     map_poll_s: Seconds = Field(2, description="between two looks at the catalog's epoch")
     runner: bool = Field(True, description="stand for election as leader, who moves buckets and makes partitions")
     partitions_s: Seconds = Field(600, description="between two looks at whether partitions are ahead of time")

@@ -12,6 +12,7 @@ from shards.catalog.database import Catalog
 from shards.catalog.keys import Keyring
 from shards.catalog.shard_map import ShardMap
 from shards.clock import deadline_in
+from shards.cluster.cached import OWNED, Cache, Known, check
 from shards.cluster.lineages import Lineages
 from shards.cluster.reach import Changed, Reach
 from shards.cluster.replica import Replica
@@ -22,6 +23,7 @@ from shards.errors import (
     ClusterError,
     NoCluster,
     NoMap,
+    Refused,
     ShardError,
     ShardUnavailable,
     StaleMap,
@@ -49,8 +51,11 @@ class Cluster:
         query_timeout_s: float,
         changed: Changed = ignore,
         replicas: ReplicaRules | None = None,
+        cache: str | None = None,
     ) -> None:
         self.catalog = catalog
+        self._cache = Cache(cache)
+        self._known: Known | None = None  # of an earlier run
         self._reach = Reach(limits, query_timeout_s, changed, replicas or ReplicaRules())
         self._cluster_id: str | None = None
         self._map: ShardMap | None = None
@@ -119,6 +124,54 @@ class Cluster:
         except TimeoutError:
             raise ShardUnavailable("catalog", "did not answer in time", cause=Cause.SILENT) from None
 
+    async def remember(self) -> None:
+        """Read what was known last. Of the catalog no older primary is believed than was seen then. MachineError."""
+        self._known = await self._cache.load()
+        if self._known is not None and self._known.system is not None:
+            self.catalog.lineage.remember(self._known.system, self._known.timeline)
+
+    async def recall(self) -> None:
+        """Begin with what was known last, while the catalog does not answer. Refused when it cannot be used.
+
+        Keys and kinds come with the map: without known keys everything stays closed.
+        """
+        known = self._known
+        if known is None:
+            raise Refused("nothing is known of an earlier run (VOLTROUTE_CACHE_FILE)")
+        self._cluster_id = self._cluster_id or known.cluster_id
+        self._adopt({record.name: record for record in known.shards})
+        answers = await asyncio.gather(*(self._owned(shard) for shard in self._shards.values()))
+        try:
+            check(known, dict(zip(self._shards, answers, strict=True)))
+        except Refused:
+            await asyncio.gather(*(shard.close() for shard in self._shards.values()))
+            self._shards, self._cluster_id = {}, None
+            raise
+        if self._map is None:  # else the catalog was faster
+            self._take_kinds(Kinds(known.kinds, known.kinds_epoch))
+            self._keyring, self._map = known.keyring, known.shard_map
+            self._newer.set()
+            self._newer = asyncio.Event()
+
+    async def _owned(self, shard: Shard) -> frozenset[int] | ShardError:
+        try:
+            async with shard.reader.connection(deadline_in(REFRESH_TIMEOUT_S)) as connection:
+                return frozenset(await connection.fetchval(OWNED))
+        except ShardError as error:
+            return error
+
+    async def _keep(self) -> None:
+        """Remember what is known, for a start without the catalog."""
+        if self._map is None or self._keyring is None or self._cluster_id is None:
+            return
+        records = tuple(shard.record for shard in self._shards.values())
+        lineage, kinds = self.catalog.lineage, self._kinds
+        place = lineage.system, lineage.timeline
+        with contextlib.suppress(OSError):  # a full disk: the router goes on, and tells it by its own metrics
+            await self._cache.keep(
+                Known(self._cluster_id, self._map, records, self._keyring, kinds.all, kinds.epoch, *place)
+            )
+
     async def first_map(self) -> None:
         """Wait until there is a map."""
         while self._map is None:
@@ -159,7 +212,10 @@ class Cluster:
 
     async def _read_kinds(self, deadline: float) -> None:
         """ClusterError when they cannot be used: what there was stays, and they are read again."""
-        found = (await catalogued.known(self.catalog, deadline)).keeping(self._kinds)
+        self._take_kinds(await catalogued.known(self.catalog, deadline))
+
+    def _take_kinds(self, known: Kinds) -> None:
+        found = known.keeping(self._kinds)
         self.on_kinds(found)
         self._kinds = found
 
@@ -206,6 +262,7 @@ class Cluster:
             if kinds_epoch != self._kinds.epoch:
                 await self._read_kinds(deadline_in(poll_s))
             await self._lineages.tell(deadline_in(poll_s))
+            await self._keep()
         except (ShardError, ClusterError):
             return
 

@@ -33,6 +33,7 @@ class Lineage:
 
     system: int | None = None
     timeline: int = 0
+    _remembered: dict[int, int] = field(default_factory=dict)  # the newest timeline of a system, of an earlier run
     _listeners: list[Callable[[], None]] = field(default_factory=list)
 
     def refusal(self, standing: Standing, role: Role = Role.PRIMARY) -> str | None:
@@ -41,8 +42,9 @@ class Lineage:
             return None if standing.timeline is None else "it is a primary, not a replica"
         if standing.timeline is None:
             return "it is a replica"
-        if standing.timeline < self.timeline:
-            return f"it is an old primary: its timeline is {standing.timeline}, and {self.timeline} was seen"
+        newest = max(self.timeline, self._remembered.get(standing.system, 0))
+        if standing.timeline < newest:
+            return f"it is an old primary: its timeline is {standing.timeline}, and {newest} was seen"
         return None
 
     def foreign(self, standing: Standing) -> str | None:
@@ -50,6 +52,10 @@ class Lineage:
         if self.system is not None and standing.system != self.system:
             return f"it is another server (system {standing.system}, not {self.system}): {_ACCEPT}"
         return None
+
+    def remember(self, system: int, timeline: int) -> None:
+        """An older primary of this system is not to be believed. It may have become another system since."""
+        self._remembered[system] = timeline
 
     def learn(self, system: int | None, timeline: int) -> None:
         """A primary was met, or the catalog tells of one. Who listens hears when it is a newer one than was known."""
