@@ -103,7 +103,7 @@ def _paths(start: datetime) -> dict[str, str]:
 
 
 async def _read(system: System, web: Connection, path: str, found: Collected, name: str) -> Any:
-    """The answer without its tiers; the median of some, and PostgreSQL's CPU for one."""
+    """The answer without its tiers and its time; the median of some, and PostgreSQL's CPU for one."""
     answer = await web.request(get(system.url, path))  # statements are prepared, pages are in memory
     seconds = []
     used = system.cpu().postgres
@@ -117,7 +117,7 @@ async def _read(system: System, web: Connection, path: str, found: Collected, na
         message = f"{path}: status {answer.status}"
         raise MeasurementError(message)
     body = orjson.loads(answer.body)
-    body.pop("tiers")
+    del body["tiers"], body["asOf"]
     return body
 
 

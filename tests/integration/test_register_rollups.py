@@ -23,7 +23,7 @@ from shards.tiers import rolling
 from tests.support.archiving import left, use
 from tests.support.ledger import execute, fetch
 from tests.support.loading import load_files, with_policies, write_csv
-from tests.support.readings import at, ingest, meter, register, vehicle
+from tests.support.readings import at, ingest, meter, register, undated, vehicle
 from tests.support.registers import counts_of
 from tests.support.rolling import roll, without_rollups
 from tests.support.routers import in_process
@@ -150,9 +150,9 @@ async def test_hours_that_are_known_are_not_read_again(client: httpx2.AsyncClien
     period = {"from": at(DAY - 120), "to": at(2 * DAY), "interval": "1h"}
 
     async def told() -> Any:
-        fleet = (await client.get("/v1/analytics/fleet", params=period)).json()
+        fleet = undated(await client.get("/v1/analytics/fleet", params=period))
         window = {name: period[name] for name in ("from", "to")}
-        return fleet, (await client.get("/v1/analytics/performance/V-0", params=window)).json()
+        return fleet, undated(await client.get("/v1/analytics/performance/V-0", params=window))
 
     before = await told()
     assert before[0]["tiers"] == ["rollups"]
@@ -189,12 +189,12 @@ async def test_archived_hours_are_counted(client: httpx2.AsyncClient, cluster: T
     periods = [
         {"from": at(a * 60), "to": at(b * 60)} for a, b in ((0, 24 * 63), (5, 700), (24 * 30, 24 * 63), (24 * 61, 1488))
     ]
-    before = [(await client.get("/v1/analytics/fleet", params=each)).json() for each in periods]
+    before = [undated(await client.get("/v1/analytics/fleet", params=each)) for each in periods]
     assert len({each["totalEnergyConsumedAc"] for each in before}) == 4
     await tend(cluster)
     await roll(cluster)
     await left(cluster)
-    after = [(await client.get("/v1/analytics/fleet", params=each)).json() for each in periods]
+    after = [undated(await client.get("/v1/analytics/fleet", params=each)) for each in periods]
     for each in (*before, *after):
         each.pop("tiers", None)
     assert after == before

@@ -24,7 +24,7 @@ from shards.tiers import rolling, runner
 from shards.tiers.runner import Tender
 from shards.tiers.steps import Kept
 from tests.support.ledger import execute, fetch
-from tests.support.readings import START, at, ingest, meter, vehicle
+from tests.support.readings import START, at, ingest, meter, undated, vehicle
 from tests.support.rolling import roll, without_rollups
 from tests.support.routers import in_process
 from tests.support.servers import TestCluster, new_cluster
@@ -121,7 +121,7 @@ async def test_sums_are_those_of_the_readings(
             await roll(cluster, dice.sample(range(8), 3))
         for period in (WHOLE, some_period(dice), some_period(dice)):
             assert await asked(client, period) == await of_readings(client, period, monkeypatch), period
-    said = (await client.get("/v1/analytics/fleet", params=WHOLE)).json()
+    said = undated(await client.get("/v1/analytics/fleet", params=WHOLE))
     assert "rollups" in said["tiers"]
     before = await rows(cluster)
     await roll(cluster)
@@ -187,10 +187,10 @@ async def test_wrong_sums_are_found_when_their_leaf_is_packed(client: httpx2.Asy
         assert {row["bucket"] for row in found} == {
             row["bucket"] for row in await fetch(dsn, "SELECT bucket FROM vehicle_current_status")
         }
-    told = (await client.get("/v1/analytics/fleet", params=WHOLE)).json()
+    told = undated(await client.get("/v1/analytics/fleet", params=WHOLE))
     await roll(cluster)
     assert await rows(cluster) == made
-    again = (await client.get("/v1/analytics/fleet", params=WHOLE)).json()
+    again = undated(await client.get("/v1/analytics/fleet", params=WHOLE))
     assert [each.pop("tiers") for each in (told, again)] == [["packed"], ["rollups"]]
     assert told == again
 
@@ -258,10 +258,10 @@ async def test_readings_that_somebody_packs_who_sums_others(client: httpx2.Async
                 while (step := tender._due(tiers, datetime.now(UTC))) is not None:
                     await tender._step(await Kept.of(session, tiers, summed=others.all[0]), step, datetime.now(UTC))
                     tiers = (await tender._look(session, tiers))[0]  # noqa: PLW2901 - as the tender does
-    told = (await client.get("/v1/analytics/fleet", params=WHOLE)).json()
+    told = undated(await client.get("/v1/analytics/fleet", params=WHOLE))
     assert (told["dataPoints"], told["tiers"]) == (8 * 60, ["packed"])
     await roll(cluster)
-    again = (await client.get("/v1/analytics/fleet", params=WHOLE)).json()
+    again = undated(await client.get("/v1/analytics/fleet", params=WHOLE))
     assert (again["dataPoints"], again["tiers"]) == (8 * 60, ["rollups"])
 
 
@@ -279,7 +279,7 @@ async def test_a_mark_that_nobody_can_know(
         result = await Tender(record, Policies(HOT)).run()
         assert result.failed == {f"rollups of {kind}": "a prepared transaction is open there" for kind in KINDS}
     monkeypatch.undo()
-    told = (await client.get("/v1/analytics/fleet", params=WHOLE)).json()
+    told = undated(await client.get("/v1/analytics/fleet", params=WHOLE))
     assert (told["dataPoints"], told["tiers"]) == (5, ["packed"])
     session = await asyncpg.connect(next(iter(cluster.shards.values())))
     await session.execute("CREATE ROLE blind_owner")
@@ -312,7 +312,7 @@ async def test_sums_are_kept_for_so_long(client: httpx2.AsyncClient, cluster: Te
     await tend(cluster)
     whole = {"from": at(0), "to": at(3 * DAY), "interval": "1h"}
     later = {**whole, "from": at(2 * DAY)}
-    before = [(await client.get("/v1/analytics/fleet", params=params)).json() for params in (whole, later)]
+    before = [undated(await client.get("/v1/analytics/fleet", params=params)) for params in (whole, later)]
     assert [each.pop("tiers") for each in before] == [["rollups"], ["rollups"]]
     kept = datetime.now(UTC) - datetime.fromisoformat(at(2 * DAY)) - timedelta(hours=3)
     await tend(cluster, policies={"vehicle": replace(HOT["vehicle"], rollups=kept)})
@@ -320,11 +320,11 @@ async def test_sums_are_kept_for_so_long(client: httpx2.AsyncClient, cluster: Te
         for table, first in (("hourly", "at"), ("minutely", "at"), ("daily", "day")):
             found = await fetch(dsn, f"SELECT min({first}) AS first FROM vehicle_telemetry_{table}")
             assert str(found[0]["first"] or "9")[:10] >= at(2 * DAY)[:10]
-    again = [(await client.get("/v1/analytics/fleet", params=params)).json() for params in (whole, later)]
+    again = [undated(await client.get("/v1/analytics/fleet", params=params)) for params in (whole, later)]
     assert [each.pop("tiers") for each in again] == [["packed"], ["rollups"]]
     assert again == before
     for dsn in cluster.shards.values():
         await execute(dsn, "UPDATE tier SET rolled_of = NULL")  # made anew, and no further back
     await roll(cluster)
-    once_more = (await client.get("/v1/analytics/fleet", params=later)).json()
+    once_more = undated(await client.get("/v1/analytics/fleet", params=later))
     assert (once_more.pop("tiers"), once_more) == (["rollups"], before[1])

@@ -32,7 +32,7 @@ from tests.integration.test_identity import records
 from tests.integration.test_keys import until
 from tests.support.commands import run_command
 from tests.support.ledger import fetch
-from tests.support.readings import at, meter, register, vehicle
+from tests.support.readings import at, meter, register, undated, vehicle
 from tests.support.routers import in_process
 from tests.support.servers import TestCluster, new_cluster
 from tests.support.shapes import METER_SHAPE
@@ -73,7 +73,7 @@ async def everything(client: httpx2.AsyncClient, key: Made) -> dict[str, Any]:
         window = WINDOW if "analytics" in path and "activity" not in path else {}
         url = httpx2.URL(path)
         answer = await client.get(url.copy_merge_params(window), headers=key.headers)
-        body = answer.json()
+        body = undated(answer)
         found[path] = (
             answer.status_code,
             body.get("items") if answer.is_success and "items" in body else body.get("detail", body),

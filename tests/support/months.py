@@ -46,7 +46,7 @@ async def sums(client: httpx2.AsyncClient) -> dict[str, Any]:
         answer = await client.get(path, params=params)
         assert answer.status_code == 200, answer.text
         told = answer.json()
-        told.pop("tiers")
+        del told["tiers"], told["asOf"]
         for item in told.get("items", ()):
             item.pop("bytes")
         found[f"{path} {sorted(params.items())}"] = told

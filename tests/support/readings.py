@@ -39,3 +39,10 @@ async def ingest(client: httpx2.AsyncClient, readings: Any, path: str = "/v1/ing
     response = await client.post(path, json=readings, **options)
     assert response.status_code == 200, response.text
     return response.json()
+
+
+def undated(answer: httpx2.Response) -> Any:
+    """What an answer says, but for when that was."""
+    body = answer.json()
+    body.pop("asOf", None)
+    return body

@@ -116,7 +116,7 @@ async def _get(client: httpx2.AsyncClient, path: str, params: Mapping[str, Any])
 
 def _plain(value: Any) -> Any:
     if isinstance(value, dict):
-        return {name: _plain(each) for name, each in value.items() if name not in {"tiers", "ingestedAt"}}
+        return {name: _plain(each) for name, each in value.items() if name not in {"tiers", "ingestedAt", "asOf"}}
     return [_plain(each) for each in value] if isinstance(value, list) else value
 
 
