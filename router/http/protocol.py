@@ -1,6 +1,7 @@
 """HTTP/1.1 connections with a limit on everything: their number, header bytes and time, idle time, unread answers."""
 
 import asyncio
+import random
 import time
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final
@@ -9,8 +10,10 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 SWEEP_S: Final = 1.0
 AT_ONCE: Final = 20  # connections looked at between two turns of the loop
-_TOO_MANY: Final = (
-    b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+# One of these, so that those who are turned away together do not come back together.
+_TOO_MANY: Final = tuple(
+    b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: %d\r\nConnection: close\r\nContent-Length: 0\r\n\r\n" % seconds
+    for seconds in (1, 2, 3)
 )
 _HEADERS_TOO_LARGE: Final = (
     b"HTTP/1.1 431 Request Header Fields Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
@@ -63,7 +66,7 @@ class LimitedProtocol(HttpToolsProtocol):
         """Count it in, or send it away."""
         super().connection_made(transport)
         if len(self.watched.open) >= self.watched.limits.connections_max:
-            transport.write(_TOO_MANY)
+            transport.write(random.choice(_TOO_MANY))
             transport.close()
             return
         self._headers_since = time.monotonic()

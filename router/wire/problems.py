@@ -1,6 +1,7 @@
 """Errors as RFC 9457 problem details, and what each means."""
 
 import math
+import random
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -214,8 +215,12 @@ class ProblemError(Exception):
 
 
 def retry_after(seconds: float) -> dict[str, str]:
-    """The Retry-After header: whole seconds, at least one."""
-    return {"Retry-After": str(max(1, math.ceil(seconds)))}
+    """The Retry-After header: whole seconds, at least one, and up to two or a tenth more.
+
+    Those who were refused in one moment do not come back in one.
+    """
+    least = max(1, math.ceil(seconds))
+    return {"Retry-After": str(least + random.randint(0, max(2, least // 10)))}
 
 
 def _body(error: ProblemError, request_id: str | None) -> bytes:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import gzip
+import re
 from collections.abc import AsyncIterator
 from urllib.parse import urlsplit
 
@@ -109,7 +110,7 @@ async def test_a_body_that_stalls_is_answered_408(router: RouterProcess, piece: 
     text = await answer
     assert text.startswith(b"HTTP/1.1 408 ")
     assert b"/problems/request-too-slow" in text
-    assert b"retry-after: 1" in text.lower()
+    assert re.search(rb"retry-after: [123]\r", text.lower())
     writer.close()
 
 
