@@ -105,6 +105,14 @@ class Cache:
 
     async def keep(self, known: Known) -> None:
         """Save it when it is another than was saved last. OSError."""
-        if self._path is not None and known != self._saved:
+        if self._path is not None and not _is_same(known, self._saved):
             await asyncio.to_thread(save, self._path, known)
             self._saved = known
+
+
+def _is_same(one: Known, other: Known | None) -> bool:
+    """By the objects that were read, of which there may be many: they are read anew when their epoch moves."""
+    if other is None or one.shard_map is not other.shard_map or one.keyring is not other.keyring:
+        return False
+    own, others = ((each.shards, each.kinds, each.kinds_epoch, each.system, each.timeline) for each in (one, other))
+    return own == others

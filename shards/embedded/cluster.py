@@ -181,7 +181,7 @@ class EmbeddedCluster:
         self._followed[name] = None
         try:
             await replicas.prepare(self.state, server)
-        except (ShardError, ClusterError) as error:
+        except (ShardError, ClusterError, OSError, subprocess.SubprocessError) as error:
             if self._told.get(name) != str(error):
                 self._told[name] = str(error)
                 self._options.happened(f"{name} is not started, which is tried again: {error}")
@@ -212,6 +212,7 @@ class EmbeddedCluster:
             await self._tell_keeper({"add": _described(server)})
         for name in before.ports.keys() - wanted.ports.keys():
             await self._tell_keeper({"remove": name})
+            self._followed.pop(name, None)
         for shard, promotion in wanted.promotions.items():
             if promotion.refused is None:
                 await self._promote(shard, promotion)
