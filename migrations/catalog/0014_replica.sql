@@ -4,7 +4,7 @@
 CREATE TABLE replica (
     shard_id smallint NOT NULL REFERENCES shard ON DELETE CASCADE,
     name text NOT NULL,
-    -- host:port; a folder with a socket, or several of both with commas between them, as in a DSN.
+    -- host:port, or several with commas between them, as in a DSN.
     address text NOT NULL,
     -- Routers of the same zone read from it first; NULL: of none.
     zone text,

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -91,30 +91,35 @@ def promote(
         raise MachineError(message)
     with editing_state(folder) as state:
         if name not in state.replicas(shard):
-            known = ", ".join(state.replicas(shard))
-            raise Refused(f"{name} is no replica of {shard}; it has {known or 'none'}")
+            has = ", ".join(state.replicas(shard))
+            raise Refused(f"{name} is no replica of {shard}; it has {has or 'none'}")
+        pending = state.promotions.get(shard)
+        if pending is not None and pending.refused is None:
+            raise Refused(f"{pending.server} is being promoted already: wait for it, or start the cluster again")
+        known = set(state.aside)
         save_state(folder, asked_to_promote(state, shard, Promotion(name, force)))
-    primary = asyncio.run(_promoted(folder, shard, name))
-    document = {"shard": shard, "primary": primary.server, "aside": primary.aside}
+    aside = asyncio.run(_promoted(folder, shard, name)) - known
+    old = next(iter(aside), None)
     text = f"{name} is the primary of {shard} now"
-    tell(document, f"{text}; {primary.aside} has what it lacks, and stays out" if primary.aside else text, json=json)
+    text += f"; {old} may have what it lacks, and stays out" if old else ""
+    tell({"shard": shard, "primary": name, "aside": old}, text, json=json)
 
 
-@dataclass(frozen=True)
-class _Primary:
-    server: str
-    aside: str | None
+async def _promoted(folder: Path, shard: str, name: str) -> set[str]:
+    """Wait for the process that keeps the servers; those that stay out then. Refused, with its reason, if it did not.
 
-
-async def _promoted(folder: Path, shard: str, name: str) -> _Primary:
-    """Wait for the process that keeps the servers. Refused, with its reason, when it did not do it."""
+    What it is asked stays written down: it finds out from there, also when it is started again.
+    """
     deadline = deadline_in(PROMOTE_TIMEOUT_S)
     while True:
         with editing_state(folder) as state:
             asked = state.promotions.get(shard)
-            if asked is None and state.primary(shard) == name:
-                return _Primary(name, next((each for each in state.aside if state.shard_of(each) == shard), None))
-            if asked is None or asked.refused is not None or time.monotonic() > deadline:
-                save_state(folder, asked_to_promote(state, shard, None))
-                raise Refused((asked and asked.refused) or f"{name} was not promoted: does `voltroute up` still run?")
+        if asked is None and state.primary(shard) == name:
+            return set(state.aside)
+        if asked is None or asked.refused is not None:
+            raise Refused((asked and asked.refused) or f"{name} was not promoted")
+        if time.monotonic() > deadline:
+            raise Refused(
+                f"{name} was not promoted within {PROMOTE_TIMEOUT_S:g} s, and may be yet: does `up` still run?"
+            )
         await asyncio.sleep(0.1)

@@ -24,7 +24,7 @@ from router.cli.target import (
 )
 from shards.catalog.database import Catalog
 from shards.clock import deadline_in
-from shards.embedded.cluster import make_database
+from shards.embedded.databases import make_database
 from shards.embedded.state import editing_state, save_state, with_server, without_server
 from shards.errors import MachineError, Refused, ShardError
 from shards.operations import drain as draining

@@ -18,6 +18,7 @@ from shards.catalog.keys import Keyring
 from shards.catalog.shard_map import ShardMap
 from shards.errors import MachineError, Refused, ShardError
 from shards.kinds import Kind
+from shards.postgres.dsn import addresses
 from shards.shard import ShardRecord
 
 FORMAT: Final = 1
@@ -44,31 +45,39 @@ def save(path: Path, known: Known) -> None:
     partial = path.with_name(f"{path.name}.{os.getpid()}")
     partial.unlink(missing_ok=True)
     descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(msgspec.json.encode(known))
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(msgspec.json.encode(known))
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def load(path: Path) -> Known | None:
     """What was saved; None when nothing was. MachineError when others could have written or read it, or it is none."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except FileNotFoundError:
         return None
     except OSError as error:
         message = f"cannot read {path}: {error.strerror}"
         raise MachineError(message) from None
-    with os.fdopen(descriptor, "rb") as file:
+    try:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o077:
             message = f"{path} is not a file of this account alone (mode 0600)"
             raise MachineError(message)
-        content = file.read()
+        with os.fdopen(os.dup(descriptor), "rb") as file:
+            content = file.read()
+    finally:
+        os.close(descriptor)
     try:
         known = msgspec.json.decode(content, type=Known)
-    except msgspec.DecodeError as error:
+        for record in known.shards:
+            addresses(record.owner_dsn)
+    except (ValueError, RecursionError) as error:  # msgspec's own are ValueErrors too
         message = f"{path} holds no cluster: {error}"
         raise MachineError(message) from None
     if known.format != FORMAT:
@@ -96,7 +105,7 @@ class Cache:
     """The file of one router. `path`: None: nothing is remembered."""
 
     def __init__(self, path: str | None) -> None:
-        self._path = None if path is None else Path(path)
+        self._path = Path(path) if path else None
         self._saved: Known | None = None
 
     async def load(self) -> Known | None:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Final
 
 from shards.catalog.database import Catalog
@@ -39,6 +40,11 @@ class Lineages:
         self._recorded[record.name] = 0 if record.system is None else record.timeline
         self.of(record.name).learn(record.system, record.timeline)
 
+    def newest(self, record: ShardRecord) -> ShardRecord:
+        """A shard as the catalog has it, with the newest primary that was met."""
+        met = self.of(record.name)
+        return record if met.system is None else replace(record, system=met.system, timeline=met.timeline)
+
     async def settle(self, shard: str, deadline: float) -> None:
         """Before readings on a new primary are acknowledged, the catalog hears of it.
 
@@ -48,11 +54,13 @@ class Lineages:
         timeline = self.of(shard).timeline
         if timeline <= self._recorded.get(shard, 0) or timeline <= self._waited.get(shard, 0):
             return
-        wait_s = min(TELL_S, deadline - time.monotonic() - _LEFT_S)
+        began = time.monotonic()
+        wait_s = min(TELL_S, deadline - began - _LEFT_S)
         with contextlib.suppress(ShardError, TimeoutError):
             async with asyncio.timeout(wait_s), self._telling:
                 await self.tell(deadline_in(wait_s))
-        self._waited[shard] = timeline
+        if wait_s == TELL_S:  # readings that had less time have proved nothing
+            self._waited[shard] = timeline
 
     async def tell(self, deadline: float) -> None:
         """Tell the catalog what it does not know. ShardError when it does not answer."""

@@ -140,14 +140,10 @@ class Cluster:
             raise Refused("nothing is known of an earlier run (VOLTROUTE_CACHE_FILE)")
         self._cluster_id = self._cluster_id or known.cluster_id
         self._adopt({record.name: record for record in known.shards})
-        answers = await asyncio.gather(*(self._owned(shard) for shard in self._shards.values()))
-        try:
-            check(known, dict(zip(self._shards, answers, strict=True)))
-        except Refused:
-            await asyncio.gather(*(shard.close() for shard in self._shards.values()))
-            self._shards, self._cluster_id = {}, None
-            raise
+        shards = dict(self._shards)
+        answers = await asyncio.gather(*(self._owned(shard) for shard in shards.values()))
         if self._map is None:  # else the catalog was faster
+            check(known, dict(zip(shards, answers, strict=True)))
             self._take_kinds(Kinds(known.kinds, known.kinds_epoch))
             self._keyring, self._map = known.keyring, known.shard_map
             self._newer.set()
@@ -164,10 +160,10 @@ class Cluster:
         """Remember what is known, for a start without the catalog."""
         if self._map is None or self._keyring is None or self._cluster_id is None:
             return
-        records = tuple(shard.record for shard in self._shards.values())
+        records = tuple(self._lineages.newest(shard.record) for shard in self._shards.values())
         lineage, kinds = self.catalog.lineage, self._kinds
         place = lineage.system, lineage.timeline
-        with contextlib.suppress(OSError):  # a full disk: the router goes on, and tells it by its own metrics
+        with contextlib.suppress(OSError):
             await self._cache.keep(
                 Known(self._cluster_id, self._map, records, self._keyring, kinds.all, kinds.epoch, *place)
             )
@@ -262,9 +258,11 @@ class Cluster:
             if kinds_epoch != self._kinds.epoch:
                 await self._read_kinds(deadline_in(poll_s))
             await self._lineages.tell(deadline_in(poll_s))
-            await self._keep()
         except (ShardError, ClusterError):
-            return
+            if self._map is None and self._known is not None:
+                with contextlib.suppress(ShardError, ClusterError):  # the shards may come before the catalog does
+                    await self.recall()
+        await self._keep()
 
     async def _listen(self, changed: asyncio.Event, poll_s: float) -> None:
         while True:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Final, Generic, TypeVar
 
@@ -12,7 +12,7 @@ from shards.cluster.shard import Shard
 from shards.errors import ShardError, ShardUnavailable
 from shards.storage.rows import Reader
 
-# Of the time that is left, what a replica may take: the rest is for the primary.
+# Of the time that is left, what a server may take while there is another one that can be asked.
 _SHARE: Final = 0.7
 Part = TypeVar("Part")
 
@@ -59,13 +59,19 @@ async def read(find: Callable[[], Shard], terms: Terms, question: Question[Part]
         if answered is not None:
             return answered
     try:
-        return await _of_primary(find, terms, question)
+        return await _of_primary(find, _leaving_time(terms) if terms.stale and shard.replicas else terms, question)
     except ShardUnavailable:
         for replica in shard.replicas.usable(terms.reader, any_lag=True) if terms.stale else []:
             answered = await _of_replica(shard, replica, terms, question)
             if answered is not None:
                 return answered
         raise
+
+
+def _leaving_time(terms: Terms) -> Terms:
+    """The same, with time left for a replica when the primary does not answer."""
+    now = time.monotonic()
+    return replace(terms, deadline=now + (terms.deadline - now) * _SHARE)
 
 
 async def _of_primary(find: Callable[[], Shard], terms: Terms, question: Question[Part]) -> Answered[Part]:
@@ -91,12 +97,15 @@ async def _of_replica(shard: Shard, replica: Replica, terms: Terms, question: Qu
     try:
         async with replica.connection(now + (terms.deadline - now) * _SHARE, terms.tenant) as connection:
             if (replica.replayed or 0) < floor:
-                replica.reached(await connection.fetchval(REPLAYED))
+                replica.reached(await connection.fetchval(REPLAYED) or 0)
                 if (replica.replayed or 0) < floor:
                     return None
             parts = await question.ask(Reader(connection, terms.tenant))
-            replayed = await connection.fetchval(REPLAYED)
+            replayed: int | None = await connection.fetchval(REPLAYED)
     except ShardError:  # whatever it is: also "archived" may be no longer so
+        return None
+    # It was promoted meanwhile, or somebody was answered from a later state while this took its time.
+    if replayed is None or replayed < floors.of(terms.reader):
         return None
     replica.reached(replayed)
     floors.saw(terms.reader, replayed)

@@ -16,7 +16,8 @@ from shards.shard import ReplicaRecord
 
 SAMPLE_S: Final = 0.25
 PATIENCE_S: Final = 1.0  # for what a server says of its WAL; then it counts as silent
-REPLAYED: Final = "SELECT (pg_last_wal_replay_lsn() - '0/0')::bigint"
+# NULL: it has been promoted, and what it has may be of another history than what its primary went on with.
+REPLAYED: Final = "SELECT CASE WHEN pg_is_in_recovery() THEN (pg_last_wal_replay_lsn() - '0/0')::bigint END"
 # `timeline`: of what it receives. It is NULL while the wire to its primary is cut, and stays what it was until the
 # server starts again: PostgreSQL leaves a timeline for a newer one alone.
 _ASK: Final = """
@@ -110,8 +111,8 @@ class Replica:
     def _forget(self, why: str) -> None:
         self._heard, self._error = None, why
         now = asyncio.get_running_loop().time()
-        for limit in self._uses:
-            limit.reschedule(now)
+        while self._uses:  # once each: one that is ending cannot be told again
+            self._uses.pop().reschedule(now)
 
     async def close(self) -> None:
         """Close its pools."""

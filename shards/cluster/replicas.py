@@ -73,6 +73,8 @@ class Replicas:
         if not self._known and self._following is not None:
             self._following.cancel()
             self._following = None
+            # While there are none nobody writes down what readers have seen: later replicas begin behind all of that.
+            self._written.forget()
         return retired
 
     def usable(self, reader: str, *, any_lag: bool = False) -> list[Replica]:

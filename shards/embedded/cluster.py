@@ -1,25 +1,24 @@
 """A catalog and some shards on this machine: made, started, resumed and stopped as one."""
 
 import asyncio
-import contextlib
 import json
 import os
 import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
 from shards.embedded import folder, keeper, lock, replicas
 from shards.embedded.binaries import find_binaries, server_account
+from shards.embedded.databases import make_database, registered
 from shards.embedded.promotion import Promoting, finished, refused
-from shards.embedded.server import REPLICATION, Server, initialise
+from shards.embedded.server import Server, initialise
 from shards.embedded.state import (
     CATALOG,
-    DATABASE,
-    OWNER,
     Promotion,
     State,
     editing_state,
@@ -32,18 +31,11 @@ from shards.embedded.state import (
 )
 from shards.errors import ClusterError, MachineError, Refused, ShardError
 from shards.operations.init import Progress, init_cluster, silently
-from shards.postgres.logins import scram_sha_256
-from shards.postgres.sessions import BRIEF, open_session
 
 _PARALLEL_INITDB: Final = asyncio.Semaphore(2)
 FOLLOW_S: Final = 0.25
 REGISTER_S: Final = 1.0
 STOP_S: Final = 60.0
-_HAS_SCHEMA: Final = "SELECT to_regclass('public.bucket_map') IS NOT NULL"
-_HAS_MAP: Final = "SELECT EXISTS (SELECT FROM bucket_map)"
-_HAS_ROLE: Final = "SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1)"
-_REPLICATION_SQL: Final = "SELECT format('CREATE ROLE %I LOGIN REPLICATION PASSWORD %L', $1::text, $2::text)"
-_OWNER_SQL: Final = "SELECT format('CREATE ROLE %I LOGIN CREATEROLE PASSWORD %L', $1::text, $2::text)"
 
 
 @dataclass(frozen=True)
@@ -80,7 +72,9 @@ class EmbeddedCluster:
         self._listening: asyncio.Task[None] | None = None
         self._stopped: dict[str, asyncio.Event] = {}
         self._followed: dict[str, int | None] = {}  # replica -> the port of the primary that it was started behind
-        self._told: dict[str, str] = {}  # replica -> why it could not be started
+        self._starting: dict[str, asyncio.Task[None]] = {}
+        self._registered, self._registered_at = False, 0.0
+        self._told = ""
         self.gone = asyncio.Event()  # the keeper ended, and its servers with it
         self._binaries: Path | None = None
 
@@ -126,7 +120,7 @@ class EmbeddedCluster:
             await asyncio.gather(*(make_database(state, name) for name in [CATALOG, *state.shard_names]))
             if self._options.blank:
                 return
-            shards = await _registered(state)
+            shards = await registered(state)
             await init_cluster(state.dsn(CATALOG), shards, state.bucket_count, self._options.progress)
             self._following = asyncio.create_task(self._follow())
         except BaseException:
@@ -162,9 +156,9 @@ class EmbeddedCluster:
         }
         await self._start_keeper(spec)
 
-    def _server(self, name: str) -> Server:
+    def _server(self, name: str, state: State | None = None) -> Server:
         """A server as the state has it: a primary, or behind its shard's."""
-        state, directory = self.state, self._options.directory.absolute()
+        state, directory = state or self.state, self._options.directory.absolute()
         if self._binaries is None:
             raise AssertionError
         primary = state.primary(state.shard_of(name))
@@ -181,55 +175,74 @@ class EmbeddedCluster:
         self._followed[name] = None
         try:
             await replicas.prepare(self.state, server)
-        except (ShardError, ClusterError, OSError, subprocess.SubprocessError) as error:
-            if self._told.get(name) != str(error):
-                self._told[name] = str(error)
-                self._options.happened(f"{name} is not started, which is tried again: {error}")
+        except (ShardError, ClusterError) as error:
+            self._tell(f"{name} is not started, which is tried again: {error}")
         else:
             await self._tell_keeper({"add": _described(server)})
             self._followed[name] = server.primary_port
 
     async def _follow(self) -> None:
         """Start and stop servers as `voltroute shard add`, `remove` and `promote` write into the state."""
-        directory = self._options.directory.absolute()
-        registered, tried_at = False, 0.0
         while True:
             await asyncio.sleep(FOLLOW_S)
-            with contextlib.suppress(ClusterError, OSError):  # tried again; who asked for the server waits, and says so
-                wanted = load_state(directory)
-                if wanted is not None and wanted != self._state:
-                    await self._change_servers(wanted)
-                    registered = False
-            if not registered and time.monotonic() - tried_at > REGISTER_S:
-                await asyncio.gather(*map(self._start_replica, _replicas(self.state)))
-                registered, tried_at = await replicas.register(self.state), time.monotonic()
+            try:
+                await self._change_servers()
+                await self._keep_replicas()
+            except Exception as error:  # noqa: BLE001 - tried again; who asked waits, and says so
+                self._tell(f"what was asked for is not done, which is tried again: {error}")
 
-    async def _change_servers(self, wanted: State) -> None:
-        before, self._state = self.state, wanted
+    def _tell(self, text: str) -> None:
+        """Once, as long as it stays the same."""
+        if text != self._told:
+            self._told = text
+            self._options.happened(text)
+
+    async def _change_servers(self) -> None:
+        wanted = load_state(self._options.directory.absolute())
+        if wanted is None or wanted == self._state:
+            return
+        before = self.state
         for name in wanted.ports.keys() - before.ports.keys():
-            server = self._server(name)
+            server = self._server(name, wanted)
             await _prepare(server, wanted.superuser_password)
             await self._tell_keeper({"add": _described(server)})
         for name in before.ports.keys() - wanted.ports.keys():
             await self._tell_keeper({"remove": name})
             self._followed.pop(name, None)
+        self._state, self._registered = wanted, False
         for shard, promotion in wanted.promotions.items():
             if promotion.refused is None:
                 await self._promote(shard, promotion)
 
     async def _promote(self, shard: str, promotion: Promotion) -> None:
-        directory = self._options.directory.absolute()
+        """What others wrote into the file meanwhile stays there, and is seen by the next look at it."""
         try:
             complete = await Promoting(self.state, shard, self._server, self._stop_server, self._start_server).run()
         except Refused as error:
-            with editing_state(directory) as state:
-                self._state = refused(state, shard, str(error))
-                save_state(directory, self._state)
-            return
+            change = partial(refused, shard=shard, promotion=promotion, why=str(error))
+        else:
+            change = partial(promoted, shard=shard, server=promotion.server, aside=not complete)
+            self._followed.pop(promotion.server, None)
+        self._state = change(self.state)
+        directory = self._options.directory.absolute()
         with editing_state(directory) as state:
-            self._state = promoted(state, shard, promotion.server, aside=not complete)
-            save_state(directory, self._state)
-        self._followed.pop(promotion.server, None)
+            save_state(directory, change(state))
+
+    async def _keep_replicas(self) -> None:
+        """Start those that do not run, beside everything else, and have the catalog know them."""
+        if self._registered or time.monotonic() - self._registered_at < REGISTER_S:
+            return
+        for name in _replicas(self.state):
+            if name not in self._starting:
+                self._starting[name] = asyncio.create_task(self._start_replica(name))
+        for name, task in list(self._starting.items()):
+            if task.done():
+                del self._starting[name]
+                if (error := task.exception()) is not None:
+                    self._tell(f"{name} is not started, which is tried again: {error}")
+        are_known = await replicas.register(self.state)
+        self._registered = are_known and not self._starting
+        self._registered_at = time.monotonic()
 
     async def _start_server(self, name: str) -> None:
         await self._tell_keeper({"add": _described(self._server(name))})
@@ -281,7 +294,9 @@ class EmbeddedCluster:
         """Stop the servers (a temporary cluster's at once) and wait until they are down."""
         if self._following is not None:
             self._following.cancel()
-            await asyncio.gather(self._following, return_exceptions=True)
+            for task in self._starting.values():
+                task.cancel()
+            await asyncio.gather(self._following, *self._starting.values(), return_exceptions=True)
             self._following = None
         if self._keeper is not None:
             if self._keeper.stdin is not None:
@@ -316,30 +331,3 @@ def _replicas(state: State) -> list[str]:
 async def _prepare(server: Server, superuser_password: str) -> None:
     async with _PARALLEL_INITDB:
         await asyncio.to_thread(initialise, server, superuser_password, server_account())
-
-
-async def _registered(state: State) -> dict[str, str]:
-    """The shards that the catalog knows, by the state's DSNs; all of them when it has no map yet.
-
-    A server that was added and never registered just runs.
-    """
-    async with open_session(CATALOG, state.dsn(CATALOG), BRIEF) as connection:
-        if not (await connection.fetchval(_HAS_SCHEMA) and await connection.fetchval(_HAS_MAP)):
-            return state.shard_dsns()
-        known = {record["name"] for record in await connection.fetch("SELECT name FROM shard")}
-    return {name: dsn for name, dsn in state.shard_dsns().items() if name in known}
-
-
-async def make_database(state: State, name: str) -> None:
-    """Owner and database on one primary, and the login of its replicas, unless they are there."""
-    async with open_session(name, state.superuser_dsn(state.primary(name), "postgres"), BRIEF) as connection:
-        if not await connection.fetchval(_HAS_ROLE, OWNER):
-            await connection.execute(await connection.fetchval(_OWNER_SQL, OWNER, scram_sha_256(state.owner_password)))
-        await connection.execute(f"GRANT pg_monitor TO {OWNER} WITH ADMIN OPTION")
-        if state.replication_password and not await connection.fetchval(_HAS_ROLE, REPLICATION):
-            secret = scram_sha_256(state.replication_password)
-            await connection.execute(await connection.fetchval(_REPLICATION_SQL, REPLICATION, secret))
-        if not await connection.fetchval("SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1)", DATABASE):
-            await connection.execute(f"CREATE DATABASE {DATABASE} OWNER {OWNER}")
-    async with open_session(name, state.superuser_dsn(state.primary(name), DATABASE), BRIEF) as connection:
-        await connection.execute("CREATE EXTENSION IF NOT EXISTS pg_stat_statements")  # its owner may not

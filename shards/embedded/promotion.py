@@ -1,12 +1,14 @@
 """A replica becomes its shard's primary: the old one stops first, and what it had is compared before it is too late."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Final
 
 from shards.embedded.server import Server
-from shards.embedded.standby import Control, control
+from shards.embedded.standby import control, is_replica
 from shards.embedded.state import Promotion, State, asked_to_promote, promoted
 from shards.errors import Cause, MachineError, Refused, ShardError, ShardUnavailable
 from shards.postgres.lineage import Role
@@ -14,9 +16,10 @@ from shards.postgres.sessions import BRIEF, open_session
 
 BEHIND_MAX: Final = 64 * 2**20  # bytes; readings wait while a replica replays what it lacks
 CATCH_UP_S: Final = 3.0
+PROMOTE_S: Final = 20
 _WRITTEN: Final = "SELECT (pg_current_wal_lsn() - '0/0')::bigint"
 _REPLAYED: Final = "SELECT (pg_last_wal_replay_lsn() - '0/0')::bigint"
-_PROMOTE: Final = "SELECT pg_promote(true, 30)"
+_PROMOTE: Final = f"SELECT pg_promote(true, {PROMOTE_S})"
 
 
 class Promoting:
@@ -42,12 +45,12 @@ class Promoting:
         """Whether the new primary has all that the old one wrote. Refused, the old one as it was, when it has not."""
         if not self._promotion.force:
             await self._check()
-        await self._stop(self._old)
         try:
-            complete = await self._has_caught_up(control(self._server(self._old)))
-        except (ShardError, MachineError) as error:
+            await self._stop(self._old)
+            complete = await self._has_caught_up()
+        except Exception as error:  # whatever it is: the old one must not stay down
             await self._start(self._old)
-            raise Refused(f"{self._new} was not promoted: {error}") from None
+            raise Refused(f"{self._new} was not promoted: {error}") from error
         if not (complete or self._promotion.force):
             await self._start(self._old)
             raise Refused(f"{self._new} did not get all that {self._old} wrote within {CATCH_UP_S:g} s")
@@ -80,8 +83,9 @@ class Promoting:
                 "catch up, or --force"
             )
 
-    async def _has_caught_up(self, last: Control) -> bool:
+    async def _has_caught_up(self) -> bool:
         """Whether the replica has the old primary's last word, which it wrote when it stopped."""
+        last = await asyncio.to_thread(control, self._server(self._old))
         if not last.ended_well:
             return False
         deadline = time.monotonic() + CATCH_UP_S
@@ -95,27 +99,41 @@ class Promoting:
         async with open_session(self._new, self._dsn(self._new), BRIEF, role=Role.ANY) as connection:
             found = await connection.fetchval(sql)
         if found is False:
-            raise ShardUnavailable(self._new, "was not promoted within 30 s", cause=Cause.SILENT)
+            raise ShardUnavailable(self._new, f"was not promoted within {PROMOTE_S} s", cause=Cause.SILENT)
         return None if found is None else int(found)
 
     def _dsn(self, server: str) -> str:
         return self._state.superuser_dsn(server, "postgres")
 
 
-def refused(state: State, shard: str, why: str) -> State:
+def refused(state: State, shard: str, promotion: Promotion, why: str) -> State:
     """The same cluster, in which a promotion was not done."""
-    asked = state.promotions[shard]
-    return asked_to_promote(state, shard, Promotion(asked.server, asked.force, why))
+    return asked_to_promote(state, shard, replace(promotion, refused=why))
 
 
 def finished(state: State, server: Callable[[str], Server]) -> State:
     """The state with what became of promotions during which everything ended; no server runs.
 
-    A replica that was promoted is the primary, whatever the state says: the old one must not be started as one.
+    What the servers have written says who the primary is, whatever the state says: one that was promoted is on a newer
+    timeline, and is no replica any more. The old one must not be started as a primary.
     """
-    for shard, promotion in state.promotions.items():
-        if control(server(promotion.server)).was_primary:
-            state = promoted(state, shard, promotion.server, aside=promotion.force)
-        elif promotion.refused is None:
-            state = refused(state, shard, "the cluster was stopped before it was done")
+    for shard in state.shard_names:
+        asked = state.promotions.get(shard)
+        newest = _newest(state, shard, server)
+        if newest is not None:
+            is_complete = asked is not None and asked.server == newest and not asked.force
+            state = promoted(state, shard, newest, aside=not is_complete)
+        elif asked is not None and asked.refused is None:
+            state = refused(state, shard, asked, "the cluster was stopped before it was done")
     return state
+
+
+def _newest(state: State, shard: str, server: Callable[[str], Server]) -> str | None:
+    """The server that was promoted, when it is not the one that the state names."""
+    timelines = {}
+    for name in (state.primary(shard), *state.replicas(shard)):
+        with contextlib.suppress(MachineError):  # it has no data yet
+            if not is_replica(server(name)):
+                timelines[name] = control(server(name)).timeline
+    newest = max(timelines, key=lambda name: (timelines[name], name == state.primary(shard)), default=None)
+    return None if newest == state.primary(shard) else newest

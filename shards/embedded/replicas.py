@@ -7,7 +7,7 @@ from shards.catalog.database import Catalog
 from shards.clock import deadline_in
 from shards.embedded.binaries import server_account
 from shards.embedded.server import Server
-from shards.embedded.standby import become_replica, keep_wal_for, make_copy
+from shards.embedded.standby import follow, keep_wal_for
 from shards.embedded.state import CATALOG, State
 from shards.errors import ClusterError, ShardError
 from shards.operations.replicas import add_replica, remove_replica
@@ -20,9 +20,7 @@ async def prepare(state: State, server: Server) -> None:
     """Make a replica of a shard's primary, which runs; or have an old primary follow it. ShardError, MachineError."""
     primary = state.primary(state.shard_of(server.name))
     await keep_wal_for(server, state.superuser_dsn(primary, "postgres"))
-    account = server_account()
-    await asyncio.to_thread(make_copy, server, state.replication_password, account)
-    await asyncio.to_thread(become_replica, server, account)
+    await asyncio.to_thread(follow, server, state.replication_password, server_account())
 
 
 async def register(state: State) -> bool:

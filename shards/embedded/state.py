@@ -136,7 +136,9 @@ def with_replicas(state: State, count: int) -> State:
     ports, copies = dict(state.ports), dict(state.copies)
     for shard in state.shard_names:
         names = (f"{shard}-r{number}" for number in itertools.count(1))
-        for name in itertools.islice((each for each in names if each not in ports), count - len(state.replicas(shard))):
+        for name in itertools.islice(
+            (each for each in names if each not in ports), max(0, count - len(state.replicas(shard)))
+        ):
             ports[name], copies[name] = free_ports(1)[0], shard
     password = state.replication_password or secrets.token_urlsafe(24)
     return replace(state, ports=ports, copies=copies, replication_password=password)

@@ -102,7 +102,11 @@ async def add_replica(catalog: Catalog, shard: str, replica: ReplicaRecord) -> l
     Refused when there is one of that name, or the server at its address is no replica of that shard that receives.
     """
     check_name(replica.name, "replica")
-    if not replica.address.strip() or any(each.host is None for each in addresses(f"postgresql://{replica.address}/x")):
+    try:
+        hosts = [each.host for each in addresses(f"postgresql://{replica.address}/x")]
+    except ValueError:
+        hosts = []
+    if not replica.address.strip() or None in hosts or not hosts:
         raise InvalidArgument(f"{replica.address!r} is no address; one is called db2.example:5432")
     info = await catalog.info(deadline_in(TIMEOUT_S))
     async with catalog.membership(deadline_in(TIMEOUT_S * 2)) as connection:

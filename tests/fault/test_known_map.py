@@ -1,6 +1,7 @@
 """A router that starts while the catalog is away: from what it knew last, if the shards confirm it."""
 
 import asyncio
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -85,6 +86,15 @@ def test_what_is_no_such_file_is_refused(tmp_path: Path) -> None:
     file.chmod(0o600)
     with pytest.raises(MachineError, match="holds no cluster"):
         cached.load(file)
+    for text in (b"\xff\xfe", b"[" * 100_000):
+        file.write_bytes(text)
+        with pytest.raises(MachineError, match="holds no cluster"):
+            cached.load(file)
+    with pytest.raises(MachineError, match="this account alone"):
+        cached.load(tmp_path)
+    os.mkfifo(tmp_path / "fifo", 0o600)
+    with pytest.raises(MachineError, match="this account alone"):
+        cached.load(tmp_path / "fifo")
     link = tmp_path / "link"
     link.symlink_to(file)
     with pytest.raises(MachineError, match="cannot read"):

@@ -9,7 +9,7 @@ import httpx2
 import pytest
 import pytest_asyncio
 
-from shards.embedded.state import load_state
+from shards.embedded.state import load_state, new_state, with_replicas
 from tests.support.commands import Up, run_command, up
 from tests.support.ledger import execute, stored
 from tests.support.posting import Devices
@@ -92,3 +92,38 @@ async def test_what_a_replica_lacks_is_given_up_by_force_alone(folder: Path) -> 
 
 def servers_of(folder: Path) -> list[Path]:
     return [each for each in folder.iterdir() if each.is_dir()]
+
+
+@pytest.mark.timeout(300)
+async def test_two_are_promoted_at_once_and_what_was_promoted_is_found_out(folder: Path) -> None:
+    """What the servers have written says who the primary is, when nobody else can: the old one is not started."""
+    async with up(folder, *SMALL) as running, httpx2.AsyncClient(base_url=running.url, timeout=60) as client:
+        for shard in ("shard-1", "shard-2"):
+            await until_read(running, shard, f"{shard}-r1")
+        asked = [("shard", "promote", shard, f"{shard}-r1", "--data", str(folder)) for shard in ("shard-1", "shard-2")]
+        done = await asyncio.gather(*(run_command(*each) for each in asked))
+        assert [each.code for each in done] == [0, 0], [each.err for each in done]
+        for shard in ("shard-1", "shard-2"):
+            await until_read(running, shard, shard)
+        state = load_state(folder)
+        assert state is not None
+        # Whoever did this had no time to write it down.
+        await execute(state.superuser_dsn("shard-1", "postgres"), "SELECT pg_promote(true, 30)")
+        devices = Devices(client)
+        async with devices.posting():
+            await devices.more()
+        running.process.kill()
+        await running.process.wait()
+        await eventually(lambda: not servers_in(folder))
+    async with up(folder):
+        state = load_state(folder)
+        assert state is not None
+        assert (state.primary("shard-1"), state.aside) == ("shard-1", ("shard-1-r1",))
+        shards = {name: state.superuser_dsn(state.primary(name), "voltroute") for name in state.shard_names}
+        assert devices.acknowledged - {(device, at) for _, device, at in await stored(shards)} == set()
+
+
+def test_there_may_be_more_replicas_than_are_asked_for() -> None:
+    state = with_replicas(new_state(["a"], 4), 2)
+    assert with_replicas(state, 1) == state
+    assert state.replicas("a") == ["a-r1", "a-r2"]

@@ -177,6 +177,36 @@ async def test_a_reader_is_never_shown_an_earlier_state() -> None:
 
 
 @pytest.mark.timeout(240)
+async def test_a_replica_that_was_away_begins_behind_what_readers_have_seen() -> None:
+    """Nobody writes down what readers see while there is none: what it has when it is back may be older."""
+    async with with_replicas() as (servers, cluster), in_process(cluster, **SETTINGS, replica_lag_max_s=600) as client:
+        await ingest(client, meter("M-1"))
+        await replayed(servers)
+        await until(client, is_read=True)
+        await execute(servers.second.dsn(), "SELECT pg_wal_replay_pause()")
+        catalog = Catalog(cluster.catalog_dsn)
+        for name in cluster.shards:
+            await remove_replica(catalog, name, "r1")
+        async with asyncio.timeout(LIMIT_S):
+            while await replicas_of(client):
+                await asyncio.sleep(0.05)
+        await ingest(client, meter("M-1", 1))
+        whose, answer = await source(client)
+        assert (whose, len(answer.json()["items"])) == ("primary", 2)
+        for name in cluster.shards:
+            await add_replica(catalog, name, ReplicaRecord("r1", servers.second.host, "b"))
+        await catalog.close()
+        found = await until(client, is_read=False)
+        while any("asked yet" in each["detail"] for each in found.values()):
+            found = await until(client, is_read=False)
+        whose, answer = await source(client)
+        assert (whose, len(answer.json()["items"])) == ("primary", 2)
+        await execute(servers.second.dsn(), "SELECT pg_wal_replay_resume()")
+        await until(client, is_read=True)
+        assert (await source(client))[0] == "replica"
+
+
+@pytest.mark.timeout(240)
 async def test_without_its_primary_a_shard_is_read_for_those_who_allow_it() -> None:
     async with with_replicas() as (servers, cluster):
         # The catalog is on the first server too: what is asked here is known already.
@@ -184,6 +214,12 @@ async def test_without_its_primary_a_shard_is_read_for_those_who_allow_it() -> N
         async with in_process(cluster, **settings) as client:
             await ingest(client, meter("M-1"))
             await replayed(servers)
+            await until(client, is_read=True)
+            pids = await asyncio.to_thread(servers.first.pause)
+            await until(client, is_read=False)
+            answer = await client.get(HISTORY, params={"stale": "allow"})  # it hangs, and leaves time for the replica
+            assert answer.status_code == 200
+            wake(pids)
             await until(client, is_read=True)
             await asyncio.to_thread(servers.first.kill)
             await until(client, is_read=False)
@@ -200,6 +236,7 @@ async def test_a_promoted_replica_is_not_read_as_one() -> None:
         await ingest(client, meter("M-1"))
         await until(client, is_read=True)
         await servers.promote()
+        assert (await source(client))[0] == "primary"  # at once, whatever was heard of it last
         found = await until(client, is_read=False)
         assert {each["detail"] for each in found.values()} == {"it is a primary, not a replica"}
         assert (await source(client))[0] == "primary"
