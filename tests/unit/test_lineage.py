@@ -1,6 +1,6 @@
 from shards.errors import Cause, DataRejected, ShardUnavailable
 from shards.postgres.dsn import Address, addresses
-from shards.postgres.lineage import Lineage, Standing
+from shards.postgres.lineage import Lineage, Role, Standing
 from shards.postgres.outage import Outage, is_down, was_answered
 
 
@@ -21,6 +21,21 @@ def test_the_newest_timeline_of_one_system_is_believed() -> None:
     end()
     lineage.learn(8, 1)  # an operator accepted another one
     assert (lineage.system, lineage.timeline, told) == (8, 1, [1, 2])
+
+
+def test_a_replica_is_asked_to_be_one() -> None:
+    lineage = Lineage(7, 2)
+    assert lineage.refusal(Standing(7, None), Role.REPLICA) is None
+    assert lineage.refusal(Standing(7, 2), Role.REPLICA) == "it is a primary, not a replica"
+
+
+def test_what_an_earlier_run_saw_is_remembered() -> None:
+    """Of the same system alone: it may have been restored since."""
+    lineage = Lineage()
+    lineage.remember(7, 3)
+    assert lineage.refusal(Standing(7, 2)) == "it is an old primary: its timeline is 2, and 3 was seen"
+    assert lineage.refusal(Standing(7, 3)) is None
+    assert lineage.refusal(Standing(8, 1)) is None
 
 
 def test_hosts_of_a_dsn() -> None:
