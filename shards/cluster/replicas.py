@@ -57,7 +57,8 @@ class Replicas:
         self._written = Written()
         self._known: dict[ReplicaRecord, Replica] = {}
         self._following: asyncio.Task[None] | None = None
-        self._end = lineage.listen(self._written.forget)
+        self._system = lineage.system
+        self._end = lineage.listen(self._renewed)
 
     def __bool__(self) -> bool:
         return bool(self._known)
@@ -120,6 +121,12 @@ class Replicas:
     def _distance(self, reader: str, replica: Replica) -> tuple[bool, bytes]:
         elsewhere = self._rules.zone is not None and replica.record.zone != self._rules.zone
         return elsewhere, blake2b(f"{reader}\0{replica.record.name}".encode(), digest_size=8).digest()
+
+    def _renewed(self) -> None:
+        """Another primary's positions follow; another server's are counted anew, and floors of before say nothing."""
+        self._written.forget()
+        if self._lineage.system != self._system:
+            self._system, self.floors = self._lineage.system, Floors()
 
     async def _follow(self, primary: ShardPool) -> None:
         while True:

@@ -1,3 +1,6 @@
+import pytest
+
+from shards.cluster.replicas import ReplicaRules, Replicas
 from shards.errors import Cause, DataRejected, ShardUnavailable
 from shards.postgres.dsn import Address, addresses
 from shards.postgres.lineage import Lineage, Role, Standing
@@ -36,6 +39,16 @@ def test_what_an_earlier_run_saw_is_remembered() -> None:
     assert lineage.refusal(Standing(7, 2)) == "it is an old primary: its timeline is 2, and 3 was seen"
     assert lineage.refusal(Standing(7, 3)) is None
     assert lineage.refusal(Standing(8, 1)) is None
+
+
+def test_what_readers_have_seen_of_another_server_says_nothing() -> None:
+    lineage = Lineage(7, 1)
+    replicas = Replicas(None, lineage, lambda _record: pytest.fail("none is made"), ReplicaRules())
+    replicas.floors.saw("somebody", 1000)
+    lineage.learn(7, 2)
+    assert replicas.floors.of("somebody") == 1000
+    lineage.learn(8, 1)
+    assert replicas.floors.of("somebody") == 0
 
 
 def test_hosts_of_a_dsn() -> None:
