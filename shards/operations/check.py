@@ -15,6 +15,7 @@ from shards.clock import deadline_in
 from shards.errors import Cause, ClusterError, ShardError, ShardUnavailable
 from shards.moves import rebalances
 from shards.moves.phases import ENDED, Move
+from shards.operations import replicas
 from shards.operations.finding import Finding, rule
 from shards.postgres import migrate
 from shards.postgres.sessions import BRIEF, owner_session
@@ -114,6 +115,9 @@ async def check(catalog: Catalog, timeout_s: float = 30.0) -> list[Finding]:
             found.append(Finding(f"{record.name} answers", ok=False, found=detail, remedy="start the server"))
         else:
             raise answer
+    for record in records:
+        if record.name in facts:
+            found += await replicas.check(catalog, record)
     if shard_map is None:
         return [*found, Finding("there is a map", False, "`voltroute init` was not finished", "repeat it")]
     known = {(each.kind, each.bucket, each.month) for each in await entries(catalog, deadline)}

@@ -6,7 +6,7 @@ from typing import Final
 from shards.catalog import database
 from shards.catalog.database import Catalog
 from shards.clock import deadline_in
-from shards.errors import InvalidArgument, Refused, ShardError
+from shards.errors import ClusterError, InvalidArgument, Refused, ShardError
 from shards.operations.finding import Finding
 from shards.operations.identity import Identity, ask
 from shards.postgres.dsn import addresses, at_address
@@ -127,6 +127,27 @@ async def add_replica(catalog: Catalog, shard: str, replica: ReplicaRecord) -> l
             raise Refused(f"{replica.name} cannot become a replica of {shard}: {'; '.join(wrong)}")
         await database.add_replica(connection, shard, replica)
     return findings
+
+
+async def check(catalog: Catalog, shard: ShardRecord) -> list[Finding]:
+    """Whether each replica of a shard is one, and receives; routers leave alone what is not."""
+    info = await catalog.info(deadline_in(TIMEOUT_S))
+    found = []
+    for replica in shard.replicas:
+        name = f"{replica.name} is a replica of {shard.name}"
+        try:
+            primary, facts = await ask(shard.name, shard.owner_dsn), await look(shard, replica.address)
+            primary.check(info.cluster_id, shard.name)
+        except (ShardError, ClusterError) as error:
+            detail = error.detail if isinstance(error, ShardError) else str(error)
+            found.append(
+                Finding(name, False, detail, f"start it, or voltroute shard remove-replica {shard.name} {replica.name}")
+            )
+            continue
+        wrong = [each for each in examine(primary, facts) if not each.ok and each.name not in _ADVICE]
+        told = "; ".join(each.found for each in wrong)
+        found.append(Finding(name, not wrong, told or "it streams", "; ".join(each.remedy for each in wrong)))
+    return found
 
 
 async def remove_replica(catalog: Catalog, shard: str, name: str) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from shards.catalog.database import Catalog
 from shards.errors import Refused
+from shards.operations.check import check
 from shards.operations.replicas import add_replica, remove_replica
 from shards.shard import ReplicaRecord
 from tests.support.ledger import execute, fetch
@@ -105,6 +106,10 @@ async def test_history_is_read_from_a_replica_and_a_status_is_not() -> None:
         await ingest(client, [meter("M-1", minute) for minute in range(3)])
         await replayed(servers)
         found = await until(client, is_read=True)
+        checker = Catalog(cluster.catalog_dsn)
+        told = {each.name: (each.ok, each.found) for each in await check(checker)}
+        assert {told[f"r1 is a replica of {name}"] for name in cluster.shards} == {(True, "it streams")}
+        await checker.close()
         assert all(0 <= each["lagS"] < 10 and each["detail"] is None for each in found.values())
         for path in (HISTORY, "/v1/analytics/activity?since=2020-01-01T00:00:00Z", "/v1/analytics/fleet"):
             whose, answer = await source(client, path)
@@ -239,6 +244,10 @@ async def test_a_promoted_replica_is_not_read_as_one() -> None:
         assert (await source(client))[0] == "primary"  # at once, whatever was heard of it last
         found = await until(client, is_read=False)
         assert {each["detail"] for each in found.values()} == {"it is a primary, not a replica"}
+        checker = Catalog(cluster.catalog_dsn)
+        told = {each.name: each for each in await check(checker)}
+        assert told["r1 is a replica of s1"].found.startswith("is a primary")
+        await checker.close()
         assert (await source(client))[0] == "primary"
 
 
