@@ -9,10 +9,11 @@ import structlog
 
 from router.context import Router
 from router.http.endpoint import Call, Endpoint
-from router.wire.answers import ReplicaInfo, ShardInfo, ShardList, Shards, Statement, StatementList
+from router.wire.answers import Shards
 from router.wire.openapi import Operation
 from router.wire.problems import NOT_FOUND, ProblemError
 from router.wire.queries import ShardQuery
+from router.wire.shards import ReplicaInfo, ShardInfo, ShardList, Statement, StatementList
 from shards.cluster.replicas import ReplicaState
 from shards.cluster.shard import Shard
 from shards.errors import ShardError
