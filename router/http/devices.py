@@ -3,10 +3,11 @@
 from collections.abc import Iterable
 
 import msgspec
+from starlette.responses import Response
 
 from router.http.endpoint import Call, Endpoint, Handler
 from router.reads import charts, devices
-from router.wire.answers import DeviceList, HistoryPage
+from router.wire.answers import DeviceList, HistoryPage, encoded_response
 from router.wire.charts import ChartPoints, FleetSeries, Series
 from router.wire.openapi import Operation
 from router.wire.queries import DeviceQuery, DevicesQuery, FleetSeriesQuery, HistoryQuery, PointsQuery, SeriesQuery
@@ -16,8 +17,11 @@ from shards.kinds import Kind
 
 
 def _status(kind: Kind) -> Handler:
-    async def handle(call: Call) -> msgspec.Struct:
-        return await devices.status(call.scope_for(call.query.id), kind, call.query.id)
+    async def handle(call: Call) -> msgspec.Struct | Response:
+        scope, statuses = call.scope_for(call.query.id), call.router.statuses
+        if statuses is None:
+            return await devices.status(scope, kind, call.query.id)
+        return encoded_response(await devices.status_kept(scope, statuses, kind, call.query.id))
 
     return handle
 

@@ -23,6 +23,7 @@ COMPRESSED: Final = Middleware(GZipMiddleware, minimum_size=1_024, compresslevel
 
 
 AS_OF: Final = "X-As-Of"
+CACHE: Final = "X-Cache"
 
 
 @dataclass
@@ -92,6 +93,8 @@ def _serve(methods: dict[str, Endpoint]) -> Callable[[Request], Awaitable[Respon
         response = answer if isinstance(answer, Response) else json_response(answer)
         if as_of is not None:
             response.headers[AS_OF] = as_of.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        if call.scope is not None and call.scope.seen.cache is not None:
+            response.headers[CACHE] = call.scope.seen.cache
         return response
 
     return serve

@@ -67,6 +67,7 @@ def gauges(router: Router) -> Gauges:
     yield from _pool_gauges(router)
     yield from router.figures.gauges()
     yield from _replica_gauges(router)
+    yield from _status_gauges(router)
     cluster = router.cluster
     if cluster.has_map:
         owned = [((name,), float(len(buckets))) for name, buckets in cluster.map.by_shard.items()]
@@ -89,6 +90,13 @@ def gauges(router: Router) -> Gauges:
     yield "voltroute_runner_leads", "1 when this router is the leader", (), [((), float(leads))]
     yield "voltroute_request_body_bytes", "Memory held by request bodies", (), [((), router.intake.budget.held)]
     yield "voltroute_connections", "Open client connections", (), [((), float(router.connections()))]
+
+
+def _status_gauges(router: Router) -> Gauges:
+    if router.statuses is not None:
+        up, owed = router.statuses.is_up, router.statuses.owed
+        yield "voltroute_status_cache_up", "Whether Redis answered the last time", (), [((), float(up))]
+        yield "voltroute_status_cache_owed", "Statuses still to be deleted from Redis", (), [((), float(owed))]
 
 
 def _replica_gauges(router: Router) -> Gauges:

@@ -4,7 +4,7 @@ import asyncio
 import itertools
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
@@ -19,7 +19,8 @@ from shards.catalog.shard_map import ShardMap
 from shards.clock import remaining
 from shards.cluster.live import Cluster
 from shards.errors import BucketUnavailable, ClusterError, ShardError, ShardUnavailable, StaleMap
-from shards.kinds import Kind, Kinds
+from shards.kinds import Kind, Kinds, Row
+from shards.storage.write import Written
 
 _STALE_PAUSE_S: Final = 0.02
 _STALE_PAUSE_MAX_S: Final = 0.1
@@ -75,10 +76,17 @@ def _split(each: Sent, buckets: frozenset[int]) -> tuple[Sent, Sent]:
 class Dispatcher:
     """Owns the lanes: one for each shard and kind, made when first needed."""
 
-    def __init__(self, cluster: Cluster, limits: LaneLimits, on_fault: Callable[[ShardError], None]) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        limits: LaneLimits,
+        on_fault: Callable[[ShardError], None],
+        on_written: Callable[[Kind, Sequence[Row]], Awaitable[None]] | None = None,
+    ) -> None:
         self._cluster = cluster
         self._limits = limits
         self._on_fault = on_fault
+        self._on_written = on_written  # between COMMIT and answer
         self._lanes: dict[tuple[str, Kind], Lane] = {}
 
     @property
@@ -146,9 +154,15 @@ class Dispatcher:
     def _lane(self, shard: str, kind: Kind) -> Lane:
         lane = self._lanes.get((shard, kind))
         if lane is None:
-            write = partial(self._cluster.write, shard, kind)
+            write = partial(self._cluster.write if self._on_written is None else self._write, shard, kind)
             lane = self._lanes[shard, kind] = Lane(shard, kind, write, self._limits)
         return lane
+
+    async def _write(self, shard: str, kind: Kind, rows: Sequence[Row], deadline: float) -> Written:
+        written = await self._cluster.write(shard, kind, rows, deadline)
+        if self._on_written is not None:
+            await self._on_written(kind, rows)
+        return written
 
     async def _collect(self, sent: list[Sent], outcome: Outcome, deadline: float) -> "_Again":
         """Count what ended; returns what may be stored in another try."""

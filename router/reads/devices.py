@@ -2,12 +2,15 @@
 
 import contextlib
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from router.reads.fanout import fan_out
-from router.reads.scope import Scope
-from router.wire.answers import Answer, DeviceList, HistoryPage
+from router.reads.scope import Scope, Seen
+from router.statuses.cache import StatusCache, seal, unseal
+from router.statuses.lease import Fresh
+from router.wire.answers import Answer, DeviceList, HistoryPage, encode
 from router.wire.parameters import decode_cursor, encode_cursor, read_moment, window
 from router.wire.problems import NOT_FOUND, ProblemError, archived
 from router.wire.queries import DevicesQuery, HistoryQuery
@@ -34,17 +37,36 @@ async def status(scope: Scope, kind: Kind, device_id: str) -> Answer:
     return status_of(kind, row)
 
 
+async def status_kept(scope: Scope, statuses: StatusCache, kind: Kind, device_id: str) -> bytes:
+    """The same from Redis, or kept there for the next one: the answer as JSON."""
+
+    async def ask() -> Fresh:
+        own = replace(scope, seen=Seen())
+        row = await find_status(own, kind, device_id, settled=True)
+        if row is None:
+            raise unknown(kind, device_id)
+        # Of a bucket that is fenced, this copy is the old one as soon as the other takes writes.
+        is_settled = row.pop("is_settled")
+        return Fresh(seal(own.seen.as_of, encode(status_of(kind, row))), is_settled)
+
+    found = await statuses.read(kind, scope.tenant, device_id, ask)
+    as_of, answer = unseal(found.value)
+    scope.seen.times.append(as_of)
+    scope.seen.cache = found.outcome.value
+    return answer
+
+
 def unknown(kind: Kind, device_id: str) -> ProblemError:
     """A 404 about a device."""
     return ProblemError(NOT_FOUND, f"no {kind.name} {device_id} has ever sent a reading")
 
 
-async def find_status(scope: Scope, kind: Kind, device_id: str) -> Record | None:
-    """The status row of a device, None when it is unknown."""
+async def find_status(scope: Scope, kind: Kind, device_id: str, *, settled: bool = False) -> Record | None:
+    """The status row of a device, None when it is unknown. `settled`: with `is_settled`, see `shards.storage.read`."""
     bucket = scope.cluster.map.bucket(scope.tenant, device_id)
 
     async def ask(reader: Reader, _buckets: list[int]) -> Iterable[Rows]:
-        return [await read.status(reader, kind, bucket, device_id)]
+        return [await read.status(reader, kind, bucket, device_id, settled=settled)]
 
     merged = await fan_out(scope, ask, buckets=[bucket], primary=True)
     rows = [row for part in merged.parts for row in part.rows]

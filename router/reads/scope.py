@@ -11,6 +11,7 @@ class Seen:
     """Of when the parts of a read are: each has everything that was committed at its time; None: nobody knows."""
 
     times: list[datetime | None] = field(default_factory=list)
+    cache: str | None = None  # hit, miss or bypass, where statuses are kept
 
     @property
     def as_of(self) -> datetime | None:

@@ -306,4 +306,9 @@ def encode(answer: Struct) -> bytes:
 
 def json_response(answer: Struct, status: int = 200) -> Response:
     """An answer as a response."""
-    return Response(encode(answer), status, media_type=_JSON)
+    return encoded_response(encode(answer), status)
+
+
+def encoded_response(answer: bytes, status: int = 200) -> Response:
+    """The same of an answer that is JSON already."""
+    return Response(answer, status, media_type=_JSON)

@@ -78,6 +78,13 @@ class Cluster:
         return self._map
 
     @property
+    def cluster_id(self) -> str:
+        """Whose router this is; NoMap before the catalog was asked."""
+        if self._cluster_id is None:
+            raise NoMap("nothing was read from the catalog yet")
+        return self._cluster_id
+
+    @property
     def has_map(self) -> bool:
         return self._map is not None
 

@@ -38,7 +38,7 @@ _TICK: Final = timedelta(microseconds=1)  # PostgreSQL's times are whole microse
 _STATUS: Final = (
     "SELECT "
     + COVERED_ONE
-    + """, s.{id}, {known_values}, s.last_updated, s.created_at
+    + """, s.{id}, {known_values}, s.last_updated, s.created_at{settled}
 FROM readable_bucket AS o
 LEFT JOIN {status} AS s ON s.bucket = $1 AND s.{id} = $2 AND s.tenant_id = {tenant}
 WHERE o.bucket = $1
@@ -129,9 +129,13 @@ def _sql(template: str, kind: Kind) -> str:
     return for_kind(template, kind)
 
 
-async def status(reader: Reader, kind: Kind, bucket: int, device_id: str) -> Rows:
-    """Current status of a device: one item or none."""
-    return await fetch_rows(reader, _sql(_STATUS, kind), kind.id_column, bucket, device_id)
+async def status(reader: Reader, kind: Kind, bucket: int, device_id: str, *, settled: bool = False) -> Rows:
+    """Current status of a device: one item or none.
+
+    `settled`: it also has `is_settled`, whether no other shard can have stored anything newer before this was read.
+    """
+    template = _STATUS.replace("{settled}", ", o.is_settled" if settled else "")
+    return await fetch_rows(reader, _sql(template, kind), kind.id_column, bucket, device_id)
 
 
 async def devices(reader: Reader, kind: Kind, buckets: Sequence[int], between: tuple[str, str], limit: int) -> Rows:
