@@ -27,6 +27,7 @@ from bench.scenarios import (
     shard_down,
     single,
     skew,
+    statuses,
     storage,
 )
 
@@ -53,6 +54,7 @@ SCENARIOS: Final[Mapping[str, Scenario]] = {
     "shard-down": Scenario("one shard stands still: what the others' devices notice", shard_down.run),
     "analytics": Scenario("24 h of one vehicle, recent activity, the fleet, on a day of minutes", analytics.run),
     "reads": Scenario("status, history and activity beside their bare statements", reads.run),
+    "statuses": Scenario("statuses kept in Redis or Valkey: what readers gain and writers pay", statuses.run),
     "storage": Scenario(
         "bytes of a reading hot and packed, beside the seed's; what packing and reading cost", storage.run
     ),
