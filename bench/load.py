@@ -28,6 +28,7 @@ class Outcome:
     """What came of a load; requests are named by their place in the plan.
 
     `acknowledged`: those that got 200 or 204, `ended_at` seconds after the start; `statuses` and `latencies` by topic.
+    `served`: latencies of the acknowledged, from when they were sent, whatever kept them from being sent before.
     """
 
     seconds: float = 0.0
@@ -36,6 +37,7 @@ class Outcome:
     ended_at: list[float] = field(default_factory=list)
     statuses: dict[str, dict[int, int]] = field(default_factory=lambda: defaultdict(lambda: defaultdict(int)))
     latencies: dict[str, HdrHistogram] = field(default_factory=lambda: defaultdict(new_histogram))
+    served: HdrHistogram = field(default_factory=new_histogram)
     lost: int = 0
     exhausted: bool = False
     started: float = field(default_factory=time.perf_counter)
@@ -47,6 +49,10 @@ class Outcome:
     def all_statuses(self) -> dict[int, int]:
         """Answers by status, over all topics."""
         return {status: self.count(status) for status in {s for found in self.statuses.values() for s in found}}
+
+    def served_ms(self, percent: float) -> float:
+        """Milliseconds of the acknowledged."""
+        return float(self.served.get_value_at_percentile(percent)) / 1_000
 
     def percentile_ms(self, percent: float, topic: str | None = None) -> float:
         """Latency in milliseconds, of one topic or of all."""
@@ -90,7 +96,7 @@ async def _keep_sending(connection: Connection, plan: Plan, end: float, outcome:
 
 
 async def _one(connection: Connection, plan: Plan, number: int, due: float, outcome: Outcome) -> bool:
-    request = plan.requests[number]
+    request, sent = plan.requests[number], time.perf_counter()
     try:
         answer = await connection.request(request.payload)
     except ConnectionLost:
@@ -102,6 +108,7 @@ async def _one(connection: Connection, plan: Plan, number: int, due: float, outc
     if answer.status in STORED:
         outcome.acknowledged.append(number)
         outcome.ended_at.append(now - outcome.started)
+        outcome.served.record_value(max(int((now - sent) * 1_000_000), _LOWEST_US))
     return True
 
 

@@ -24,11 +24,11 @@ from router.http.observed import RequestIds
 from router.http.posts import Way
 from router.http.protocol import ConnectionLimits, Connections
 from router.http.surface import Surface, surface
-from router.ingest.batcher import LaneLimits
 from router.ingest.body import BodyLimits
 from router.ingest.budget import BodyBudget
 from router.ingest.dispatch import Dispatcher
 from router.ingest.intake import Intake
+from router.ingest.queue import LaneLimits
 from router.reads.overall import FleetEfficiency
 from router.settings import Settings, UnknownFields
 from router.siblings import Siblings
@@ -176,6 +176,7 @@ def _intake(settings: Settings, cluster: Cluster, statuses: StatusCache | None) 
         in_flight_max=settings.batches_in_flight_max,
         queue_readings_max=settings.queue_readings_max,
         commit_timeout_s=settings.ingest_timeout_s,
+        wait_max_s=settings.queue_wait_max_s,
     )
     return Intake(
         Access(

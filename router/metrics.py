@@ -28,6 +28,11 @@ READINGS: Final = Counter(
     "Readings by kind and outcome (accepted, duplicate, conflict, rejected, unavailable, overloaded)",
     ("kind", "outcome"),
 )
+SHED: Final = Counter(
+    "voltroute_ingest_shed_total",
+    "Requests refused before their body was read, because readings wait too long, by the size of their body",
+    ("size",),
+)
 IGNORED: Final = Counter(
     "voltroute_ingest_ignored_values_total",
     "Values of fields that nobody declared, left out because VOLTROUTE_UNKNOWN_FIELDS says so",

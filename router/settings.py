@@ -103,6 +103,10 @@ class Settings(BaseSettings):
         description="readings waiting, for each shard and kind, of small requests and of large ones; then 429",
     )
 
+    queue_wait_max_s: Seconds = Field(
+        0.25, description="readings that wait longer than this for their transaction: new requests get 429"
+    )
+
     body_bytes_max: int = Field(8 * 2**20, ge=1024, description="a request body, also after decompression")
     bodies_bytes_max: int = Field(256 * 2**20, ge=1024, description="all request bodies being worked on; then 429")
     readings_max: int = Field(20_000, ge=1, description="readings in one request")

@@ -143,7 +143,13 @@ class Post:
         try:
             step()
         except ProblemError as error:
-            asyncio.get_running_loop().call_soon(self._refuse, error)
+            if not self.admitted:
+                self.body = b""
+            loop = asyncio.get_running_loop()
+            if error.hold_s:
+                loop.call_later(error.hold_s, self._refuse, error)
+            else:
+                loop.call_soon(self._refuse, error)
         except Exception:  # noqa: BLE001 - a bug; its trace goes to the log, not to the client
             self.fail()
         finally:

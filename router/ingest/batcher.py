@@ -5,7 +5,6 @@ There is no timer: an idle lane commits at once, a busy one fills its batches by
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -13,9 +12,10 @@ from typing import Final, TypeAlias
 
 from router.ingest.counts import count
 from router.ingest.promises import Committed, Promise
+from router.ingest.queue import LaneLimits, Pressure, Queue, Ticket
 from router.ingest.routing import Chunk
 from router.metrics import BATCH_READINGS, BATCH_SECONDS
-from router.tracing import ACTIVE, KIND, POSTGRESQL, READINGS, SHARD, SYSTEM, Span, shared
+from router.tracing import ACTIVE, KIND, POSTGRESQL, READINGS, SHARD, SYSTEM, shared
 from shards.errors import BucketUnavailable, DataRejected, LateUnavailable, ShardError, StaleMap
 from shards.kinds import VALUES_AT, Kind, Row
 from shards.storage.write import Written, together
@@ -33,32 +33,11 @@ class LaneFull(Exception):
 
 
 @dataclass(frozen=True)
-class LaneLimits:
-    """Readings in a transaction, readings waiting, seconds for a transaction.
+class Pressures:
+    """Of the queues of all lanes: of small chunks, and of large ones."""
 
-    `in_flight_max`: transactions at a time of small chunks, and as many of large ones.
-    """
-
-    batch_readings_max: int
-    in_flight_max: int
-    queue_readings_max: int
-    commit_timeout_s: float
-
-
-@dataclass(eq=False, slots=True)
-class _Ticket:
-    chunk: Chunk
-    future: Promise
-    span: Span | None
-
-
-@dataclass(slots=True)
-class _Queue:
-    """Chunks of about one size. `readings` wait in it; `in_flight`: transactions of theirs that are under way."""
-
-    waiting: deque[_Ticket] = field(default_factory=deque)
-    readings: int = 0
-    in_flight: int = 0
+    small: Pressure = field(default_factory=Pressure)
+    large: Pressure = field(default_factory=Pressure)
 
 
 _RETRY_FULL_S: Final = 1.0
@@ -72,13 +51,13 @@ _SHUT_S: Final = 2.0  # a bucket that could not be written to is refused for thi
 class Lane:
     """The bounded queue of one (shard, kind)."""
 
-    def __init__(self, shard: str, kind: Kind, write: Write, limits: LaneLimits) -> None:
+    def __init__(self, shard: str, kind: Kind, write: Write, limits: LaneLimits, pressures: Pressures) -> None:
         self._kind = kind
         self._write = write
         self._limits = limits
         # Devices that report as ever have room and transactions of their own: they do not wait behind a backlog.
-        self._small = _Queue()
-        self._large = _Queue()
+        self._small = Queue(limits, pressures.small)
+        self._large = Queue(limits, pressures.large)
         self._shut: dict[int, tuple[float, BucketUnavailable]] = {}  # bucket -> until when it is refused, and why
         self._workers: set[asyncio.Task[None]] = set()
         self._told = {SYSTEM: POSTGRESQL, SHARD: shard, KIND: kind.name}  # in traces
@@ -103,15 +82,12 @@ class Lane:
         `singles`: its rows are of as many requests.
         """
         queue = self._small if singles or len(chunk.rows) <= _SMALL_READINGS else self._large
-        if queue.readings + len(chunk.rows) > self._limits.queue_readings_max:
+        if not queue.has_room(len(chunk.rows)):
             raise LaneFull(_RETRY_FULL_S)
         if self._shut and (refused := self._refused(chunk)) is not None:
             future.set_exception(refused)
             return
-        queue.waiting.append(_Ticket(chunk, future, ACTIVE.get()))
-        queue.readings += len(chunk.rows)
-        if queue.in_flight < self._limits.in_flight_max:
-            queue.in_flight += 1
+        if queue.put(Ticket(chunk, future, ACTIVE.get(), time.monotonic())):
             task = asyncio.create_task(self._work(queue))
             self._workers.add(task)
             task.add_done_callback(self._workers.discard)
@@ -136,34 +112,22 @@ class Lane:
         while self._workers:
             await asyncio.wait(self._workers)
 
-    async def _work(self, queue: _Queue) -> None:
+    async def _work(self, queue: Queue) -> None:
         # Nothing may be awaited between finding the queue empty and giving up the place: what is submitted in between
         # would start no worker and wait for ever. (A task's done-callbacks run a turn of the loop later.)
         try:
-            while tickets := self._take(queue):
+            while tickets := queue.take(started := time.monotonic()):
                 try:
                     await self._commit(tickets)
                 except Exception as error:  # noqa: BLE001 - whatever it is, those who wait must hear of it
                     _fail(tickets, error)
+                queue.took((now := time.monotonic()) - started, now)
                 if queue is self._small:
                     await _let_send()
         finally:
-            queue.in_flight -= 1
+            queue.leave()
 
-    def _take(self, queue: _Queue) -> list[_Ticket]:
-        """The next tickets whose rows fit into one transaction; withdrawn ones are dropped."""
-        taken: list[_Ticket] = []
-        waiting = queue.waiting
-        room = self._limits.batch_readings_max
-        while waiting and (not taken or len(waiting[0].chunk.rows) <= room):
-            ticket = waiting.popleft()
-            queue.readings -= len(ticket.chunk.rows)
-            if not ticket.future.done():
-                taken.append(ticket)
-                room -= len(ticket.chunk.rows)
-        return taken
-
-    async def _commit(self, tickets: list[_Ticket]) -> None:
+    async def _commit(self, tickets: list[Ticket]) -> None:
         rows = [row for ticket in tickets for row in ticket.chunk.rows]
         started = time.monotonic()
         refused: dict[Row, str] = {}
@@ -226,7 +190,7 @@ def refused_buckets(error: BaseException | None) -> frozenset[int]:
     return error.buckets if isinstance(error, BucketUnavailable) else frozenset()
 
 
-def _spared(tickets: list[_Ticket], error: ShardError) -> list[_Ticket]:
+def _spared(tickets: list[Ticket], error: ShardError) -> list[Ticket]:
     """The tickets that a refused bucket does not concern: they are committed without the others."""
     refused = refused_buckets(error)
     if not refused:
@@ -235,7 +199,7 @@ def _spared(tickets: list[_Ticket], error: ShardError) -> list[_Ticket]:
     return [ticket for ticket in tickets if all(row[0] not in refused or row[3] > until for row in ticket.chunk.rows)]
 
 
-def _fail(tickets: list[_Ticket], error: Exception) -> None:
+def _fail(tickets: list[Ticket], error: Exception) -> None:
     for ticket in tickets:
         if not ticket.future.done():
             ticket.future.set_exception(error)

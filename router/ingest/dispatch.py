@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
-from router.ingest.batcher import Lane, LaneFull, LaneLimits
+from router.ingest.batcher import Lane, LaneFull, Pressures
 from router.ingest.counts import count, count_from_zero
 from router.ingest.promises import Committed, Promise
+from router.ingest.queue import LaneLimits
 from router.ingest.routing import Chunk, Chunks, pieces, reroute
 from router.metrics import MAP_REFRESH_FAILURES, STALE_MAPS
 from router.wire.complaints import ItemError
@@ -88,6 +89,7 @@ class Dispatcher:
         self._on_fault = on_fault
         self._on_written = on_written  # between COMMIT and answer
         self._lanes: dict[tuple[str, Kind], Lane] = {}
+        self.pressures = Pressures()
 
     @property
     def lanes(self) -> dict[tuple[str, Kind], Lane]:
@@ -155,7 +157,7 @@ class Dispatcher:
         lane = self._lanes.get((shard, kind))
         if lane is None:
             write = partial(self._cluster.write if self._on_written is None else self._write, shard, kind)
-            lane = self._lanes[shard, kind] = Lane(shard, kind, write, self._limits)
+            lane = self._lanes[shard, kind] = Lane(shard, kind, write, self._limits, self.pressures)
         return lane
 
     async def _write(self, shard: str, kind: Kind, rows: Sequence[Row], deadline: float) -> Written:

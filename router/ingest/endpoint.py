@@ -41,6 +41,8 @@ class IngestEndpoint:
         try:
             status, headers, body = 200, JSON_HEADERS, await self._ingest(scope, receive)
         except ProblemError as error:
+            if error.hold_s:
+                await asyncio.sleep(error.hold_s)
             status, headers, body = problems.raw(error, request_id)
         except Exception:  # noqa: BLE001 - a bug; its trace goes to the log, not to the client
             _log.exception("failed")

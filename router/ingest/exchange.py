@@ -66,6 +66,7 @@ class Exchange:
         caller.require("ingest")
         if caller.limits:
             caller.check_limits(time.monotonic())
+        intake.check_room(headers.get(b"content-length", b""))
         return Sender(caller, is_ndjson(headers), _strict(query) if query else False)
 
     def take(self, intake: Intake, sender: Sender, headers: RawHeaders, received: bytes, started: float) -> Taken:

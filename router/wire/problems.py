@@ -122,7 +122,7 @@ OVERLOADED: Final = Problem(
     "overloaded",
     429,
     "More readings arrive than can be stored",
-    "The queue of a shard, or the memory for request bodies, is full.",
+    "Readings wait too long for their transaction, or the queue of a shard, or the memory for request bodies, is full.",
     "Send the same again after Retry-After seconds; what was stored already counts as duplicates then.",
 )
 RATE_LIMITED: Final = Problem(
@@ -197,7 +197,11 @@ PROBLEMS: Final[Mapping[str, Problem]] = {
 
 
 class ProblemError(Exception):
-    """Ends a request with a problem. `extensions` become members of the answer beside the standard ones."""
+    """Ends a request with a problem. `extensions` become members of the answer beside the standard ones.
+
+    `hold_s`: how long the answer is held back. Who is refused for load and asks again at once has to wait that long,
+    which costs nothing here; else refusing would take the time that serving needs.
+    """
 
     def __init__(
         self,
@@ -206,8 +210,10 @@ class ProblemError(Exception):
         *,
         headers: Mapping[str, str] | None = None,
         extensions: Mapping[str, object] | None = None,
+        hold_s: float = 0.0,
     ) -> None:
         super().__init__(detail)
+        self.hold_s = hold_s
         self.problem = problem
         self.detail = detail
         self.headers = dict(headers or {})

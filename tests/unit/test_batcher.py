@@ -6,8 +6,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from router.ingest.batcher import Lane, LaneFull, LaneLimits
+from router.ingest.batcher import Lane, LaneFull, Pressures
 from router.ingest.promises import Committed
+from router.ingest.queue import LaneLimits
 from router.ingest.routing import Chunk
 from shards.errors import DataRejected, ShardUnavailable, StaleMap
 from shards.kinds import METER, Row
@@ -63,7 +64,7 @@ def hand() -> Hand:
 
 @pytest.fixture
 def lane(hand: Hand) -> Lane:
-    return Lane("s", METER, hand.write, LIMITS)
+    return Lane("s", METER, hand.write, LIMITS, Pressures())
 
 
 async def test_what_arrives_during_a_commit_goes_together(lane: Lane, hand: Hand) -> None:
@@ -178,7 +179,7 @@ async def test_whoever_sends_again_at_once_goes_with_the_next_transaction(lane: 
 
 async def test_single_readings_do_not_wait_behind_a_backlog(hand: Hand) -> None:
     """Nor does it wait behind them: each has transactions of its own, and room."""
-    lane = Lane("s", METER, hand.write, LaneLimits(100, 1, queue_readings_max=100, commit_timeout_s=1))
+    lane = Lane("s", METER, hand.write, LaneLimits(100, 1, queue_readings_max=100, commit_timeout_s=1), Pressures())
     backlog = [submit(lane, chunk(*range(100, 180))), submit(lane, chunk(*range(200, 220)))]
     with pytest.raises(LaneFull):
         submit(lane, chunk(*range(300, 311)))
@@ -190,7 +191,7 @@ async def test_single_readings_do_not_wait_behind_a_backlog(hand: Hand) -> None:
 
 
 async def test_what_many_requests_sent_is_small(hand: Hand) -> None:
-    lane = Lane("s", METER, hand.write, LIMITS)
+    lane = Lane("s", METER, hand.write, LIMITS, Pressures())
     future: asyncio.Future[Committed] = asyncio.get_running_loop().create_future()
     many = chunk(*range(12))
     lane.submit(many, future, singles=True)

@@ -12,9 +12,9 @@ import pytest
 
 from router.access.caller import Caller
 from router.http.deadlines import Deadlines
-from router.ingest.batcher import LaneLimits
 from router.ingest.dispatch import Dispatcher, Outcome, Sent
 from router.ingest.gathering import Gathering
+from router.ingest.queue import LaneLimits
 from router.ingest.routing import Chunk, Chunks
 from shards.errors import BucketUnavailable, ShardError, StaleMap
 from shards.kinds import VEHICLE, Row
