@@ -69,8 +69,13 @@ async def _one(
     plan = load.offered.plan(system.url, int(capacity * TIMES / size * context.seconds))
     memory: list[float] = []
     sampling = asyncio.create_task(_sample(system, memory))
+    before = system.cpu()
     outcome, proof = await offer(system, plan, load.offered.connections, capacity * TIMES / size)
     sampling.cancel()
+    for part, value in system.cpu().since(before).parts().items():
+        found.add(f"overload: {name}, {part} CPU of the time", "x", value / outcome.seconds)
+    for part, value in at_capacity.cpu_us.parts().items():
+        found.add(f"overload: {name}, {part} CPU of the time at capacity", "x", value * at_capacity.rate / 1e6)
     title = f"overload: {name}"
     found.add(f"{title}, offered / capacity", "x", outcome.sent * size / outcome.seconds / capacity)
     found.add(f"{title}, stored / capacity", "x", len(outcome.acknowledged) * size / outcome.seconds / capacity)

@@ -6,7 +6,6 @@ There is no timer: an idle lane commits at once, a busy one fills its batches by
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final, TypeAlias
 
@@ -32,12 +31,12 @@ class LaneFull(Exception):
         self.retry_after_s = retry_after_s
 
 
-@dataclass(frozen=True)
 class Pressures:
     """Of the queues of all lanes: of small chunks, and of large ones."""
 
-    small: Pressure = field(default_factory=Pressure)
-    large: Pressure = field(default_factory=Pressure)
+    def __init__(self, limits: LaneLimits) -> None:
+        self.small = Pressure(limits.batch_readings_max)
+        self.large = Pressure(limits.batch_readings_max)
 
 
 _RETRY_FULL_S: Final = 1.0
@@ -121,7 +120,8 @@ class Lane:
                     await self._commit(tickets)
                 except Exception as error:  # noqa: BLE001 - whatever it is, those who wait must hear of it
                     _fail(tickets, error)
-                queue.took((now := time.monotonic()) - started, now)
+                readings = sum([len(ticket.chunk.rows) for ticket in tickets])
+                queue.took(readings, (now := time.monotonic()) - started, now)
                 if queue is self._small:
                     await _let_send()
         finally:

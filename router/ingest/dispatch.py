@@ -89,7 +89,7 @@ class Dispatcher:
         self._on_fault = on_fault
         self._on_written = on_written  # between COMMIT and answer
         self._lanes: dict[tuple[str, Kind], Lane] = {}
-        self.pressures = Pressures()
+        self.pressures = Pressures(limits)
 
     @property
     def lanes(self) -> dict[tuple[str, Kind], Lane]:
@@ -99,12 +99,6 @@ class Dispatcher:
     def map(self) -> ShardMap:
         """The map in use; NoMap before the first one."""
         return self._cluster.map
-
-    async def store(self, chunks: Chunks, deadline: float) -> Outcome:
-        """Commit the chunks; returns when each is committed, refused or out of time (`deadline`, monotonic)."""
-        outcome = Outcome()
-        await self.settle(self.send(chunks, outcome), outcome, deadline)
-        return outcome
 
     async def settle(self, sent: list[Sent], outcome: Outcome, deadline: float) -> None:
         """Wait for what was sent, and send again what may be, until it is all told in `outcome`."""

@@ -9,6 +9,7 @@ import structlog
 from starlette.types import Receive, Scope, Send
 
 from router.ingest.body import RawHeaders, read_body
+from router.ingest.dispatch import Outcome
 from router.ingest.exchange import LARGE_BYTES, Exchange, Sender, Taken
 from router.ingest.intake import Intake
 from router.ingest.shapes import Shape
@@ -57,17 +58,22 @@ class IngestEndpoint:
         intake: Intake = scope["app"].state.intake
         headers = dict(scope["headers"])
         sender = self.exchange.admit(intake, scope["headers"], headers, scope["query_string"])
-        received = await read_body(headers, receive, intake.body, intake.budget)
-        length = len(received)
-        # The device has done its part: from here on it is our time.
-        started = time.monotonic()
+        length, outcome = 0, Outcome()
+        declared, large = headers.get(b"content-length", b""), intake.dispatcher.pressures.large
         try:
-            if length * (_RATIO if b"content-encoding" in headers else 1) < LARGE_BYTES:
-                taken = self.exchange.take(intake, sender, headers, received, started)
-            else:
-                taken, started = await self._unfold(intake, sender, headers, received)
-            del received  # nobody waits for a shard with it in hand
-            outcome = await intake.dispatcher.store(taken.chunks, started + intake.timeout_s)
+            with large.expecting(int(declared) if declared.isdigit() else 0):
+                received = await read_body(headers, receive, intake.body, intake.budget)
+                length = len(received)
+                # The device has done its part: from here on it is our time.
+                started = time.monotonic()
+                if length * (_RATIO if b"content-encoding" in headers else 1) < LARGE_BYTES:
+                    taken = self.exchange.take(intake, sender, headers, received, started)
+                else:
+                    taken, started = await self._unfold(intake, sender, headers, received)
+                del received  # nobody waits for a shard with it in hand
+                large.came(length, taken.total)
+                sent = intake.dispatcher.send(taken.chunks, outcome)
+            await intake.dispatcher.settle(sent, outcome, started + intake.timeout_s)
         finally:
             intake.budget.held -= length
         return self.exchange.tell(sender, taken, outcome, time.monotonic() - started)

@@ -37,7 +37,7 @@ class Intake:
         Devices that send a reading or some have queues of their own, and are not refused for what others send.
         """
         pressures = self.dispatcher.pressures
-        if not pressures.small.over and not pressures.large.over:
+        if not pressures.small.standing and not pressures.large.standing:
             return
         is_small = length.isdigit() and int(length) <= SMALL_BYTES
         if (pressures.small if is_small else pressures.large).is_high:

@@ -5,6 +5,8 @@ are late. Then new requests are refused before their body is read (`Pressure`), 
 """
 
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
@@ -14,7 +16,12 @@ from router.tracing import Span
 
 PAUSE_S: Final = 1.0  # a transaction that takes longer was one of a server that stood still, not of a full one
 EXCUSED_S: Final = 10.0  # what came during a pause may take so long to be worked off
-_FULL: Final = 3  # transactions' worth that a standing queue holds at most: of a shard with more than its part
+_FULL: Final = 5  # transactions' worth that a standing queue holds at most: of a shard with more than its part
+_MOVING: Final = (
+    2.0  # a transaction that takes so many times what full ones take may be one of a server that stands still
+)
+_BODY_SHARE: Final = 0.05  # of the newest body in what a reading's bytes are
+_SHARE: Final = 0.3  # of the newest full transaction in what they are expected to take
 
 
 @dataclass(frozen=True)
@@ -34,15 +41,43 @@ class LaneLimits:
 
 @dataclass
 class Pressure:
-    """Of all queues of one size of chunk: how many have work, and how many of them too much for long."""
+    """Of all queues of one size of chunk: how many have work, in how many it stands, and the readings in those.
 
+    `coming`: readings, about, of requests that were let in and are on their way to a queue; by what a reading's bytes
+    were lately.
+    """
+
+    batch_readings_max: int
     busy: int = 0
-    over: int = 0
+    standing: int = 0
+    queued: int = 0
+    coming: float = 0.0
+    bytes_a_reading: float = 150.0
 
     @property
     def is_high(self) -> bool:
-        """Most of them have: one shard that is slow, or has more than its part, is no reason to refuse the others'."""
-        return 2 * self.over > self.busy
+        """More would only wait: in most queues with work it stands, and a transaction's worth is there for each.
+
+        One shard that is slow, or has more than its part, is no reason to refuse the others' readings.
+        """
+        if 2 * self.standing <= self.busy:
+            return False
+        return self.queued + self.coming >= self.standing * self.batch_readings_max
+
+    @contextmanager
+    def expecting(self, length: int) -> Iterator[None]:
+        """A body of so many bytes is let in, until its readings are in their queues, or refused."""
+        readings = length / self.bytes_a_reading
+        self.coming += readings
+        try:
+            yield
+        finally:
+            self.coming -= readings
+
+    def came(self, length: int, readings: int) -> None:
+        """A body of so many bytes held so many readings."""
+        if readings:
+            self.bytes_a_reading += _BODY_SHARE * (length / readings - self.bytes_a_reading)
 
 
 @dataclass(eq=False, slots=True)
@@ -59,39 +94,44 @@ class Queue:
     """Chunks of about one size. `readings` wait in it; `in_flight`: transactions of theirs that are under way."""
 
     __slots__ = (
+        "_began",
         "_excused_until",
-        "_is_over",
-        "_is_standing",
+        "_full_s",
         "_limits",
         "_pressure",
         "_waiting",
         "in_flight",
+        "is_standing",
         "readings",
     )
 
     def __init__(self, limits: LaneLimits, pressure: Pressure) -> None:
         self.readings = 0
         self.in_flight = 0
+        self.is_standing = False
         self._limits = limits
         self._pressure = pressure
         self._waiting: deque[Ticket] = deque()
-        self._is_standing = False
-        self._is_over = False
         self._excused_until = 0.0
+        self._began = 0.0  # the newest transaction
+        self._full_s: float | None = None  # what a full one takes
 
     def has_room(self, readings: int) -> bool:
         """Whether so many more may wait."""
         limits = self._limits
-        if self._is_standing and self.readings > _FULL * limits.batch_readings_max:
+        if self.is_standing and self.readings > _FULL * limits.batch_readings_max:
             return False
         return self.readings + readings <= limits.queue_readings_max
 
     def put(self, ticket: Ticket) -> bool:
         """Add it; whether a worker is to be started for it."""
         self._waiting.append(ticket)
-        self.readings += len(ticket.chunk.rows)
-        if self._is_standing:
-            self._weigh()
+        count = len(ticket.chunk.rows)
+        self.readings += count
+        if self.is_standing:
+            self._pressure.queued += count
+        elif self._full_s is not None and self._will_stand(ticket.since):
+            self._stand(True)
         if self.in_flight >= self._limits.in_flight_max:
             return False
         self.in_flight += 1
@@ -102,7 +142,7 @@ class Queue:
     def take(self, now: float) -> list[Ticket]:
         """The next tickets whose rows fit into one transaction; withdrawn ones are dropped."""
         taken: list[Ticket] = []
-        waiting = self._waiting
+        waiting, before = self._waiting, self.readings
         room = self._limits.batch_readings_max
         while waiting and (not taken or len(waiting[0].chunk.rows) <= room):
             ticket = waiting.popleft()
@@ -110,30 +150,38 @@ class Queue:
             if not ticket.future.done():
                 taken.append(ticket)
                 room -= len(ticket.chunk.rows)
-        self._judge(taken, now, is_full=room <= 0)
+        if self.is_standing:
+            self._pressure.queued -= before - self.readings
+        self._began = now
+        if not waiting and 2 * room > self._limits.batch_readings_max:  # less than half full: there is time for more
+            self._excused_until = 0.0
+            self._stand(False)
+        elif taken and now >= self._excused_until and now - taken[0].since > self._limits.wait_max_s:
+            self._stand(True)
         return taken
 
-    def _judge(self, taken: list[Ticket], now: float, *, is_full: bool) -> None:
-        """It stands while readings wait too long, until there is room in a transaction again."""
-        if not self._waiting and not is_full:
-            self._is_standing = False
-            self._excused_until = 0.0
-        elif taken and now >= self._excused_until and now - taken[0].since > self._limits.wait_max_s:
-            self._is_standing = True
-        self._weigh()
+    def _will_stand(self, now: float) -> bool:
+        """Whether what comes now has to wait too long, while transactions take what they always do."""
+        full_s, limits = self._full_s or 0.0, self._limits
+        is_moving = now - self._began <= _MOVING * full_s
+        wait_s = self.readings * full_s / limits.batch_readings_max
+        return is_moving and now >= self._excused_until and wait_s > limits.wait_max_s
 
-    def _weigh(self) -> None:
-        is_over = self._is_standing and self.readings >= self._limits.batch_readings_max
-        if is_over is not self._is_over:
-            self._is_over = is_over
-            self._pressure.over += 1 if is_over else -1
+    def _stand(self, is_standing: bool) -> None:  # noqa: FBT001 - what it is now
+        if is_standing is not self.is_standing:
+            self.is_standing = is_standing
+            sign = 1 if is_standing else -1
+            self._pressure.standing += sign
+            self._pressure.queued += sign * self.readings
 
-    def took(self, seconds: float, now: float) -> None:
-        """A transaction took so long: what came during a pause is worked off, and not refused."""
+    def took(self, readings: int, seconds: float, now: float) -> None:
+        """A transaction of so many took so long. What came during a pause is worked off, and not refused."""
         if seconds > PAUSE_S:
             self._excused_until = now + EXCUSED_S
-            self._is_standing = False
-            self._weigh()
+            self._stand(False)
+        elif 2 * readings >= self._limits.batch_readings_max:
+            full_s = seconds * self._limits.batch_readings_max / readings
+            self._full_s = full_s if self._full_s is None else self._full_s + _SHARE * (full_s - self._full_s)
 
     def leave(self) -> None:
         """A worker has found nothing more."""

@@ -100,7 +100,7 @@ async def test_a_batch_is_linked_to_all_requests_that_it_is_for(collector: Colle
         await go_on.wait()
         return Written(None)
 
-    lane = Lane("s1", METER, write, LaneLimits(100, 1, 100, 5.0), Pressures())  # type: ignore[arg-type]
+    lane = Lane("s1", METER, write, LaneLimits(100, 1, 100, 5.0), Pressures(LaneLimits(100, 1, 100, 5.0)))  # type: ignore[arg-type]
     spans: list[Span | None] = []
     futures: list[asyncio.Future[Committed]] = []
     for number in range(4):

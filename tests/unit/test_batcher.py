@@ -64,7 +64,7 @@ def hand() -> Hand:
 
 @pytest.fixture
 def lane(hand: Hand) -> Lane:
-    return Lane("s", METER, hand.write, LIMITS, Pressures())
+    return Lane("s", METER, hand.write, LIMITS, Pressures(LIMITS))
 
 
 async def test_what_arrives_during_a_commit_goes_together(lane: Lane, hand: Hand) -> None:
@@ -179,7 +179,9 @@ async def test_whoever_sends_again_at_once_goes_with_the_next_transaction(lane: 
 
 async def test_single_readings_do_not_wait_behind_a_backlog(hand: Hand) -> None:
     """Nor does it wait behind them: each has transactions of its own, and room."""
-    lane = Lane("s", METER, hand.write, LaneLimits(100, 1, queue_readings_max=100, commit_timeout_s=1), Pressures())
+    lane = Lane(
+        "s", METER, hand.write, LaneLimits(100, 1, queue_readings_max=100, commit_timeout_s=1), Pressures(LIMITS)
+    )
     backlog = [submit(lane, chunk(*range(100, 180))), submit(lane, chunk(*range(200, 220)))]
     with pytest.raises(LaneFull):
         submit(lane, chunk(*range(300, 311)))
@@ -191,7 +193,7 @@ async def test_single_readings_do_not_wait_behind_a_backlog(hand: Hand) -> None:
 
 
 async def test_what_many_requests_sent_is_small(hand: Hand) -> None:
-    lane = Lane("s", METER, hand.write, LIMITS, Pressures())
+    lane = Lane("s", METER, hand.write, LIMITS, Pressures(LIMITS))
     future: asyncio.Future[Committed] = asyncio.get_running_loop().create_future()
     many = chunk(*range(12))
     lane.submit(many, future, singles=True)

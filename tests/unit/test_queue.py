@@ -31,13 +31,17 @@ class Line:
         future = asyncio.get_running_loop().create_future()
         self.queue.put(Ticket(chunk, future, None, since))
 
-    def take(self, now: float) -> int:
-        return sum(len(ticket.chunk.rows) for ticket in self.queue.take(now))
+    def take(self, now: float, seconds: float | None = None) -> int:
+        """The next transaction, which takes so long."""
+        readings = sum(len(ticket.chunk.rows) for ticket in self.queue.take(now))
+        if seconds is not None:
+            self.queue.took(readings, seconds, now + seconds)
+        return readings
 
 
 @pytest.fixture
 def pressure() -> Pressure:
-    return Pressure()
+    return Pressure(LIMITS.batch_readings_max)
 
 
 @pytest.fixture
@@ -50,8 +54,7 @@ async def test_a_burst_waits(line: Line, pressure: Pressure) -> None:
         line.put(10, 0.0)
     assert not line.queue.has_room(1)
     assert [line.take(0.02 * turn) for turn in range(1, 11)] == [10] * 10
-    assert not high(pressure)
-    assert pressure.over == 0
+    assert pressure.standing == 0
 
 
 async def test_what_stands_is_kept_short(line: Line, pressure: Pressure) -> None:
@@ -59,24 +62,55 @@ async def test_what_stands_is_kept_short(line: Line, pressure: Pressure) -> None
         line.put(10, 0.0)
     assert line.take(0.26) == 10
     assert high(pressure)
+    assert pressure.queued == 70
     assert not line.queue.has_room(1)
+    line.take(0.3)
+    line.take(0.3)
+    assert line.queue.has_room(1)  # five transactions' worth, for a shard with more than its part
     for _ in range(4):
         line.take(0.3)
-    assert line.queue.has_room(1)  # three transactions' worth, for a shard with more than its part
-    line.take(0.3)
-    line.take(0.3)
     assert high(pressure)
     line.put(5, 0.3)
     assert line.take(0.3) == 10
     assert not high(pressure)  # less than a transaction waits: more are let in
+    with pressure.expecting(700):
+        assert not high(pressure)
+        with pressure.expecting(100):
+            assert high(pressure)  # what was let in counts, too
     line.put(5, 0.3)
     assert high(pressure)  # and no more: it still stands
     assert line.take(0.31) == 10
-    line.put(9, 0.32)
-    assert line.take(0.33) == 9  # not full: there is room again
+    line.put(5, 0.32)
+    assert line.take(0.33) == 5
+    assert pressure.standing == 1
+    line.put(4, 0.34)
+    assert line.take(0.35) == 4  # less than half full: there is time for more
     for _ in range(5):
         line.put(10, 0.4)
-    assert not high(pressure)
+    assert (pressure.standing, pressure.queued) == (0, 0)
+
+
+async def test_what_would_wait_too_long_stands_at_once(line: Line, pressure: Pressure) -> None:
+    line.put(10, 0.0)
+    line.take(0.0, 0.1)
+    assert pressure.standing == 0
+    line.put(10, 0.1)
+    line.take(0.1)
+    line.put(10, 0.15)
+    line.put(10, 0.15)
+    assert pressure.standing == 0
+    line.put(10, 0.15)
+    assert pressure.standing == 1
+
+
+async def test_a_server_that_may_stand_still_is_waited_for(line: Line, pressure: Pressure) -> None:
+    line.put(10, 0.0)
+    line.take(0.0, 0.1)
+    line.put(10, 0.1)
+    line.take(0.1)  # and nothing is heard of it
+    for _ in range(9):
+        line.put(10, 0.4)
+    assert pressure.standing == 0
 
 
 async def test_what_came_in_a_pause_is_worked_off(line: Line, pressure: Pressure) -> None:
@@ -84,16 +118,16 @@ async def test_what_came_in_a_pause_is_worked_off(line: Line, pressure: Pressure
     assert line.take(0.0) == 1
     for at in range(9):
         line.put(10, 0.3 * at)
-    line.queue.took(PAUSE_S + 2, 3.0)
+    line.queue.took(1, PAUSE_S + 2, 3.0)
     for turn in range(7):
         assert line.take(3.0 + turn) == 10
-        assert not high(pressure)
+        assert pressure.standing == 0
     line.put(10, 3.0)
     line.put(10, 3.0)
     line.take(3.0 + EXCUSED_S)
-    assert high(pressure)  # not for ever
-    line.queue.took(PAUSE_S + 2, 20.0)
-    assert not high(pressure)
+    assert pressure.standing == 1  # not for ever
+    line.queue.took(1, PAUSE_S + 2, 20.0)
+    assert pressure.standing == 0
 
 
 async def test_one_shard_of_several_is_no_reason_to_refuse_all(pressure: Pressure) -> None:
@@ -110,7 +144,7 @@ async def test_one_shard_of_several_is_no_reason_to_refuse_all(pressure: Pressur
         pass
     for each in lines:
         each.queue.leave()
-    assert (pressure.busy, pressure.over, high(pressure)) == (0, 0, False)
+    assert (pressure.busy, pressure.standing, pressure.queued, pressure.is_high) == (0, 0, 0, False)
 
 
 async def test_withdrawn_tickets_say_nothing(line: Line, pressure: Pressure) -> None:
@@ -118,7 +152,14 @@ async def test_withdrawn_tickets_say_nothing(line: Line, pressure: Pressure) -> 
     line.queue._waiting[0].future.cancel()
     line.put(10, 9.9)
     assert line.take(10.0) == 10
-    assert not high(pressure)
+    assert pressure.standing == 0
+
+
+def test_bytes_of_a_reading_are_learnt(pressure: Pressure) -> None:
+    pressure.came(100, 0)
+    for _ in range(200):
+        pressure.came(5_000, 100)
+    assert 50 <= pressure.bytes_a_reading < 51
 
 
 class Lanes:
@@ -126,8 +167,8 @@ class Lanes:
 
     def __init__(self) -> None:
         self.pressures = self
-        self.small = Pressure(4, 0)
-        self.large = Pressure(4, 0)
+        self.small = Pressure(10, 4, 0, 40)
+        self.large = Pressure(10, 4, 0, 40)
 
 
 @pytest.mark.parametrize(
@@ -144,7 +185,7 @@ def test_who_has_room_is_let_in(size: str, length: bytes, refused: bool) -> None
     lanes = Lanes()
     intake = Intake(None, lanes, None, None, 5, 1, None, None, None)  # type: ignore[arg-type]
     intake.check_room(length)
-    getattr(lanes, size).over = 3
+    getattr(lanes, size).standing = 3
     if not refused:
         intake.check_room(length)
         return
