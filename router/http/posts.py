@@ -19,8 +19,9 @@ from router.ingest.dispatch import Outcome, Sent
 from router.ingest.endpoint import JSON_HEADERS
 from router.ingest.exchange import Exchange, Sender, Taken
 from router.ingest.gathering import Gathering, may_join
-from router.ingest.intake import Intake
+from router.ingest.intake import SMALL_BYTES, Intake
 from router.ingest.promises import Part
+from router.ingest.queue import Pressure
 from router.log import REQUEST_ID, TRACE_ID
 from router.wire import problems
 from router.wire.problems import ProblemError
@@ -124,6 +125,7 @@ class Post:
         self._sent: list[Sent] | None = None
         self._ended = 0
         self._held = 0
+        self._pressure: Pressure | None = None  # that it is counted in
 
     @property
     def caller(self) -> Caller:
@@ -172,6 +174,9 @@ class Post:
 
     def _take(self) -> None:
         way, intake = self._way, self._way.intake
+        if len(self.body) > SMALL_BYTES:
+            self._pressure = intake.dispatcher.pressures.large
+            self._pressure.requests += 1
         self._taken = self.exchange.take(intake, self._sender, self._head.named, self.body, self.started)
         self.deadline = self.started + intake.timeout_s
         self._outcome = Outcome()
@@ -293,6 +298,9 @@ class Post:
         """Its parts know this request, and the connection keeps it until its next one."""
         self.response_complete = True
         self._way.intake.budget.held -= self._held
+        if self._pressure is not None:
+            self._pressure.requests -= 1
+            self._pressure = None
         self.body, self._sent, self._taken, self._outcome, self._held = b"", None, _NOTHING, _UNTOLD, 0
 
 

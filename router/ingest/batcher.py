@@ -31,12 +31,15 @@ class LaneFull(Exception):
         self.retry_after_s = retry_after_s
 
 
+_LARGE_MIN: Final = 16  # large requests that are not refused, however long they wait
+
+
 class Pressures:
     """Of the queues of all lanes: of small chunks, and of large ones."""
 
     def __init__(self, limits: LaneLimits) -> None:
         self.small = Pressure(limits.batch_readings_max)
-        self.large = Pressure(limits.batch_readings_max)
+        self.large = Pressure(limits.batch_readings_max, _LARGE_MIN)
 
 
 _RETRY_FULL_S: Final = 1.0

@@ -11,7 +11,7 @@ from starlette.types import Receive, Scope, Send
 from router.ingest.body import RawHeaders, read_body
 from router.ingest.dispatch import Outcome
 from router.ingest.exchange import LARGE_BYTES, Exchange, Sender, Taken
-from router.ingest.intake import Intake
+from router.ingest.intake import Intake, is_small
 from router.ingest.shapes import Shape
 from router.log import REQUEST_ID
 from router.wire import problems
@@ -60,6 +60,8 @@ class IngestEndpoint:
         sender = self.exchange.admit(intake, scope["headers"], headers, scope["query_string"])
         length, outcome = 0, Outcome()
         declared, large = headers.get(b"content-length", b""), intake.dispatcher.pressures.large
+        is_large = not is_small(declared)
+        large.requests += is_large
         try:
             with large.expecting(int(declared) if declared.isdigit() else 0):
                 received = await read_body(headers, receive, intake.body, intake.budget)
@@ -76,6 +78,7 @@ class IngestEndpoint:
             await intake.dispatcher.settle(sent, outcome, started + intake.timeout_s)
         finally:
             intake.budget.held -= length
+            large.requests -= is_large
         return self.exchange.tell(sender, taken, outcome, time.monotonic() - started)
 
     async def _unfold(

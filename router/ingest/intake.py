@@ -17,6 +17,11 @@ SMALL_BYTES: Final = 2_048  # of a body: about the readings that go into a queue
 HOLD_S: Final = 0.4
 
 
+def is_small(length: bytes) -> bool:
+    """Whether a body of that Content-Length is a reading or some."""
+    return length.isdigit() and int(length) <= SMALL_BYTES
+
+
 @dataclass(frozen=True)
 class Intake:
     """`timeout_s` runs from the last byte of a body to its answer. `large`: whose turn it is to unfold a large body."""
@@ -39,9 +44,9 @@ class Intake:
         pressures = self.dispatcher.pressures
         if not pressures.small.standing and not pressures.large.standing:
             return
-        is_small = length.isdigit() and int(length) <= SMALL_BYTES
-        if (pressures.small if is_small else pressures.large).is_high:
-            SHED.labels("small" if is_small else "large").inc()
+        small = is_small(length)
+        if (pressures.small if small else pressures.large).is_high:
+            SHED.labels("small" if small else "large").inc()
             detail = "readings wait too long for their transaction: more arrive than can be stored"
             hold_s = random.uniform(0.5, 1) * HOLD_S
             raise ProblemError(OVERLOADED, detail, headers=retry_after(1), hold_s=hold_s)

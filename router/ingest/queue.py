@@ -43,14 +43,16 @@ class LaneLimits:
 class Pressure:
     """Of all queues of one size of chunk: how many have work, in how many it stands, and the readings in those.
 
-    `coming`: readings, about, of requests that were let in and are on their way to a queue; by what a reading's bytes
-    were lately.
+    `requests`: under way; up to `requests_min` they are what some senders of much have, who wait for their own.
+    `coming`: readings, about, of those that are on their way to a queue; by what a reading's bytes were lately.
     """
 
     batch_readings_max: int
+    requests_min: int = 0
     busy: int = 0
     standing: int = 0
     queued: int = 0
+    requests: int = 0
     coming: float = 0.0
     bytes_a_reading: float = 150.0
 
@@ -60,9 +62,14 @@ class Pressure:
 
         One shard that is slow, or has more than its part, is no reason to refuse the others' readings.
         """
-        if 2 * self.standing <= self.busy:
+        if 2 * self.standing <= self.busy or self.are_few:
             return False
         return self.queued + self.coming >= self.standing * self.batch_readings_max
+
+    @property
+    def are_few(self) -> bool:
+        """No more requests than may always be there."""
+        return self.requests < self.requests_min
 
     @contextmanager
     def expecting(self, length: int) -> Iterator[None]:
@@ -119,7 +126,7 @@ class Queue:
     def has_room(self, readings: int) -> bool:
         """Whether so many more may wait."""
         limits = self._limits
-        if self.is_standing and self.readings > _FULL * limits.batch_readings_max:
+        if self.is_standing and self.readings > _FULL * limits.batch_readings_max and not self._pressure.are_few:
             return False
         return self.readings + readings <= limits.queue_readings_max
 

@@ -1,6 +1,7 @@
 """A lane's queue by a clock that the test moves: bursts wait, what stands is refused, pauses are excused."""
 
 import asyncio
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -90,6 +91,19 @@ async def test_what_stands_is_kept_short(line: Line, pressure: Pressure) -> None
     assert (pressure.standing, pressure.queued) == (0, 0)
 
 
+async def test_few_senders_of_much_wait_for_themselves(line: Line, pressure: Pressure) -> None:
+    pressure.requests_min, pressure.requests = 3, 2
+    for _ in range(9):
+        line.put(10, 0.0)
+    line.take(0.3)
+    assert pressure.standing == 1
+    assert not high(pressure)
+    assert line.queue.has_room(10)
+    pressure.requests = 3
+    assert high(pressure)
+    assert not line.queue.has_room(10)
+
+
 async def test_what_would_wait_too_long_stands_at_once(line: Line, pressure: Pressure) -> None:
     line.put(10, 0.0)
     line.take(0.0, 0.1)
@@ -167,8 +181,8 @@ class Lanes:
 
     def __init__(self) -> None:
         self.pressures = self
-        self.small = Pressure(10, 4, 0, 40)
-        self.large = Pressure(10, 4, 0, 40)
+        self.small = Pressure(10, busy=4, queued=40)
+        self.large = Pressure(10, busy=4, queued=40)
 
 
 @pytest.mark.parametrize(
@@ -194,3 +208,19 @@ def test_who_has_room_is_let_in(size: str, length: bytes, refused: bool) -> None
     assert caught.value.problem is OVERLOADED
     assert 0 < caught.value.hold_s <= HOLD_S
     assert int(caught.value.headers["Retry-After"]) >= 1
+
+
+async def test_two_workers_of_a_queue_are_one_with_work(pressure: Pressure) -> None:
+    line = Line(pressure)
+    line.queue = Queue(replace(LIMITS, in_flight_max=2), pressure)
+    for _ in range(3):
+        line.put(1, 0.0)
+    assert (line.queue.in_flight, pressure.busy) == (2, 1)
+    line.take(0.0, 0.1)  # small ones say nothing of what full ones take
+    for _ in range(9):
+        line.put(10, 0.1)
+    assert pressure.standing == 0
+    line.queue.leave()
+    assert pressure.busy == 1
+    line.queue.leave()
+    assert pressure.busy == 0
