@@ -105,7 +105,7 @@ async def serve(
     await _first(serving, asyncio.create_task(stopping.wait()))
     telling.cancel()
     if not serving.done():
-        app.state.router.stopping = True
+        app.state.router.stopping = connections.draining = True
         await asyncio.sleep(settings.drain_delay_s)
         server.should_exit = True
     await serving

@@ -71,9 +71,13 @@ class DirectProtocol(LimitedProtocol):
             return False
         self._unset_keepalive_if_required()
         self.note_headers()
-        self.cycle = post = Post(self.way, self, endpoint.exchange, head, body)  # type: ignore[assignment]
-        post.begin()
+        self._begin(Post(self.way, self, endpoint.exchange, head, body))
         return True
+
+    def _begin(self, post: Post) -> None:
+        self.cycle = post  # type: ignore[assignment]
+        post.keep_alive = not self.watched.draining
+        post.begin()
 
     def on_message_begin(self) -> None:
         """From here on the parser has to see every byte."""
@@ -124,8 +128,7 @@ class DirectProtocol(LimitedProtocol):
             return
         body, self._pieces = b"".join(self._pieces), None
         exchange = self.way.paths.endpoints[self._plain.path].exchange
-        self.cycle = post = Post(self.way, self, exchange, self._plain, body)  # type: ignore[assignment]
-        post.begin()
+        self._begin(Post(self.way, self, exchange, self._plain, body))
 
     def start(self, work: Coroutine[Any, Any, None]) -> None:
         """Let a task of this connection run; a router that stops waits for it."""

@@ -37,6 +37,7 @@ class Connections:
     """All connections of a router, looked through once a second: one timer for all, none for each request."""
 
     limits: ConnectionLimits
+    draining: bool = False  # each ends with its next answer, which says so
     open: set["LimitedProtocol"] = field(default_factory=set)
 
     async def sweep(self) -> None:
@@ -103,6 +104,8 @@ class LimitedProtocol(HttpToolsProtocol):
         """From here on the body has limits of its own."""
         self.note_headers()
         super().on_headers_complete()
+        if self.watched.draining and self.cycle is not None:
+            self.cycle.keep_alive = False
 
     def note_headers(self) -> None:
         """A request's headers are whole."""

@@ -80,9 +80,9 @@ async def read_json(process: asyncio.subprocess.Process) -> dict[str, Any]:
 
 
 async def start_router(catalog_dsn: str, **env: str) -> RouterProcess:
-    """A real router on a free port."""
-    environment = {"VOLTROUTE_CATALOG_DSN": catalog_dsn, "VOLTROUTE_POOL_MIN": "2", **env}
-    process = await start_command("serve", "--port", "0", "--json", env=environment)
+    """A real router on a free port, unless VOLTROUTE_PORT names one."""
+    environment = {"VOLTROUTE_CATALOG_DSN": catalog_dsn, "VOLTROUTE_POOL_MIN": "2", "VOLTROUTE_PORT": "0", **env}
+    process = await start_command("serve", "--json", env=environment)
     return RouterProcess(process, (await read_json(process))["url"])
 
 
