@@ -17,7 +17,7 @@ CONNECTIONS: Final = 128
 SEGMENT_S: Final = 3.0
 
 
-def _plan(url: str) -> Plan:
+def plan_beside(url: str) -> Plan:
     """Single readings of vehicles, and batches of meters between them."""
     plan, sent = Plan(url), 0
     vehicles, meters = new_readings(5_000), new_readings(5_000, METER)
@@ -32,7 +32,7 @@ def _plan(url: str) -> Plan:
 
 async def segment(name: str, system: System, shards: Mapping[str, str], found: Collected) -> Outcome:
     """The load for a few seconds, by itself; proved stored once."""
-    plan = _plan(system.url)
+    plan = plan_beside(system.url)
     outcome = await open_loop(plan, CONNECTIONS, RATE)
     found.curve(throughput(f"{name}: stored before", plan, outcome))
     proof = await prove_plan(System(VOLTROUTE, system.url, shards), plan, outcome)
@@ -46,7 +46,7 @@ async def segments(
     """The load until something has ended; it is proved at the end, so that the proof disturbs nothing."""
     sent: list[tuple[Plan, Outcome]] = []
     while not until.done():
-        plan = _plan(system.url)
+        plan = plan_beside(system.url)
         outcome = await open_loop(plan, CONNECTIONS, RATE)
         sent.append((plan, outcome))
         found.curve(throughput(f"{name}: stored during, part {len(sent)}", plan, outcome))

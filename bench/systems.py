@@ -140,7 +140,7 @@ def _folder() -> Path:
 
 @asynccontextmanager
 async def voltroute(
-    shards: int, settings: Mapping[str, str] | None = None, buckets: int | None = None
+    shards: int, settings: Mapping[str, str] | None = None, buckets: int | None = None, replicas: int = 0
 ) -> AsyncIterator[System]:
     """A router on an embedded cluster with durable settings, in a folder that is deleted afterwards."""
     folder = _folder()
@@ -148,6 +148,7 @@ async def voltroute(
     command = [str(program), "up", "--json", "--temporary", "--until-eof", "--port", "0"]
     command += ["--data", str(folder), "--shards", str(shards)]
     command += [] if buckets is None else ["--buckets", str(buckets)]
+    command += ["--replicas", str(replicas)] if replicas else []
     process = await _start(command, {"VOLTROUTE_LOG_LEVEL": "warning", **(settings or {})})
     try:
         ready = await _ready(process)

@@ -21,6 +21,7 @@ from bench.scenarios import (
     peers,
     reads,
     rebalance,
+    replicas,
     rollups,
     scale,
     scale_model,
@@ -55,6 +56,7 @@ SCENARIOS: Final[Mapping[str, Scenario]] = {
     "analytics": Scenario("24 h of one vehicle, recent activity, the fleet, on a day of minutes", analytics.run),
     "reads": Scenario("status, history and activity beside their bare statements", reads.run),
     "statuses": Scenario("statuses kept in Redis or Valkey: what readers gain and writers pay", statuses.run),
+    "replicas": Scenario("analytics beside ingestion with 0, 1 and 2 replicas of each shard", replicas.run),
     "storage": Scenario(
         "bytes of a reading hot and packed, beside the seed's; what packing and reading cost", storage.run
     ),
