@@ -8,7 +8,7 @@ from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from shards.cluster.replicas import ReplicaRules
-from shards.postgres.dsn import redact
+from shards.postgres.dsn import REDACTED, redact
 from shards.postgres.options import PoolLimits
 
 PREFIX: Final = "VOLTROUTE_"
@@ -194,5 +194,18 @@ class Settings(BaseSettings):
         """A setting's value as it may be shown: secrets redacted."""
         value = getattr(self, name)
         if isinstance(value, SecretStr):
-            return redact(value.get_secret_value())
+            text = value.get_secret_value()
+            return _redis_shown(text) if name == "redis_url" else redact(text)
         return value
+
+
+def _redis_shown(url: str) -> str:
+    """Its server. A password with a character that means something in a URL makes another URL of it: all is hidden."""
+    if url.startswith(("@", "env:")):
+        return url
+    login, at, rest = url.rpartition("@")
+    scheme, separator, server = (login if at else url).partition("://")
+    if not separator or scheme not in {"redis", "rediss", "unix"}:
+        return REDACTED
+    shown = rest if at else server
+    return f"{scheme}://{REDACTED + '@' if at else ''}{shown.partition('?')[0]}"

@@ -104,8 +104,12 @@ class LimitedProtocol(HttpToolsProtocol):
         """From here on the body has limits of its own."""
         self.note_headers()
         super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """It is whole: only now may its answer end the connection, else what is still coming would reset it."""
         if self.watched.draining and self.cycle is not None:
             self.cycle.keep_alive = False
+        super().on_message_complete()
 
     def note_headers(self) -> None:
         """A request's headers are whole."""

@@ -84,12 +84,13 @@ class Lane:
         `singles`: its rows are of as many requests.
         """
         queue = self._small if singles or len(chunk.rows) <= _SMALL_READINGS else self._large
-        if not queue.has_room(len(chunk.rows)):
+        now = time.monotonic()
+        if not queue.has_room(len(chunk.rows), now):
             raise LaneFull(_RETRY_FULL_S)
         if self._shut and (refused := self._refused(chunk)) is not None:
             future.set_exception(refused)
             return
-        if queue.put(Ticket(chunk, future, ACTIVE.get(), time.monotonic())):
+        if queue.put(Ticket(chunk, future, ACTIVE.get(), now)):
             task = asyncio.create_task(self._work(queue))
             self._workers.add(task)
             task.add_done_callback(self._workers.discard)

@@ -63,7 +63,7 @@ class IngestEndpoint:
         is_large = not is_small(declared)
         large.requests += is_large
         try:
-            with large.expecting(int(declared) if declared.isdigit() else 0):
+            with large.expecting(min(int(declared), intake.body.bytes_max) if declared.isdigit() else 0):
                 received = await read_body(headers, receive, intake.body, intake.budget)
                 length = len(received)
                 # The device has done its part: from here on it is our time.
@@ -73,7 +73,8 @@ class IngestEndpoint:
                 else:
                     taken, started = await self._unfold(intake, sender, headers, received)
                 del received  # nobody waits for a shard with it in hand
-                large.came(length, taken.total)
+                if b"content-encoding" not in headers:
+                    large.came(length, taken.total)
                 sent = intake.dispatcher.send(taken.chunks, outcome)
             await intake.dispatcher.settle(sent, outcome, started + intake.timeout_s)
         finally:

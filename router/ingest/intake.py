@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import time
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Final
@@ -45,7 +46,7 @@ class Intake:
         if not pressures.small.standing and not pressures.large.standing:
             return
         small = is_small(length)
-        if (pressures.small if small else pressures.large).is_high:
+        if (pressures.small if small else pressures.large).is_high(time.monotonic()):
             SHED.labels("small" if small else "large").inc()
             detail = "readings wait too long for their transaction: more arrive than can be stored"
             hold_s = random.uniform(0.5, 1) * HOLD_S

@@ -5,7 +5,7 @@ import hashlib
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
-from functools import cache
+from functools import lru_cache
 from importlib import metadata
 from typing import Final
 
@@ -19,11 +19,11 @@ from shards.kinds import Kind, Row
 OWED_MAX: Final = 100_000
 
 
-@cache
-def form_of(kind: Kind) -> Form:
-    """Of a kind's statuses: other fields, or another release, and they mean something else."""
-    told = [metadata.version("voltroute"), kind.id_name, *(repr(field) for field in kind.in_status)]
-    return Form(hashlib.blake2b("\n".join(told).encode(), digest_size=6).digest())
+@lru_cache(1024)
+def _mark(kind: Kind, shard: str, system: int | None) -> bytes:
+    """Of a kind's statuses: other fields, another release or another server, and they mean something else."""
+    told = [metadata.version("voltroute"), shard, str(system), kind.id_name, *map(repr, kind.in_status)]
+    return hashlib.blake2b("\n".join(told).encode(), digest_size=8).digest()
 
 
 class StatusCache:
@@ -50,7 +50,7 @@ class StatusCache:
         if self._owed.holds(key, time.monotonic()):
             found = Found((await ask()).value, Outcome.BYPASS)
         else:
-            found = await read(self._store, key, form_of(kind), ask)
+            found = await read(self._store, key, self._form(tenant, kind, device_id), ask)
         STATUS_READS.labels(found.outcome.value).inc()
         return found
 
@@ -83,6 +83,13 @@ class StatusCache:
         """Let go of the store."""
         await self._settle()
         await self._store.close()
+
+    def _form(self, tenant: int, kind: Kind, device_id: str) -> Form:
+        """By the server that is believed now, before it is asked."""
+        shard_map = self._cluster.map
+        shard = shard_map.owner(shard_map.bucket(tenant, device_id))
+        lineage = self._cluster.lineage(shard)
+        return Form(_mark(kind, shard, lineage.system), lineage.timeline)
 
     def _key(self, tenant: int, kind: Kind, device_id: str) -> str:
         return f"voltroute:{self._cluster.cluster_id}:{tenant}:{kind.name}:{device_id}"

@@ -17,6 +17,7 @@ from typing import Final, Protocol
 
 _LEASE: Final = b"?"
 _VALUE: Final = b"="
+_TIMELINE: Final = 8  # its digits
 
 
 class Away(Exception):
@@ -62,18 +63,26 @@ class Found:
 
 @dataclass(frozen=True)
 class Form:
-    """What a value means to this router: of another form (another release, other fields) it is not used."""
+    """What a value means, and which server said so: else it is not used.
+
+    `mark`: of a release, its fields, and a shard's server. `timeline`: the newest of it that this router knows: who
+    still reads an old primary deceives nobody else.
+    """
 
     mark: bytes
+    timeline: int
 
     def seal(self, value: bytes) -> bytes:
         """The value as it is stored."""
-        return _VALUE + self.mark + value
+        return b"%b%b%08x" % (_VALUE, self.mark, self.timeline) + value
 
     def open(self, held: bytes) -> bytes | None:
-        """What was sealed; None when it is a lease, or of another form."""
+        """What was sealed; None when it is a lease, of another form, or of an older primary."""
         head = _VALUE + self.mark
-        return held[len(head) :] if held.startswith(head) else None
+        at = len(head) + _TIMELINE
+        if not held.startswith(head) or int(held[len(head) : at], 16) < self.timeline:
+            return None
+        return held[at:]
 
 
 async def read(store: Store, key: str, form: Form, ask: Callable[[], Awaitable[Fresh]]) -> Found:

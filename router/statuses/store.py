@@ -1,9 +1,13 @@
-"""Redis or Valkey as the store: one attempt, one time limit, and a pause after a failure: nobody queues for it."""
+"""Redis or Valkey as the store: one attempt, one time limit, and a pause after a failure: nobody queues for it.
+
+Whatever goes wrong with it is Away: what is committed is not answered with an error because of it.
+"""
 
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeVar
+from urllib.parse import parse_qsl, urlsplit
 
 from router.statuses.lease import Away
 from shards.errors import InvalidArgument, MachineError
@@ -18,6 +22,10 @@ if redis.call('GET', KEYS[1]) == ARGV[1] then
     if left > 0 then redis.call('SET', KEYS[1], ARGV[2], 'PX', left) end
 end
 """
+# Of a URL; others would be passed on, and change what is relied on here.
+_OPTIONS: Final = frozenset(
+    {"db", "ssl_ca_certs", "ssl_ca_path", "ssl_cert_reqs", "ssl_certfile", "ssl_check_hostname", "ssl_keyfile"}
+)
 Result = TypeVar("Result")
 
 
@@ -32,7 +40,7 @@ class RedisStore:
         except ImportError:
             raise MachineError("VOLTROUTE_REDIS_URL needs redis: pip install 'voltroute[redis]'") from None
         self._refusals = (exceptions.ResponseError,)
-        self._failures = (exceptions.RedisError, OSError, TimeoutError)
+        self._is_refused = False
         self._timeout_s = timeout_s
         lease_s = min(LEASE_S, ttl_s)
         self._lease_ms = max(int(lease_s * 1000), 1)
@@ -41,6 +49,8 @@ class RedisStore:
         self._away_until = 0.0
         self._is_away = False
         try:
+            if {name for name, _ in parse_qsl(urlsplit(url).query)} - _OPTIONS:
+                raise ValueError  # noqa: TRY301 - as one that cannot be parsed
             pool = aredis.BlockingConnectionPool.from_url(
                 url,
                 max_connections=CONNECTIONS_MAX,
@@ -50,17 +60,19 @@ class RedisStore:
                 retry=Retry(backoff.NoBackoff(), 0),
                 protocol=2,
             )
-        except (ValueError, TypeError):
+            pool.make_connection()  # type: ignore[no-untyped-call]  # connects to nothing yet: what is wrong with the options is said now
+        except (ValueError, TypeError, AttributeError):
             raise InvalidArgument(
-                "VOLTROUTE_REDIS_URL: a URL looks like redis://user:password@host:6379/0, rediss:// with TLS"
+                "VOLTROUTE_REDIS_URL: a URL looks like redis://user:password@host:6379/0, rediss:// with TLS; "
+                f"of options it takes {', '.join(sorted(_OPTIONS))}"
             ) from None
         self._client: Any = aredis.Redis.from_pool(pool)
         self._fill: Any = self._client.register_script(_FILL)
 
     @property
     def is_away(self) -> bool:
-        """It did not answer the last time."""
-        return self._is_away
+        """It did not answer the last time, or refuses to delete."""
+        return self._is_away or self._is_refused
 
     async def take(self, key: str, lease: bytes) -> bytes | None:
         """See Store."""
@@ -75,7 +87,7 @@ class RedisStore:
         pipeline = self._client.pipeline(transaction=False)
         for at in range(0, len(keys), KEYS_A_COMMAND):
             pipeline.delete(*keys[at : at + KEYS_A_COMMAND])
-        await self._ask(pipeline.execute)
+        await self._ask(pipeline.execute, deletes=True)
 
     async def probe(self) -> None:
         """Ask whether it is back."""
@@ -86,21 +98,25 @@ class RedisStore:
         await self._client.aclose()
         await self._client.connection_pool.disconnect()
 
-    async def _ask(self, command: Callable[[], Awaitable[Result]]) -> Result:
+    async def _ask(self, command: Callable[[], Awaitable[Result]], *, deletes: bool = False) -> Result:
         if time.monotonic() < self._away_until:
             raise Away
         try:
             async with asyncio.timeout(self._timeout_s):
                 result = await command()
         except self._refusals as error:  # it is full, or a replica: it answers, and need not be left alone
+            if deletes and not self._is_refused:
+                self._is_refused = True
+                self._changed(str(error))
             raise Away(str(error)) from None
-        except self._failures as error:
+        except Exception as error:  # noqa: BLE001 - see above
             self._away_until = time.monotonic() + PAUSE_S
             if not self._is_away:
                 self._is_away = True
                 self._changed(str(error) or "no answer in time")
             raise Away(str(error)) from None
-        if self._is_away:
+        if self._is_away or (deletes and self._is_refused):
             self._is_away = False
+            self._is_refused = self._is_refused and not deletes
             self._changed(None)
         return result

@@ -30,6 +30,7 @@ from shards.errors import (
     Unusable,
 )
 from shards.kinds import BUILT_IN, Kind, Kinds, Row
+from shards.postgres.lineage import Lineage
 from shards.postgres.options import PoolLimits
 from shards.shard import ShardRecord
 from shards.storage.write import Written
@@ -110,6 +111,10 @@ class Cluster:
         if shard is None:
             raise StaleMap(name, "is not registered in the catalog")
         return shard
+
+    def lineage(self, shard: str) -> Lineage:
+        """Which server is believed to be that shard's primary."""
+        return self._lineages.of(shard)
 
     async def write(self, shard: str, kind: Kind, rows: Sequence[Row], deadline: float) -> Written:
         """Commit rows on the shard of that name; see Shard.write."""

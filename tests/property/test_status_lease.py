@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.statuses.lease import Found, Fresh, Outcome, read
+from router.statuses.lease import Form, Found, Fresh, Outcome, read
 from router.statuses.owed import MARGIN_S, Owed
-from tests.support.leases import FORM, KEYS, TTL_S, Wired, World, run
+from tests.support.leases import FORM, KEYS, PROMOTED, TTL_S, Wired, World, run
 
 
 def run_all(seeds: Iterable[int], store: type[Wired] = Wired) -> int:
@@ -42,6 +42,13 @@ class Unheld(Wired):
         self.world.kept[key] = value, self.world.now + TTL_S
 
 
+class Timeless(Wired):
+    """As if a value did not say of which primary it is."""
+
+    async def fill(self, key: str, lease: bytes, value: bytes) -> None:
+        await super().fill(key, lease, PROMOTED.seal(FORM.open(value) or b""))
+
+
 class NewerOnly(Wired):
     """The rule that others use: only what is newer takes a value's place. An eviction forgets what was newer."""
 
@@ -63,7 +70,7 @@ class Lasting(Wired):
 
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize(
-    "wrong", [Unheld, NewerOnly, pytest.param(Lasting, marks=pytest.mark.long)]
+    "wrong", [Unheld, Timeless, NewerOnly, pytest.param(Lasting, marks=pytest.mark.long)]
 )  # in one of 100,000
 def test_the_model_finds_what_is_wrong(wrong: type[Wired]) -> None:
     with pytest.raises(AssertionError, match="seed"):
@@ -105,9 +112,12 @@ def test_what_may_be_kept_is(world: World) -> None:
 
 
 def test_of_another_form_it_is_not_used(world: World) -> None:
-    world.kept[KEYS[0]] = b"=g1", 100.0
-    assert outcome(world, KEYS[0], Fresh(b"1", keep=True)) is Outcome.MISS
-    assert world.value(KEYS[0]) == b"=g1"
+    for other in (Form(b"g", 1), Form(b"f", 0)):
+        world.kept[KEYS[0]] = other.seal(b"1"), 100.0
+        assert outcome(world, KEYS[0], Fresh(b"1", keep=True)) is Outcome.MISS
+        assert world.value(KEYS[0]) == other.seal(b"1")
+    world.kept[KEYS[0]] = Form(b"f", 2).seal(b"1"), 100.0  # of a newer primary than this one knows
+    assert outcome(world, KEYS[0], Fresh(b"1", keep=True)) is Outcome.HIT
 
 
 def test_a_value_lasts_from_its_lease_on(world: World) -> None:

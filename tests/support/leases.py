@@ -11,7 +11,8 @@ from router.statuses.owed import Owed
 
 TTL_S: Final = 10.0
 LEASE_S: Final = 5.0
-FORM: Final = Form(b"f")
+FORM: Final = Form(b"f", 1)
+PROMOTED: Final = Form(b"f", 2)  # of who has met the new primary
 KEYS: Final = ("1:meter:D", "2:meter:D")  # of two tenants
 LOST: Final = 0.12  # of the messages, in a world whose wire is bad
 PAUSES_S: Final = (0.0, 0.0, 0.1, 3.0, 8.0)
@@ -41,6 +42,7 @@ class World:
     now: float = 0.0
     stored: dict[str, int] = field(default_factory=lambda: dict.fromkeys(KEYS, 0))
     fenced: dict[str, int] = field(default_factory=dict)  # key -> its version in the copy that was left behind
+    promoted: dict[str, int] | None = None  # the versions in the old primary, which one router still reads
     kept: dict[str, tuple[bytes, float]] = field(default_factory=dict)
     acknowledged: dict[str, list[Wrote]] = field(default_factory=lambda: {key: [] for key in KEYS})
     hits: int = 0
@@ -86,17 +88,23 @@ class Wired:
 
 
 class Modelled:
-    """A router: its store, and what it owes. One that is `behind` asks the shard that had the bucket before."""
+    """A router: its store, and what it owes. One that is `behind` asks the shard that had the bucket before.
 
-    def __init__(self, world: World, store: Wired, *, behind: bool) -> None:
+    One that is `apart` does not hear of a new primary, and goes on reading the old one.
+    """
+
+    def __init__(self, world: World, store: Wired, *, behind: bool, apart: bool) -> None:
         self.world = world
         self.store = store
         self.behind = behind
+        self.apart = apart
         self.owed = Owed(TTL_S, 1)
 
     async def write(self, key: str) -> None:
         world = self.world
         await turn()
+        if self.apart and world.promoted is not None:
+            return  # nobody gets an answer from it
         world.stored[key] += 1
         version, at = world.stored[key], world.now
         await turn()
@@ -122,16 +130,21 @@ class Modelled:
         if self.owed.holds(key, world.now):
             value, hit = (await self._ask(key)).value, False
         else:
-            found = await read(self.store, key, FORM, lambda: self._ask(key))
+            form = FORM if self.apart or world.promoted is None else PROMOTED
+            found = await read(self.store, key, form, lambda: self._ask(key))
             value, hit = found.value, found.outcome is Outcome.HIT
         world.hits += hit
         # A router with an old map may be told something older by the old copy; what is kept must not be.
+        if self.apart and world.promoted is not None:
+            return
         if hit or not (self.behind and key in world.fenced):
             missed = [wrote for wrote in before if wrote.version > int(value)]
             assert all(not wrote.reached and began - wrote.at <= TTL_S for wrote in missed), (key, value, missed, began)
 
     async def _ask(self, key: str) -> Fresh:
         await turn()
+        if self.apart and self.world.promoted is not None:
+            return Fresh(b"%d" % self.world.promoted[key], keep=True)
         is_old = self.behind and key in self.world.fenced
         version = self.world.fenced[key] if is_old else self.world.stored[key]
         await turn()
@@ -142,7 +155,7 @@ def run(seed: int, store: type[Wired] = Wired) -> int:
     """One order of everything, by its seed; returns how many reads found a value in the store."""
     chance = random.Random(seed)
     world = World(chance, has_losses=chance.random() < 0.5)
-    routers = [Modelled(world, store(world), behind=number == 2) for number in range(3)]
+    routers = [Modelled(world, store(world), behind=number == 2, apart=number == 1) for number in range(3)]
     doing: list[Coroutine[Any, Any, None]] = []
     for _ in range(chance.randint(3, 8)):
         router, key = chance.choice(routers), chance.choice(KEYS)
@@ -177,6 +190,8 @@ def _happen(
     elif what < 0.25:
         key = chance.choice(KEYS)
         world.fenced.setdefault(key, world.stored[key])
+    elif what < 0.26 and world.promoted is None:
+        world.promoted = dict(world.stored)
     elif what < 0.3:
         router = chance.choice(routers)
         if len(router.owed):

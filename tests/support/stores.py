@@ -67,8 +67,7 @@ class StoreServer:
         self.process.send_signal(which)
 
     async def kill(self) -> None:
-        assert self.process is not None
-        if self.process.returncode is None:
+        if self.process is not None and self.process.returncode is None:
             self.process.kill()
             await self.process.wait()
 
@@ -88,8 +87,8 @@ async def store_server(name: str, *options: str) -> AsyncIterator[StoreServer]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     server = StoreServer(_program(name), port, options)
-    await server.start()
     try:
+        await server.start()
         yield server
     finally:
         await server.kill()
