@@ -11,10 +11,11 @@ import pytest
 
 from tests.support.ledger import fetch, stored
 from tests.support.posting import Devices
-from tests.support.readings import meter
+from tests.support.readings import ingest, meter
 from tests.support.replicated import BUCKETS, Pair, replicated, wake
 from tests.support.routers import in_process
 from tests.support.servers import TestCluster
+from tests.support.stores import store_server
 
 SETTINGS = {"runner": False, "ingest_timeout_s": 10, "failover_hold_s": 10}
 
@@ -107,3 +108,20 @@ async def only(servers: Pair) -> None:
         change = f"UPDATE shard SET {column} = replace({column}, $1, $2)"
         await connection.execute(change, f"{servers.first.host},{servers.second.host}", servers.first.host)
     await connection.close()
+
+
+@pytest.mark.timeout(240)
+async def test_an_old_primary_that_lives_on_deceives_nobody_by_what_is_kept() -> None:
+    """A router that has not heard of the new one reads the old one, and keeps its statuses; nobody else takes them."""
+    async with replicated(synchronous=False) as (servers, cluster), store_server("valkey") as store:
+        options = {**SETTINGS, "redis_url": store.url, "redis_timeout_s": 5}
+        async with in_process(cluster, **options) as apart:
+            await ingest(apart, meter("DEV-1", 1))
+            await servers.promote()
+            async with in_process(cluster, **options) as client, store.client() as looking:
+                for minute in range(2, 6):
+                    await ingest(client, meter("DEV-1", minute))
+                    await apart.get("/v1/meters/DEV-1/status")
+                    assert await looking.keys("*") != []
+                    answer = await client.get("/v1/meters/DEV-1/status")
+                    assert answer.json()["lastUpdated"] == f"2026-05-01T00:0{minute}:00Z"

@@ -50,3 +50,21 @@ def test_a_problem_as_a_response() -> None:
 )
 def test_ranges(numbers: list[int], text: str) -> None:
     assert ranges(numbers) == text
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("@/run/secrets/redis", "@/run/secrets/redis"),
+        ("redis://h:6379/0", "redis://h:6379/0"),
+        ("rediss://me:secret@h/1?password=secret", "rediss://***@h/1"),
+        ("redis://:pw/secret@h:1/0", "redis://***@h:1/0"),
+        ("redis://:pw#secret@h:1/0", "redis://***@h:1/0"),
+        ("redis://:se[cret@h:1/0", "redis://***@h:1/0"),
+        ("redis://secret@h", "redis://***@h"),
+        ("secret", "***"),
+        ("http://secret", "***"),
+    ],
+)
+def test_redis_is_shown_without_its_login(url: str, shown: str) -> None:
+    assert Settings(redis_url=SecretStr(url)).shown("redis_url") == shown
