@@ -117,6 +117,7 @@ async def test_an_old_primary_that_lives_on_deceives_nobody_by_what_is_kept() ->
         options = {**SETTINGS, "redis_url": store.url, "redis_timeout_s": 5}
         async with in_process(cluster, **options) as apart:
             await ingest(apart, meter("DEV-1", 1))
+            await apart.get("/v1/meters/DEV-1/status")  # its session stays
             await servers.promote()
             async with in_process(cluster, **options) as client, store.client() as looking:
                 for minute in range(2, 6):
