@@ -37,7 +37,7 @@ async def test_patroni_changes_the_primary(servers: list[str]) -> None:
                     assert set(devices.statuses) == {200}
                     gone = await kept.leader()
                     await asyncio.to_thread(gone.vanish)
-                    await devices.more()  # synchronous: whoever takes over has all of it
+                    await devices.more(limit_s=180)  # synchronous: whoever takes over has all of it
                     assert await kept.leader() is not gone
                     gone.start()
                     await kept.until("leader", "sync_standby")

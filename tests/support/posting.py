@@ -41,10 +41,10 @@ class Devices:
             for number in range(self._count):
                 group.create_task(self._post(f"DEV-{number}"))
 
-    async def more(self, count: int = ENOUGH) -> None:
+    async def more(self, count: int = ENOUGH, limit_s: float = LIMIT_S) -> None:
         """Wait until so many more are acknowledged, and one of each device, so that every shard has written."""
         before = len(self.acknowledged), Counter(device for device, _ in self.acknowledged)
-        async with asyncio.timeout(LIMIT_S):
+        async with asyncio.timeout(limit_s):
             while not self._has_more(*before, count):
                 self._more.clear()
                 await self._more.wait()
