@@ -44,6 +44,8 @@ ShardDsns = Annotated[
 ]
 Full = Annotated[bool, typer.Option("--full", help="Data of full size for backlog and analytics: many minutes.")]
 P99 = Annotated[float, typer.Option(min=1, help="What `maximum` may not exceed, in milliseconds.")]
+Minutes = Annotated[float, typer.Option(min=0.1, help="Of `chaos`, each round.")]
+Seed = Annotated[int, typer.Option(help="Of `chaos`; each round has the next one.")]
 Out = Annotated[Path | None, typer.Option(help="Where to write the run as JSON.")]
 Slo = Annotated[bool, typer.Option("--slo", help="Exit with 1 when a target is missed.")]
 
@@ -65,6 +67,8 @@ def run(
     shard: ShardDsns = None,
     full: Full = False,  # noqa: FBT002 - a flag of the command line
     p99_ms: P99 = 50,
+    minutes: Minutes = 2,
+    seed: Seed = 1,
     out: Out = None,
     slo: Slo = False,  # noqa: FBT002
 ) -> None:
@@ -76,7 +80,7 @@ def run(
     target = System(VOLTROUTE, url, dict(entry.split("=", 1) for entry in shard or ())) if url else None
     _settle_garbage_collector()
     with Bar(errors) as progress:
-        context = Context(rounds, seconds, shards, progress, target, full, p99_ms)
+        context = Context(rounds, seconds, shards, progress, target, full, p99_ms, minutes, seed)
         found = uvloop.run(_run(context, names))
     options = {"rounds": rounds, "seconds": seconds, "shards": shards, "full": full, "url": url or "own cluster"}
     shown = {name: str(value) for name, value in options.items()}
@@ -103,7 +107,7 @@ def run_all(
     slo: Slo = False,  # noqa: FBT002
 ) -> None:
     """Run every scenario."""
-    run(list(SCENARIOS), rounds, seconds, shards, None, None, full, p99_ms, out, slo)
+    run(list(SCENARIOS), rounds, seconds, shards, None, None, full, p99_ms, out=out, slo=slo)
 
 
 @app.command()
@@ -115,13 +119,13 @@ def peers(
     slo: Slo = False,  # noqa: FBT002
 ) -> None:
     """Beside other systems that take readings over HTTP: those that this machine has."""
-    run(["peers"], rounds, seconds, shards, None, None, False, 50, out, slo)
+    run(["peers"], rounds, seconds, shards, None, None, False, 50, out=out, slo=slo)
 
 
 @app.command("scale-model")
 def scale_model(rounds: Rounds = 3, seconds: Seconds = 2, out: Out = None) -> None:
     """What 10 thousand, 1 million and 10 million devices need, by what small clusters cost here."""
-    run(["scale-model"], rounds, seconds, 4, None, None, False, 50, out, False)
+    run(["scale-model"], rounds, seconds, 4, None, None, False, 50, out=out, slo=False)
 
 
 @app.command()

@@ -23,6 +23,7 @@ class Context:
     """`rounds` of `seconds` each. `full`: data of the size that a scenario is named for, which takes minutes.
 
     `target`: a router that runs already, instead of a cluster of our own. `p99_ms`: what `maximum` may not exceed.
+    `minutes`, `seed`: of `chaos`.
     """
 
     rounds: int
@@ -32,6 +33,8 @@ class Context:
     target: System | None = None
     full: bool = False
     p99_ms: float = 50.0
+    minutes: float = 2.0
+    seed: int = 1
 
     def begin(self, scenario: str, steps_a_round: int, extra: int = 0) -> None:
         """Say how many steps there will be."""

@@ -11,6 +11,7 @@ from bench.scenarios import (
     backlog,
     batch,
     bulk,
+    chaos,
     fields,
     hostile,
     keys,
@@ -57,6 +58,7 @@ SCENARIOS: Final[Mapping[str, Scenario]] = {
     "reads": Scenario("status, history and activity beside their bare statements", reads.run),
     "statuses": Scenario("statuses kept in Redis or Valkey: what readers gain and writers pay", statuses.run),
     "replicas": Scenario("analytics beside ingestion with 0, 1 and 2 replicas of each shard", replicas.run),
+    "chaos": Scenario("servers, routers and Redis fail at once while buckets move: the ledger, recovery", chaos.run),
     "storage": Scenario(
         "bytes of a reading hot and packed, beside the seed's; what packing and reading cost", storage.run
     ),

