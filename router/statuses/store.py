@@ -115,8 +115,9 @@ class RedisStore:
                 self._is_away = True
                 self._changed(str(error) or "no answer in time")
             raise Away(str(error)) from None
-        if self._is_away or (deletes and self._is_refused):
-            self._is_away = False
-            self._is_refused = self._is_refused and not deletes
+        was_away = self.is_away
+        self._is_away = False
+        self._is_refused = self._is_refused and not deletes
+        if was_away and not self.is_away:
             self._changed(None)
         return result
